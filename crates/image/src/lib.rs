@@ -8,6 +8,7 @@
 //! blob folder ([`blob`]) and what a caller passes as [`vfs::ReadAt`].
 
 pub mod blob;
+pub mod cpio;
 pub mod disc;
 pub mod vfs;
 
