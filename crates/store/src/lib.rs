@@ -1,15 +1,17 @@
 //! Documents with revisions, atomic commits, a change feed and leases of work.
 //!
 //! Acknowledged means on disk: [`Store::commit`] returns when the transaction has been synced.
-//! The trait has one implementation today, SQLite; a conformance suite over the trait
+//! The trait has one implementation today, SQLite; a conformance suite over the trait (`tests/conformance.rs`)
 //! lets a second one prove itself.
 
+pub mod clock;
 pub mod sqlite;
 pub mod vault;
 
 use bytes::Bytes;
 
-pub use sqlite::SqliteStore;
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use sqlite::{SqliteStore, StoreOptions};
 pub use vault::Vault;
 
 /// Number of a commit. Revision order is commit order.
@@ -95,14 +97,19 @@ pub struct Event {
 }
 
 /// One atomic change: all or nothing.
+///
+/// Every condition is checked against the state before the transaction; then the deletes are done, then the puts in
+/// their order. So two documents may trade a unique value in one transaction, and a later put of a key wins.
 #[derive(Clone, Debug, Default)]
 pub struct Txn {
     /// Writes.
     pub puts: Vec<Put>,
-    /// Removals.
+    /// Removals. Removing what is not there with [`Expect::Any`] is no error.
     pub deletes: Vec<Delete>,
     /// Events, published after the commit.
     pub events: Vec<Event>,
+    /// Leases that must still be the current ones: a worker that lost its lease changes nothing.
+    pub fences: Vec<Lease>,
 }
 
 /// A committed event.
@@ -140,7 +147,27 @@ pub enum StoreError {
         /// Key of the document that has it.
         holder: String,
     },
-    /// The database failed: disk full, damaged, locked.
+    /// A lease of [`Txn::fences`] has run out or was taken by somebody else; nothing was written.
+    #[error("the lease of {kind}/{key} is lost: somebody else may be working on it")]
+    LeaseLost {
+        /// Kind of work.
+        kind: String,
+        /// Which piece.
+        key: String,
+    },
+    /// No room for the change; nothing was written, what was there is intact.
+    #[error("no space left for {path}: nothing was written; free some space, then try again")]
+    Full {
+        /// The database file.
+        path: String,
+    },
+    /// Another process has the database open.
+    #[error("{path} is in use by another process: stop it first, or use another data directory")]
+    InUse {
+        /// The database file.
+        path: String,
+    },
+    /// The database failed: damaged, unreadable.
     #[error("the database failed: {0}")]
     Backend(String),
     /// The data directory was written by a newer Isobar.
@@ -156,26 +183,39 @@ pub enum StoreError {
     Closed,
 }
 
-/// A commit under way: await it, or block on it.
-#[derive(Debug)]
-pub struct Pending(pub(crate) tokio::sync::oneshot::Receiver<Result<Rev, StoreError>>);
+/// A commit under way: await it, or block on it with [`Pending::wait`].
+///
+/// The writer's queue is bounded. When it was full at [`Store::submit`], the transaction enters it as the `Pending` is
+/// first polled or waited for, so that a slow disk holds up the callers and no thread of theirs. A `Pending` that is
+/// dropped unpolled may therefore never be committed.
+#[must_use = "a transaction that nobody waits for may never be committed"]
+pub struct Pending(pub(crate) Box<dyn Answer>);
+
+/// The way to an answer of the writer; each backend has its own.
+pub(crate) trait Answer: Future<Output = Result<Rev, StoreError>> + Send + Unpin {
+    fn wait(self: Box<Self>) -> Result<Rev, StoreError>;
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pending(..)")
+    }
+}
 
 impl Pending {
     /// Blocks until the commit is on disk. Not on an async thread.
     ///
     /// # Errors
-    /// As [`Store::submit`]'s commit.
+    /// As [`Store::commit`].
     pub fn wait(self) -> Result<Rev, StoreError> {
-        self.0.blocking_recv().unwrap_or(Err(StoreError::Closed))
+        self.0.wait()
     }
 }
 
-impl std::future::Future for Pending {
+impl Future for Pending {
     type Output = Result<Rev, StoreError>;
     fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|r| r.unwrap_or(Err(StoreError::Closed)))
+        std::pin::Pin::new(&mut *self.0).poll(cx)
     }
 }
 
@@ -190,7 +230,18 @@ pub struct Lease {
     pub fence: u64,
 }
 
+/// Events of the past, as far as they are kept.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Oldest first.
+    pub events: Vec<Committed>,
+    /// Some events after the asked revision are no longer kept: the reader has to list instead.
+    pub gap: bool,
+}
+
 /// Documents, revisions, change feed, leases.
+///
+/// Reads see committed data only, and every commit that was acknowledged before they began.
 pub trait Store: Send + Sync {
     /// One document.
     ///
@@ -223,11 +274,27 @@ pub trait Store: Send + Sync {
     }
     /// Events as they are committed, from now on. A reader that falls behind gets `Lagged`.
     fn watch(&self) -> tokio::sync::broadcast::Receiver<std::sync::Arc<Committed>>;
-    /// Takes the lease of a piece of work for `seconds`, if nobody holds it.
+    /// Committed events after a revision, at most about `limit` (the events of one commit are never torn apart).
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn events(&self, after: Rev, limit: usize) -> Result<History, StoreError>;
+    /// Number of the last commit.
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn rev(&self) -> Result<Rev, StoreError>;
+    /// Takes the lease of a piece of work for `seconds`, if nobody holds it; `holder` is for people to read.
+    /// A restart of the process voids all leases. Blocks; not on an async thread.
     ///
     /// # Errors
     /// Of the backend.
     fn claim(&self, kind: &str, key: &str, holder: &str, seconds: u64) -> Result<Option<Lease>, StoreError>;
+    /// Makes a lease last for `seconds` from now. `false` if it is no longer the current one, or has run out.
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn renew(&self, lease: &Lease, seconds: u64) -> Result<bool, StoreError>;
     /// Gives a lease back. With an older fence than the current one nothing happens and `false` is returned.
     ///
     /// # Errors

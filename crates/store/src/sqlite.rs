@@ -1,5 +1,401 @@
-//! SQLite.
+//! SQLite: one file, one writer thread, group commit.
+//!
+//! WAL and `synchronous=FULL`: a commit is acknowledged after its fsync. The writer takes everything that waits in its
+//! queue into one transaction, each piece in a savepoint of its own, so that one fsync serves many and one conflict
+//! fails nobody else. Reads have connections of their own and never wait for the writer.
 
-/// One file, one writer thread, group commit, WAL, synchronous=FULL.
+mod queue;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::{Clock, Committed, Doc, Event, History, Lease, Pending, Rev, Store, StoreError, SystemClock, Txn};
+use queue::{Command, Queue};
+
+/// How a store behaves.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Read connections, at least one.
+    pub readers: usize,
+    /// Transactions that may wait for the writer.
+    pub queue: usize,
+    /// Transactions that share one fsync at most.
+    pub group: usize,
+    /// Events that a slow reader of [`Store::watch`] may fall behind.
+    pub watch: usize,
+    /// Events kept for [`Store::events`].
+    pub history_events: u64,
+    /// Bytes of objects in those events.
+    pub history_bytes: u64,
+    /// The database file (without its log) does not grow beyond this; `None`: up to the file system's end.
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::default()),
+            readers: 4,
+            queue: 1024,
+            group: 256,
+            watch: 1024,
+            history_events: 10_000,
+            history_bytes: 16 << 20,
+            max_bytes: None,
+        }
+    }
+}
+
+/// A [`Store`] in one SQLite file.
 #[derive(Debug)]
-pub struct SqliteStore {}
+pub struct SqliteStore {
+    queue: Arc<Queue>,
+    writer: Option<std::thread::JoinHandle<()>>,
+    readers: Readers,
+    feed: broadcast::Sender<Arc<Committed>>,
+    /// Keeps other processes out as long as it is open.
+    _lock: Option<std::fs::File>,
+}
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+enum Place {
+    File(PathBuf),
+    /// A database of this name in this process's memory.
+    Memory(String),
+}
+
+impl Place {
+    fn shown(&self) -> String {
+        match self {
+            Place::File(path) => path.display().to_string(),
+            Place::Memory(_) => "the database in memory".to_owned(),
+        }
+    }
+
+    fn connect(&self, read_only: bool) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI
+            | if read_only && matches!(self, Place::File(_)) {
+                OpenFlags::SQLITE_OPEN_READ_ONLY
+            } else {
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+            };
+        let opened = match self {
+            Place::File(path) => Connection::open_with_flags(path, flags - OpenFlags::SQLITE_OPEN_URI),
+            Place::Memory(name) => Connection::open_with_flags(format!("file:/{name}?vfs=memdb"), flags),
+        };
+        let conn = opened.map_err(|e| self.failed(&e))?;
+        conn.busy_timeout(std::time::Duration::from_secs(10))
+            .map_err(|e| self.failed(&e))?;
+        conn.set_prepared_statement_cache_capacity(64);
+        Ok(conn)
+    }
+
+    /// What a failure of SQLite means for the caller.
+    fn failed(&self, error: &rusqlite::Error) -> StoreError {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::Full { path: self.shown() },
+            _ => StoreError::Backend(format!("{}: {error}", self.shown())),
+        }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the database file, or makes it with mode 0600.
+    ///
+    /// # Errors
+    /// [`StoreError::TooNew`], [`StoreError::InUse`], or of the file and its contents.
+    pub fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        let io = |what: &str, e: std::io::Error| StoreError::Backend(format!("{shown}: {what}: {e}"));
+        let mut lock_path = path.as_os_str().to_owned();
+        lock_path.push(".lock");
+        let lock = private(&PathBuf::from(lock_path)).map_err(|e| io("lock file", e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: shown }),
+            Err(std::fs::TryLockError::Error(e)) => return Err(io("lock file", e)),
+        }
+        // SQLite gives its log and index files the mode of the database.
+        drop(private(path).map_err(|e| io("cannot be opened", e))?);
+        Self::start(Place::File(path.to_owned()), options, Some(lock))
+    }
+
+    /// A database that is gone when it is dropped.
+    ///
+    /// # Errors
+    /// Of SQLite.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        Self::in_memory_with(StoreOptions::default())
+    }
+
+    /// As [`SqliteStore::in_memory`].
+    ///
+    /// # Errors
+    /// Of SQLite.
+    pub fn in_memory_with(options: StoreOptions) -> Result<Self, StoreError> {
+        static NAMES: AtomicU64 = AtomicU64::new(0);
+        let name = format!("isobar-{}", NAMES.fetch_add(1, Ordering::Relaxed));
+        Self::start(Place::Memory(name), options, None)
+    }
+
+    fn start(place: Place, options: StoreOptions, lock: Option<std::fs::File>) -> Result<Self, StoreError> {
+        let mut conn = place.connect(false)?;
+        schema::prepare(&mut conn, &options).map_err(|e| match e {
+            schema::Failed::TooNew { found } => StoreError::TooNew {
+                found,
+                known: schema::VERSION,
+            },
+            schema::Failed::Sqlite(e) => place.failed(&e),
+        })?;
+        let gate = matches!(place, Place::Memory(_)).then(|| Arc::new(RwLock::new(())));
+        let readers = Readers {
+            place: place.clone(),
+            idle: Mutex::new(
+                (0..options.readers.max(1))
+                    .map(|_| place.connect(true))
+                    .collect::<Result<_, _>>()?,
+            ),
+            returned: Condvar::new(),
+            gate: gate.clone(),
+        };
+        let (feed, _) = broadcast::channel(options.watch.max(1));
+        let queue = Arc::new(Queue::new(options.queue.max(1)));
+        let writer = writer::Writer::new(conn, place.clone(), options, feed.clone(), gate)?;
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn({
+                let queue = Arc::clone(&queue);
+                move || writer.run(&queue)
+            })
+            .map_err(|e| StoreError::Backend(format!("{}: writer thread: {e}", place.shown())))?;
+        Ok(Self {
+            queue,
+            writer: Some(writer),
+            readers,
+            feed,
+            _lock: lock,
+        })
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.push_blocking(command(reply))?;
+        answer.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// Opens or makes a file that only its owner may read.
+fn private(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has nothing more to say here.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn get(&self, kind: &str, key: &str) -> Result<Option<Doc>, StoreError> {
+        self.readers.with(|conn| {
+            conn.prepare_cached("SELECT kind, key, rev, body FROM documents WHERE kind = ?1 AND key = ?2")?
+                .query_row(params![kind, key], doc)
+                .optional()
+        })
+    }
+
+    fn find(&self, kind: &str, index: &str, value: &str) -> Result<Vec<Doc>, StoreError> {
+        self.readers.with(|conn| {
+            conn.prepare_cached(
+                "SELECT d.kind, d.key, d.rev, d.body FROM indexes i JOIN documents d ON d.kind = i.kind AND d.key = i.key
+                 WHERE i.kind = ?1 AND i.name = ?2 AND i.value = ?3 ORDER BY i.key",
+            )?
+            .query_map(params![kind, index, value], doc)?
+            .collect()
+        })
+    }
+
+    fn list(&self, kind: &str) -> Result<Vec<Doc>, StoreError> {
+        self.readers.with(|conn| {
+            conn.prepare_cached("SELECT kind, key, rev, body FROM documents WHERE kind = ?1 ORDER BY key")?
+                .query_map(params![kind], doc)?
+                .collect()
+        })
+    }
+
+    fn count(&self, kind: &str) -> Result<u64, StoreError> {
+        self.readers.with(|conn| {
+            conn.prepare_cached("SELECT count(*) FROM documents WHERE kind = ?1")?
+                .query_row(params![kind], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+        })
+    }
+
+    fn submit(&self, txn: Txn) -> Pending {
+        Pending(Box::new(queue::Submitted::new(&self.queue, txn)))
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Arc<Committed>> {
+        self.feed.subscribe()
+    }
+
+    fn events(&self, after: Rev, limit: usize) -> Result<History, StoreError> {
+        let from = i64::try_from(after.0).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
+        self.readers.with(|conn| {
+            // One read transaction: trimming in between would go unnoticed otherwise.
+            let tx = conn.unchecked_transaction()?;
+            let forgotten: i64 = tx
+                .prepare_cached("SELECT value FROM meta WHERE name = 'history-after'")?
+                .query_row([], |row| row.get(0))?;
+            let events = tx
+                .prepare_cached(
+                    "SELECT rev, at_s, at_ns, kind, action, key, principal, object, original FROM events
+                     WHERE rev > ?1 AND rev <= ifnull(
+                        (SELECT rev FROM events WHERE rev > ?1 ORDER BY seq LIMIT 1 OFFSET ?2 - 1), 9223372036854775807)
+                     ORDER BY seq",
+                )?
+                .query_map(params![from, limit], committed)?
+                .collect::<Result<_, _>>()?;
+            Ok(History {
+                events,
+                gap: from < forgotten,
+            })
+        })
+    }
+
+    fn rev(&self) -> Result<Rev, StoreError> {
+        self.readers
+            .with(|conn| schema::read_meta(conn, "rev").map(|rev| Rev(rev.cast_unsigned())))
+    }
+
+    fn claim(&self, kind: &str, key: &str, holder: &str, seconds: u64) -> Result<Option<Lease>, StoreError> {
+        self.ask(|reply| Command::Claim {
+            kind: kind.to_owned(),
+            key: key.to_owned(),
+            holder: holder.to_owned(),
+            seconds,
+            reply,
+        })
+    }
+
+    fn renew(&self, lease: &Lease, seconds: u64) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::Extend {
+            lease: lease.clone(),
+            seconds: Some(seconds),
+            reply,
+        })
+    }
+
+    fn release(&self, lease: &Lease) -> Result<bool, StoreError> {
+        self.ask(|reply| Command::Extend {
+            lease: lease.clone(),
+            seconds: None,
+            reply,
+        })
+    }
+}
+
+fn doc(row: &Row<'_>) -> rusqlite::Result<Doc> {
+    Ok(Doc {
+        kind: row.get(0)?,
+        key: row.get(1)?,
+        rev: Rev(row.get::<_, i64>(2)?.cast_unsigned()),
+        body: Bytes::from(row.get::<_, Vec<u8>>(3)?),
+    })
+}
+
+fn committed(row: &Row<'_>) -> rusqlite::Result<Committed> {
+    let at_ns = i128::from(row.get::<_, i64>(1)?) * 1_000_000_000 + i128::from(row.get::<_, i64>(2)?);
+    Ok(Committed {
+        rev: Rev(row.get::<_, i64>(0)?.cast_unsigned()),
+        at_ns,
+        event: Event {
+            kind: row.get(3)?,
+            action: row.get(4)?,
+            key: row.get(5)?,
+            principal: row.get(6)?,
+            object: row.get::<_, Option<Vec<u8>>>(7)?.map(Bytes::from),
+            original: row.get::<_, Option<Vec<u8>>>(8)?.map(Bytes::from),
+        },
+    })
+}
+
+/// The read connections.
+#[derive(Debug)]
+struct Readers {
+    place: Place,
+    idle: Mutex<Vec<Connection>>,
+    returned: Condvar,
+    /// A database in memory has no WAL: its readers and its writer take turns.
+    gate: Option<Arc<RwLock<()>>>,
+}
+
+impl Readers {
+    fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let lent = Lent {
+            readers: self,
+            conn: Some(self.take()),
+        };
+        let _turn = self
+            .gate
+            .as_ref()
+            .map(|gate| gate.read().unwrap_or_else(PoisonError::into_inner));
+        match &lent.conn {
+            Some(conn) => read(conn).map_err(|e| self.place.failed(&e)),
+            None => Err(StoreError::Closed),
+        }
+    }
+
+    fn take(&self) -> Connection {
+        let mut idle = self.lock();
+        loop {
+            if let Some(conn) = idle.pop() {
+                return conn;
+            }
+            idle = self.returned.wait(idle).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Connection>> {
+        // The list is whole after every push and pop, so a panic elsewhere does not matter.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that goes back whatever happens.
+struct Lent<'a> {
+    readers: &'a Readers,
+    conn: Option<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.readers.lock().push(conn);
+            self.readers.returned.notify_one();
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The bounded queue before the writer.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::oneshot;
+
+use crate::{Answer, Lease, Rev, StoreError, Txn};
+
+/// What the writer is asked for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Commit {
+        txn: Txn,
+        reply: oneshot::Sender<Result<Rev, StoreError>>,
+    },
+    Claim {
+        kind: String,
+        key: String,
+        holder: String,
+        seconds: u64,
+        reply: oneshot::Sender<Result<Option<Lease>, StoreError>>,
+    },
+    /// Without seconds the lease is given back.
+    Extend {
+        lease: Lease,
+        seconds: Option<u64>,
+        reply: oneshot::Sender<Result<bool, StoreError>>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    capacity: usize,
+    state: Mutex<State>,
+    filled: Condvar,
+    drained: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    commands: VecDeque<Command>,
+    closed: bool,
+    /// Tasks that wait for room.
+    waiting: Vec<Waker>,
+}
+
+/// Why a command was not taken.
+enum Refused {
+    Full(Command),
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each critical section leaves the state whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, state: &mut State, command: Command) -> Result<(), Refused> {
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        if state.commands.len() >= self.capacity {
+            return Err(Refused::Full(command));
+        }
+        state.commands.push_back(command);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn push_blocking(&self, mut command: Command) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        loop {
+            match self.offer(&mut state, command) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Closed) => return Err(StoreError::Closed),
+                Err(Refused::Full(back)) => command = back,
+            }
+            state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Everything that waits, at most `max`; waits for the first. `None` once closed and empty.
+    pub(super) fn take(&self, max: usize) -> Option<Vec<Command>> {
+        let mut state = self.lock();
+        while state.commands.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let n = state.commands.len().min(max.max(1));
+        let taken = state.commands.drain(..n).collect();
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.drained.notify_all();
+        waiting.into_iter().for_each(Waker::wake);
+        Some(taken)
+    }
+
+    /// Takes nothing more; what is in it is still done.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.filled.notify_all();
+        self.drained.notify_all();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A transaction on its way to the writer, or with it.
+pub(super) struct Submitted {
+    queue: Arc<Queue>,
+    /// Not yet in the queue.
+    outside: Option<Command>,
+    closed: bool,
+    answer: oneshot::Receiver<Result<Rev, StoreError>>,
+}
+
+impl Submitted {
+    pub(super) fn new(queue: &Arc<Queue>, txn: Txn) -> Self {
+        let (reply, answer) = oneshot::channel();
+        let offered = queue.offer(&mut queue.lock(), Command::Commit { txn, reply });
+        let (outside, closed) = match offered {
+            Ok(()) => (None, false),
+            Err(Refused::Full(command)) => (Some(command), false),
+            Err(Refused::Closed) => (None, true),
+        };
+        Self {
+            queue: Arc::clone(queue),
+            outside,
+            closed,
+            answer,
+        }
+    }
+}
+
+impl Answer for Submitted {
+    fn wait(mut self: Box<Self>) -> Result<Rev, StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
+        if let Some(command) = self.outside.take() {
+            self.queue.push_blocking(command)?;
+        }
+        self.answer.blocking_recv().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Future for Submitted {
+    type Output = Result<Rev, StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.closed {
+            return Poll::Ready(Err(StoreError::Closed));
+        }
+        if let Some(command) = self.outside.take() {
+            let queue = Arc::clone(&self.queue);
+            let mut state = queue.lock();
+            match queue.offer(&mut state, command) {
+                Ok(()) => {}
+                Err(Refused::Full(back)) => {
+                    state.waiting.push(cx.waker().clone());
+                    self.outside = Some(back);
+                    return Poll::Pending;
+                }
+                Err(Refused::Closed) => {
+                    self.closed = true;
+                    return Poll::Ready(Err(StoreError::Closed));
+                }
+            }
+        }
+        Pin::new(&mut self.answer)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+    }
+}

@@ -1,0 +1,105 @@
+//! Tables, and how they came about.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreOptions;
+
+/// One step a version, applied in order to an older database. A released step is never edited.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE documents (
+    kind TEXT NOT NULL,
+    key  TEXT NOT NULL,
+    rev  INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    UNIQUE (kind, key)
+);
+CREATE TABLE indexes (
+    kind  TEXT NOT NULL,
+    key   TEXT NOT NULL,
+    name  TEXT NOT NULL,
+    value TEXT NOT NULL,
+    uniq  INTEGER NOT NULL,
+    PRIMARY KEY (kind, key, name, value)
+) WITHOUT ROWID;
+CREATE INDEX indexes_value ON indexes (kind, name, value, key);
+CREATE UNIQUE INDEX indexes_unique ON indexes (kind, name, value) WHERE uniq;
+CREATE TABLE events (
+    seq       INTEGER PRIMARY KEY,
+    rev       INTEGER NOT NULL,
+    at_s      INTEGER NOT NULL,
+    at_ns     INTEGER NOT NULL,
+    kind      TEXT NOT NULL,
+    action    TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    object    BLOB,
+    original  BLOB
+);
+CREATE INDEX events_rev ON events (rev);
+CREATE TABLE leases (
+    kind   TEXT NOT NULL,
+    key    TEXT NOT NULL,
+    fence  INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    until  INTEGER NOT NULL, -- nanoseconds of the steady clock of the process that has the database open; 0: free
+    PRIMARY KEY (kind, key)
+) WITHOUT ROWID;
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO meta VALUES ('rev', 0), ('history-after', 0), ('fence', 0);
+"];
+
+/// Schema version that this program writes.
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+pub(super) enum Failed {
+    TooNew { found: u32 },
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Failed::Sqlite(error)
+    }
+}
+
+/// Brings the writer's connection and the tables into shape.
+pub(super) fn prepare(conn: &mut Connection, options: &StoreOptions) -> Result<(), Failed> {
+    // Before anything is written: a newer database stays as it is.
+    let found: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > VERSION {
+        return Err(Failed::TooNew { found });
+    }
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    // A burst makes the log long; this gives the room back.
+    conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    if let Some(max) = options.max_bytes {
+        let page: u64 =
+            conn.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?;
+        let pages = i64::try_from(max / page.max(1)).unwrap_or(i64::MAX);
+        conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in &MIGRATIONS[found as usize..] {
+        tx.execute_batch(step)?;
+    }
+    tx.pragma_update(None, "user_version", VERSION)?;
+    // Whoever held a lease is gone: this process has the database to itself.
+    tx.execute("UPDATE leases SET until = 0", [])?;
+    tx.commit()?;
+    Ok(())
+}
+
+pub(super) fn read_meta(conn: &Connection, name: &str) -> rusqlite::Result<i64> {
+    conn.prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+}
+
+pub(super) fn write_meta(conn: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?
+        .execute(rusqlite::params![name, value])
+        .map(|_| ())
+}

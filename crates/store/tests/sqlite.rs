@@ -1,0 +1,151 @@
+//! What is particular to the SQLite store: its file, and what happens to that.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use isobar_store::{Event, Expect, Pending, Put, Rev, SqliteStore, Store, StoreError, StoreOptions, Txn};
+
+fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(path, StoreOptions::default())
+}
+
+fn put(key: &str, body: Vec<u8>) -> Txn {
+    Txn {
+        puts: vec![Put {
+            kind: "machines".into(),
+            key: key.into(),
+            body: body.into(),
+            expect: Expect::Any,
+            indexes: vec![],
+        }],
+        ..Txn::default()
+    }
+}
+
+#[test]
+fn reopens_with_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let (rev, fence) = {
+        let store = open(&path).unwrap();
+        let mut txn = put("a", b"1".to_vec());
+        txn.events.push(Event {
+            kind: "machines".into(),
+            action: "create".into(),
+            key: "a".into(),
+            principal: "test".into(),
+            object: None,
+            original: None,
+        });
+        let rev = store.commit(txn).unwrap();
+        (rev, store.claim("boot", "a", "one", 1_000_000).unwrap().unwrap().fence)
+    };
+    let store = open(&path).unwrap();
+    assert_eq!(store.rev().unwrap(), rev);
+    assert_eq!(store.get("machines", "a").unwrap().unwrap().rev, rev);
+    assert_eq!(store.events(Rev(0), 10).unwrap().events[0].rev, rev);
+    let again = store.claim("boot", "a", "two", 10).unwrap();
+    assert!(
+        again.unwrap().fence > fence,
+        "the holder died with its process, its fence is remembered"
+    );
+    assert!(store.commit(put("b", vec![])).unwrap() > rev);
+}
+
+#[test]
+fn keeps_the_file_to_its_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let store = open(&path).unwrap();
+    store.commit(put("a", vec![1])).unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", file.file_name());
+    }
+}
+
+#[test]
+fn refuses_a_newer_schema_and_leaves_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    drop(open(&path).unwrap());
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.pragma_update(None, "user_version", 99).unwrap();
+    drop(raw);
+    let before = std::fs::read(&path).unwrap();
+    let refused = open(&path).unwrap_err();
+    assert!(matches!(refused, StoreError::TooNew { found: 99, .. }), "{refused}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn refuses_a_second_process_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let first = open(&path).unwrap();
+    let refused = open(&path).unwrap_err();
+    assert!(matches!(refused, StoreError::InUse { .. }), "{refused}");
+    drop(first);
+    open(&path).unwrap();
+}
+
+#[test]
+fn refuses_what_is_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    std::fs::write(&path, [b'x'; 8192]).unwrap();
+    let refused = open(&path).unwrap_err().to_string();
+    assert!(
+        refused.contains("isobar.db") && refused.contains("not a database"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn says_that_the_disk_is_full_and_goes_on_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let limited = |max_bytes| {
+        let options = StoreOptions {
+            max_bytes,
+            ..StoreOptions::default()
+        };
+        SqliteStore::open(&path, options).unwrap()
+    };
+    let store = limited(Some(256 << 10));
+    store.commit(put("small", vec![1; 100])).unwrap();
+    let full = store.commit(put("big", vec![2; 1 << 20])).unwrap_err();
+    assert!(matches!(full, StoreError::Full { .. }), "{full}");
+    assert!(full.to_string().contains("isobar.db") && full.to_string().contains("no space left"));
+    assert!(store.get("machines", "big").unwrap().is_none());
+    store.commit(put("small", vec![3; 100])).unwrap();
+    drop(store);
+    limited(None).commit(put("big", vec![2; 1 << 20])).unwrap();
+}
+
+#[test]
+fn bounds_the_queue_and_still_commits_what_did_not_fit() {
+    let options = StoreOptions {
+        queue: 2,
+        group: 1,
+        ..StoreOptions::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("isobar.db"), options).unwrap();
+    let submit = |n: usize| store.submit(put(&n.to_string(), vec![0; 1000]));
+    let blocking: Vec<Pending> = (0..50).map(submit).collect();
+    for pending in blocking {
+        pending.wait().unwrap();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let many: Vec<Pending> = (50..100).map(submit).collect();
+        // Last first: room has to come to those that are polled, in whatever order.
+        for pending in many.into_iter().rev() {
+            pending.await.unwrap();
+        }
+    });
+    assert_eq!(store.count("machines").unwrap(), 100);
+}
