@@ -6,12 +6,32 @@
 //!
 //! This crate is pure: it knows no machine, opens no socket and is not async. The only I/O is the
 //! blob folder ([`blob`]) and what a caller passes as [`vfs::ReadAt`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`disc`] | bases, images, planning |
+//! | `iso9660` | the bytes of ECMA-119 and Rock Ridge |
+//! | `eltorito` | the boot catalog and the boot information table |
+//! | [`esp`] | the FAT image that UEFI firmware boots from |
+//! | [`coverage`] | how much of each file has been read |
+//! | [`blob`] | the folder of content-addressed files |
+//! | [`cpio`] | archives that the kernel unpacks as an initramfs |
+//! | [`vfs`] | what the planes that serve bytes have in common |
 
 pub mod blob;
+pub mod coverage;
 pub mod cpio;
 pub mod disc;
+mod eltorito;
+pub mod esp;
+mod iso9660;
 pub mod vfs;
+mod wire;
 
 pub use blob::{BlobDir, BlobId};
-pub use disc::{Base, BaseDigest, BaseFile, BaseSpec, BuildError, Content, Image, OwnFile, PlanError, plan};
+pub use coverage::Coverage;
+pub use disc::{
+    Base, BaseDigest, BaseFile, BaseSpec, BuildError, Content, Image, ImageReader, OwnFile, PathError, PathProblem,
+    PlanError, plan,
+};
 pub use vfs::{AttemptId, FileEntry, FileId, FileRole, Piece, ReadAt, Segment};

@@ -26,7 +26,7 @@ pub trait ReadAt: Send + Sync {
 }
 
 /// A run of bytes and where to get it from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Segment {
     /// Bytes in memory: descriptors, directories, a machine's own files.
     Bytes(Bytes),
@@ -44,6 +44,17 @@ pub enum Segment {
         /// Number of bytes.
         len: u64,
     },
+}
+
+/// Without the bytes: they may hold a machine's boot secret.
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::Blob { id, offset, len } => write!(f, "Blob({id}, {len} bytes from {offset})"),
+            Self::Zero { len } => write!(f, "Zero({len} bytes)"),
+        }
+    }
 }
 
 impl Segment {

@@ -1,0 +1,117 @@
+//! How much of each file of an image has been read.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::disc::Image;
+use crate::vfs::FileId;
+
+/// Runs of bytes that are remembered for one file.
+const MAX_RUNS: usize = 64;
+
+/// The bytes of an image that have been read at least once, by file; padding between files does not
+/// count. Memory is bounded: a file whose reads are so scattered that they leave more than 64 runs has
+/// the smallest gap between two of them counted as read.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    image: Arc<Image>,
+    files: BTreeMap<FileId, Runs>,
+}
+
+/// Sorted, disjoint, not adjacent; offsets within the file.
+#[derive(Clone, Debug, Default)]
+struct Runs {
+    runs: Vec<Range<u64>>,
+    covered: u64,
+}
+
+impl Coverage {
+    /// Nothing read yet.
+    #[must_use]
+    pub fn new(image: Arc<Image>) -> Self {
+        Self {
+            image,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// The image whose reads are counted.
+    #[must_use]
+    pub fn image(&self) -> &Arc<Image> {
+        &self.image
+    }
+
+    /// Counts a range of the image (bytes) as read; what lies past its end is left out.
+    pub fn add(&mut self, range: Range<u64>) {
+        for piece in self.image.iter(range) {
+            let Some(id) = piece.file else { continue };
+            let Some(file) = self.image.files().get(id.0 as usize) else {
+                continue;
+            };
+            let from = piece.offset - file.offset;
+            self.files.entry(id).or_default().add(from..from + piece.segment.len());
+        }
+    }
+
+    /// Bytes of a file that have been read at least once.
+    #[must_use]
+    pub fn covered(&self, file: FileId) -> u64 {
+        self.files.get(&file).map_or(0, |runs| runs.covered)
+    }
+
+    /// Bytes from the start of a file that have been read without a gap.
+    #[must_use]
+    pub fn sequential(&self, file: FileId) -> u64 {
+        let first = self.files.get(&file).and_then(|runs| runs.runs.first());
+        first.filter(|run| run.start == 0).map_or(0, |run| run.end)
+    }
+
+    /// End (bytes from the start of the file) of the furthest read of a file; 0 when there was none.
+    #[must_use]
+    pub fn furthest(&self, file: FileId) -> u64 {
+        let last = self.files.get(&file).and_then(|runs| runs.runs.last());
+        last.map_or(0, |run| run.end)
+    }
+
+    /// Whether every byte of a file has been read. An empty file cannot be read: never.
+    #[must_use]
+    pub fn complete(&self, file: FileId) -> bool {
+        let entry = self.image.files().get(file.0 as usize);
+        entry.is_some_and(|entry| entry.len > 0 && self.covered(file) == entry.len)
+    }
+
+    /// Files of which anything has been read, in the order of the disc, with the bytes covered.
+    pub fn touched(&self) -> impl Iterator<Item = (FileId, u64)> + '_ {
+        self.files.iter().map(|(id, runs)| (*id, runs.covered))
+    }
+}
+
+impl Runs {
+    fn add(&mut self, new: Range<u64>) {
+        // Everything that overlaps or touches `new` becomes one run.
+        let first = self.runs.partition_point(|run| run.end < new.start);
+        let after = self.runs.partition_point(|run| run.start <= new.end);
+        let merged = match self.runs.get(first..after) {
+            Some([]) | None => new,
+            Some([one]) => new.start.min(one.start)..new.end.max(one.end),
+            Some([a, .., b]) => new.start.min(a.start)..new.end.max(b.end),
+        };
+        let before: u64 = self.runs[first..after].iter().map(|run| run.end - run.start).sum();
+        self.covered += merged.end - merged.start - before;
+        self.runs.splice(first..after, [merged]);
+        if self.runs.len() > MAX_RUNS {
+            self.close_smallest_gap();
+        }
+    }
+
+    fn close_smallest_gap(&mut self) {
+        let gaps = self.runs.windows(2).map(|pair| pair[1].start - pair[0].end);
+        let Some((n, gap)) = gaps.enumerate().min_by_key(|(_, gap)| *gap) else {
+            return;
+        };
+        self.runs[n].end = self.runs[n + 1].end;
+        self.runs.remove(n + 1);
+        self.covered += gap;
+    }
+}

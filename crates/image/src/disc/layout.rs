@@ -1,0 +1,82 @@
+//! Which regions of a disc lie where.
+
+use crate::iso9660::sectors;
+use crate::vfs::FileRole;
+
+/// Sectors (512 KiB) between regions that a boot reads one after the other, so that reading ahead in one
+/// does not look like reading the next.
+const GAP: u64 = 512 * 1024 / 2048;
+
+/// The end of the disc so far.
+pub(super) struct Cursor {
+    next: u64,
+    /// Whether the region before must be kept apart from the next.
+    apart: bool,
+}
+
+/// The disc would have more sectors than 32 bits can number (8 TiB).
+pub(super) struct TooLarge;
+
+impl Cursor {
+    /// After a region of metadata or of a base that ends at sector `next`.
+    pub(super) fn new(next: u32) -> Self {
+        Self {
+            next: u64::from(next),
+            apart: true,
+        }
+    }
+
+    /// First sector of a new region of `len` bytes.
+    pub(super) fn place(&mut self, role: FileRole, len: u64) -> Result<u32, TooLarge> {
+        let apart = role != FileRole::Other;
+        if apart || self.apart {
+            self.next += GAP;
+        }
+        self.apart = apart;
+        let at = u32::try_from(self.next).map_err(|_| TooLarge)?;
+        self.next = self.next.checked_add(sectors(len)).ok_or(TooLarge)?;
+        u32::try_from(self.next).map_err(|_| TooLarge)?;
+        Ok(at)
+    }
+
+    /// Sectors of the disc.
+    pub(super) fn end(&self) -> u32 {
+        self.next as u32 // `place` checked it
+    }
+}
+
+/// Regions lie in the order in which a boot reads them.
+pub(super) fn rank(role: FileRole) -> u8 {
+    match role {
+        FileRole::Metadata => 0,
+        FileRole::BootCatalog => 1,
+        FileRole::BiosImage => 2,
+        FileRole::EfiImage => 3,
+        FileRole::Other => 4,
+        FileRole::GrubConfig => 5,
+        FileRole::Kernel => 6,
+        FileRole::Initrd => 7,
+        FileRole::OwnInitrd => 8,
+    }
+}
+
+/// The number under which a role is stored. Numbers are never given anew.
+pub(super) fn stored_role(role: FileRole) -> u8 {
+    rank(role)
+}
+
+/// The reverse of [`stored_role`].
+pub(super) fn role_of_stored(n: u8) -> Option<FileRole> {
+    const ROLES: [FileRole; 9] = [
+        FileRole::Metadata,
+        FileRole::BootCatalog,
+        FileRole::BiosImage,
+        FileRole::EfiImage,
+        FileRole::Other,
+        FileRole::GrubConfig,
+        FileRole::Kernel,
+        FileRole::Initrd,
+        FileRole::OwnInitrd,
+    ];
+    ROLES.get(usize::from(n)).copied()
+}
