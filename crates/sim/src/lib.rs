@@ -1,1 +1,278 @@
-//! Placeholder.
+//! A simulated BMC with a machine behind it.
+//!
+//! [`start`] gives a Redfish BMC on a port of its own: sessions, virtual media, boot override,
+//! power. Behind it is a QEMU virtual machine, or a machine on paper that reads its CD as a boot
+//! would. The inserted image is read by HTTP ranges in the manner that was asked for. Faults are
+//! planted while it runs ([`Sim::plant`], or `/sim/v1/faults`), and everything that happened can
+//! be looked at ([`Sim::requests`], [`Sim::media`], [`Sim::boots`], or `/sim/v1/log`).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), isobar_sim::SimError> {
+//! let sim = isobar_sim::start(isobar_sim::SimConfig::quick()).await?;
+//! println!("BMC at {}", sim.url());
+//! sim.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bmc;
+mod config;
+mod console;
+mod control;
+mod error;
+mod fault;
+mod iso;
+mod listen;
+mod log;
+mod machine;
+mod medium;
+mod paper;
+mod redfish;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use url::Url;
+
+use bmc::{Bmc, Command, PowerControl, SlotId};
+pub use bmc::{BootOverride, Power, SlotView};
+pub use config::{Firmware, MachineKind, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
+use console::Console;
+pub use error::SimError;
+pub use fault::{Fault, FaultKind, Planted};
+pub use iso::{Disc, DiscError, Extent};
+pub use log::{BootLog, Log, MediumLog, Read, ReadCause, Request, Stage};
+pub use machine::{BootDevice, Ended, Events, Machine, MachineEvent, Start};
+pub use medium::{ReadError, VirtualCd};
+pub use paper::{OsExit, OsUp};
+
+/// Commands that may wait for the machine.
+const COMMANDS_MAX: usize = 64;
+/// A machine ends once per start; ends of earlier starts may still be on their way.
+const EVENTS_MAX: usize = 16;
+
+/// A running simulator. Dropping it stops it at once, [`Sim::shutdown`] in order.
+pub struct Sim {
+    bmc: Arc<Bmc>,
+    address: SocketAddr,
+    fingerprint: Option<String>,
+    listener: JoinHandle<()>,
+    power: JoinHandle<()>,
+    /// Folder to remove at the end.
+    scratch: Option<PathBuf>,
+}
+
+/// Starts a simulator; it serves when this returns.
+///
+/// # Errors
+/// When it cannot listen, write its work folder, or a package that the machine needs is missing.
+pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
+    // reqwest looks for the process's provider; another one installed before is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let images = medium::client().map_err(|e| SimError::Config(format!("HTTP client: {e}")))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| SimError::Listen {
+            address: config.listen,
+            source,
+        })?;
+    let address = listener.local_addr().map_err(|source| SimError::Listen {
+        address: config.listen,
+        source,
+    })?;
+    let (tls, fingerprint) = match config.tls {
+        true => listen::certificate(address).map(|(tls, fingerprint)| (Some(tls), Some(fingerprint)))?,
+        false => (None, None),
+    };
+    let (folder, scratch) = match &config.work_dir {
+        Some(folder) => (folder.clone(), None),
+        None => {
+            let folder = std::env::temp_dir().join(format!("isobar-sim-{}", hex::encode(rand::random::<[u8; 8]>())));
+            (folder.clone(), Some(folder))
+        }
+    };
+    std::fs::create_dir_all(&folder).map_err(|source| SimError::io("make the work folder", &folder, source))?;
+
+    let log = Arc::new(Log::default());
+    let console = Console::open(&config, Arc::clone(&log))?;
+    let (events, ends) = mpsc::channel(EVENTS_MAX);
+    let machine: Box<dyn Machine> = match config.machine {
+        MachineKind::Paper => Box::new(paper::PaperMachine::new(
+            &config,
+            Arc::clone(&log),
+            Arc::clone(&console),
+            events,
+        )),
+        MachineKind::Qemu => return Err(SimError::Config("QEMU machines: not yet".into())),
+    };
+    let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let bmc = Bmc::new(config, folder, log, console, commands, images);
+    let power = tokio::spawn(PowerControl::new(Arc::clone(&bmc), machine).run(queue, ends));
+    let listener = tokio::spawn(listen::serve(Arc::clone(&bmc), listener, tls));
+    Ok(Sim {
+        bmc,
+        address,
+        fingerprint,
+        listener,
+        power,
+        scratch,
+    })
+}
+
+impl Sim {
+    /// Where the BMC is: `https://127.0.0.1:40123/`.
+    pub fn url(&self) -> Url {
+        let scheme = if self.fingerprint.is_some() { "https" } else { "http" };
+        // A socket address after a scheme always is a URL.
+        #[allow(clippy::unwrap_used)]
+        Url::parse(&format!("{scheme}://{}/", self.address)).unwrap()
+    }
+
+    /// Address and port of the BMC.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// SHA-256 of the BMC's certificate (DER), lower-case hex; none over plain HTTP.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.fingerprint.as_deref()
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &SimConfig {
+        &self.bmc.config
+    }
+
+    /// Requests to the BMC so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.bmc.log.requests()
+    }
+
+    /// Requests to image servers so far.
+    pub fn reads(&self) -> Vec<Read> {
+        self.bmc.log.reads()
+    }
+
+    /// Media inserted so far, with what was read of each.
+    pub fn media(&self) -> Vec<MediumLog> {
+        self.bmc.log.media()
+    }
+
+    /// Boots so far.
+    pub fn boots(&self) -> Vec<BootLog> {
+        self.bmc.log.boots()
+    }
+
+    /// Power of the machine.
+    pub fn power(&self) -> Power {
+        self.bmc.power()
+    }
+
+    /// The boot override.
+    pub fn boot_override(&self) -> BootOverride {
+        self.bmc.boot_override()
+    }
+
+    /// The CD slot.
+    pub fn cd(&self) -> SlotView {
+        self.bmc.slot_view(SlotId::Cd)
+    }
+
+    /// The floppy slot, a decoy that boots nothing.
+    pub fn floppy(&self) -> SlotView {
+        self.bmc.slot_view(SlotId::Floppy)
+    }
+
+    /// How many sessions are open.
+    pub fn sessions(&self) -> usize {
+        self.bmc.sessions().len()
+    }
+
+    /// The last 256 KiB of the serial console.
+    pub fn serial(&self) -> String {
+        self.bmc.console.tail()
+    }
+
+    /// Plants a fault; its number, 0 when it already happened (media lost, sessions lost).
+    pub fn plant(&self, fault: impl Into<Fault>) -> u64 {
+        self.bmc.plant(fault.into())
+    }
+
+    /// Removes a fault; what it holds goes on. False when there is none.
+    pub fn remove_fault(&self, id: u64) -> bool {
+        self.bmc.faults.remove(id)
+    }
+
+    /// Lets what a fault holds go on and ends it. False when there is none.
+    pub fn release(&self, id: u64) -> bool {
+        self.bmc.faults.release(id)
+    }
+
+    /// Planted faults, and how often each was met.
+    pub fn faults(&self) -> Vec<Planted> {
+        self.bmc.faults.list()
+    }
+
+    /// The guest reboots itself, as an operating system does: an override set meanwhile is followed.
+    pub fn guest_reset(&self) -> bool {
+        self.bmc.command(Command::GuestReset).is_ok()
+    }
+
+    /// Waits until `is` holds, looking again whenever something happened; false at the deadline.
+    pub async fn wait_until(&self, deadline: Duration, is: impl Fn(&Self) -> bool) -> bool {
+        let mut changes = self.bmc.log.changes();
+        let wait = async {
+            while !is(self) {
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(deadline, wait).await.is_ok()
+    }
+
+    /// Switches the machine off and ends.
+    pub async fn shutdown(self) {
+        self.bmc.quit().await;
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.power.abort();
+        if let Some(folder) = &self.scratch {
+            // What is left there is lost space in the temporary folder, nothing worse.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// Runs a simulator until SIGINT or SIGTERM, for `isobar sim`; `ready` is called when it serves.
+///
+/// # Errors
+/// As [`start`], and when no runtime can be made.
+pub fn run_blocking(options: SimOptions, ready: impl FnOnce(&Sim)) -> Result<(), SimError> {
+    let config = options.into_config()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| SimError::Config(format!("no runtime: {e}")))?;
+    runtime.block_on(async {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .map_err(|e| SimError::Config(format!("no signal handler: {e}")))?;
+        let sim = start(config).await?;
+        ready(&sim);
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        sim.shutdown().await;
+        Ok(())
+    })
+}

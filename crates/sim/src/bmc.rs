@@ -1,0 +1,623 @@
+//! The BMC itself: its state, its virtual media and its hand on the machine's power. Redfish is
+//! one face of it, the control API and [`crate::Sim`] are others.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::config::{SimConfig, ms};
+use crate::console::Console;
+use crate::fault::{Fault, FaultKind, Faults};
+use crate::log::Log;
+use crate::machine::{BootDevice, Ended, Machine, MachineEvent, Start};
+use crate::medium::{Medium, ReadError, VirtualCd};
+
+/// PowerState of the machine (DSP2046 Resource.PowerState).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Power {
+    /// On.
+    On,
+    /// Off.
+    Off,
+    /// On its way up.
+    PoweringOn,
+    /// On its way down.
+    PoweringOff,
+}
+
+/// The boot override, with Redfish's words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootOverride {
+    /// `Once`, `Continuous`, `Disabled`.
+    pub enabled: String,
+    /// `Cd`, `Pxe`, `Hdd`, `None` …
+    pub target: String,
+    /// `UEFI` or `Legacy`.
+    pub mode: String,
+}
+
+/// What a virtual media slot says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotView {
+    /// URL of the image.
+    pub image: Option<String>,
+    /// Whether it says that something is in.
+    pub inserted: bool,
+    /// Whether something really is in.
+    pub mounted: bool,
+}
+
+/// Which slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlotId {
+    /// A decoy: takes images, boots nothing.
+    Floppy,
+    /// The CD.
+    Cd,
+}
+
+#[derive(Default)]
+struct Slot {
+    view: SlotView,
+    medium: Option<Arc<Medium>>,
+    /// Changes with every insert and eject, so that a late timer does not touch a newer medium.
+    turn: u64,
+}
+
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) token: String,
+    pub(crate) user: String,
+    used: Instant,
+}
+
+struct State {
+    power: Power,
+    boot: BootOverride,
+    floppy: Slot,
+    cd: Slot,
+    sessions: Vec<Session>,
+    session_seq: u64,
+    medium_seq: u64,
+    asset_tag: String,
+}
+
+/// Redfish reset types, and what else reaches the machine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    On,
+    ForceOff,
+    ForceRestart,
+    PowerCycle,
+    GracefulShutdown,
+    GracefulRestart,
+    PushPowerButton,
+    MediumChanged,
+    GuestReset,
+    /// Switch off without delay and end.
+    Quit(oneshot::Sender<()>),
+}
+
+impl Command {
+    /// From a Redfish ResetType.
+    pub(crate) fn of_reset_type(text: &str) -> Option<Self> {
+        Some(match text {
+            "On" | "ForceOn" => Self::On,
+            "ForceOff" => Self::ForceOff,
+            "ForceRestart" => Self::ForceRestart,
+            "PowerCycle" => Self::PowerCycle,
+            "GracefulShutdown" => Self::GracefulShutdown,
+            "GracefulRestart" => Self::GracefulRestart,
+            "PushPowerButton" => Self::PushPowerButton,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a deed was not done.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Something is in the slot.
+    Occupied,
+    /// The image could not be read.
+    Image(ReadError),
+    /// The machine has more to do than it can remember.
+    Busy,
+}
+
+pub(crate) struct Bmc {
+    pub(crate) config: SimConfig,
+    pub(crate) log: Arc<Log>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) folder: PathBuf,
+    pub(crate) console: Arc<Console>,
+    state: Mutex<State>,
+    commands: mpsc::Sender<Command>,
+    images: reqwest::Client,
+    /// One insert or eject at a time, as in a BMC.
+    media_line: tokio::sync::Mutex<()>,
+}
+
+impl Bmc {
+    pub(crate) fn new(
+        config: SimConfig,
+        folder: PathBuf,
+        log: Arc<Log>,
+        console: Arc<Console>,
+        commands: mpsc::Sender<Command>,
+        images: reqwest::Client,
+    ) -> Arc<Self> {
+        let boot = BootOverride {
+            enabled: "Disabled".into(),
+            target: "None".into(),
+            mode: config.firmware.mode().into(),
+        };
+        let state = State {
+            power: Power::Off,
+            boot,
+            floppy: Slot::default(),
+            cd: Slot::default(),
+            sessions: Vec::new(),
+            session_seq: 0,
+            medium_seq: 0,
+            asset_tag: String::new(),
+        };
+        Arc::new(Self {
+            config,
+            log,
+            faults: Arc::default(),
+            folder,
+            console,
+            state: Mutex::new(state),
+            commands,
+            images,
+            media_line: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Sessions.
+
+    /// Logs in; none when all sessions are taken.
+    pub(crate) fn open_session(&self, user: &str) -> Option<(String, String)> {
+        let mut state = self.lock();
+        self.expire(&mut state);
+        if state.sessions.len() >= self.config.manners.session_limit {
+            return None;
+        }
+        state.session_seq += 1;
+        let (id, token) = (state.session_seq.to_string(), hex::encode(rand::random::<[u8; 16]>()));
+        state.sessions.push(Session {
+            id: id.clone(),
+            token: token.clone(),
+            user: user.to_owned(),
+            used: Instant::now(),
+        });
+        Some((id, token))
+    }
+
+    fn expire(&self, state: &mut State) {
+        let timeout = Duration::from_secs(self.config.manners.session_timeout_s);
+        state.sessions.retain(|s| s.used.elapsed() < timeout);
+    }
+
+    /// Whether the token belongs to a session, which is then in use.
+    pub(crate) fn check_token(&self, token: &str) -> bool {
+        let mut state = self.lock();
+        self.expire(&mut state);
+        match state.sessions.iter_mut().find(|s| s.token == token) {
+            Some(session) => {
+                session.used = Instant::now();
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn close_session(&self, id: &str) -> bool {
+        let mut state = self.lock();
+        let before = state.sessions.len();
+        state.sessions.retain(|s| s.id != id);
+        state.sessions.len() != before
+    }
+
+    pub(crate) fn close_all_sessions(&self) {
+        self.lock().sessions.clear();
+    }
+
+    /// Id and user of each session.
+    pub(crate) fn sessions(&self) -> Vec<(String, String)> {
+        let mut state = self.lock();
+        self.expire(&mut state);
+        state.sessions.iter().map(|s| (s.id.clone(), s.user.clone())).collect()
+    }
+
+    // System.
+
+    pub(crate) fn power(&self) -> Power {
+        self.lock().power
+    }
+
+    fn set_power(&self, power: Power) {
+        self.lock().power = power;
+        self.log.touch();
+    }
+
+    pub(crate) fn boot_override(&self) -> BootOverride {
+        self.lock().boot.clone()
+    }
+
+    pub(crate) fn set_boot_override(&self, boot: BootOverride) {
+        self.lock().boot = boot;
+        self.log.touch();
+    }
+
+    pub(crate) fn asset_tag(&self) -> String {
+        self.lock().asset_tag.clone()
+    }
+
+    pub(crate) fn set_asset_tag(&self, tag: &str) {
+        tag.clone_into(&mut self.lock().asset_tag);
+    }
+
+    /// Hands a command to the power control.
+    pub(crate) fn command(&self, command: Command) -> Result<(), Refusal> {
+        self.commands.try_send(command).map_err(|_| Refusal::Busy)
+    }
+
+    /// Follows a reset type, unless a fault swallows it.
+    pub(crate) fn reset(&self, command: Command) -> Result<(), Refusal> {
+        if self.faults.meet_deed(|k| *k == FaultKind::PowerIgnored).is_some() {
+            return Ok(());
+        }
+        self.command(command)
+    }
+
+    pub(crate) async fn quit(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Quit(done)).await.is_ok() {
+            // An error: the control is gone, and the machine with it.
+            let _ = ended.await;
+        }
+    }
+
+    // Media.
+
+    fn slot(state: &mut State, id: SlotId) -> &mut Slot {
+        match id {
+            SlotId::Floppy => &mut state.floppy,
+            SlotId::Cd => &mut state.cd,
+        }
+    }
+
+    pub(crate) fn slot_view(&self, id: SlotId) -> SlotView {
+        Self::slot(&mut self.lock(), id).view.clone()
+    }
+
+    pub(crate) async fn insert(&self, id: SlotId, url: &Url) -> Result<(), Refusal> {
+        let _line = self.media_line.lock().await;
+        tokio::time::sleep(ms(self.config.manners.insert_ms)).await;
+        let view = self.slot_view(id);
+        if view.mounted || (view.inserted && view.image.is_some()) {
+            if !self.config.manners.insert_replaces {
+                return Err(Refusal::Occupied);
+            }
+            self.take_out(id);
+        }
+        if id == SlotId::Floppy {
+            let mut state = self.lock();
+            state.floppy.view = SlotView {
+                image: Some(url.to_string()),
+                inserted: true,
+                mounted: false,
+            };
+            state.floppy.turn += 1;
+            return Ok(());
+        }
+        if let Some(met) = self.faults.meet_deed(|k| matches!(k, FaultKind::NoMount { .. })) {
+            let mut state = self.lock();
+            let inserted = matches!(met.kind, FaultKind::NoMount { inserted: true });
+            state.cd.view = SlotView {
+                image: inserted.then(|| url.to_string()),
+                inserted,
+                mounted: false,
+            };
+            state.cd.turn += 1;
+            return Ok(());
+        }
+        let number = {
+            let mut state = self.lock();
+            state.medium_seq += 1;
+            state.medium_seq
+        };
+        let medium = Medium::new(
+            number,
+            url.clone(),
+            self.images.clone(),
+            self.config.manners.clone(),
+            Arc::clone(&self.log),
+            Arc::clone(&self.faults),
+        );
+        medium.inserted(&self.folder).await.map_err(Refusal::Image)?;
+        {
+            let mut state = self.lock();
+            state.cd.view = SlotView {
+                image: Some(url.to_string()),
+                inserted: true,
+                mounted: true,
+            };
+            state.cd.medium = Some(medium);
+            state.cd.turn += 1;
+        }
+        self.log.touch();
+        self.command(Command::MediumChanged)
+    }
+
+    /// Empties the slot; what it showed before.
+    fn take_out(&self, id: SlotId) -> SlotView {
+        let (before, medium) = {
+            let mut state = self.lock();
+            let slot = Self::slot(&mut state, id);
+            slot.turn += 1;
+            (std::mem::take(&mut slot.view), slot.medium.take())
+        };
+        if let Some(medium) = medium {
+            medium.close();
+            // Full: the machine learns it with what is before it; the medium gives no bytes any more.
+            let _ = self.command(Command::MediumChanged);
+        }
+        self.log.touch();
+        before
+    }
+
+    pub(crate) async fn eject(self: &Arc<Self>, id: SlotId) {
+        let _line = self.media_line.lock().await;
+        let before = self.take_out(id);
+        if before.image.is_none() {
+            return;
+        }
+        let Some(mut met) = self.faults.meet_deed(|k| matches!(k, FaultKind::StaleInserted { .. })) else {
+            return;
+        };
+        let turn = {
+            let mut state = self.lock();
+            let slot = Self::slot(&mut state, id);
+            slot.view = SlotView {
+                mounted: false,
+                ..before
+            };
+            slot.turn
+        };
+        let bmc = Arc::clone(self);
+        tokio::spawn(async move {
+            match met.kind {
+                FaultKind::StaleInserted { for_ms: Some(time) } => tokio::time::sleep(ms(time)).await,
+                _ => met.released().await,
+            }
+            let mut state = bmc.lock();
+            let slot = Self::slot(&mut state, id);
+            if slot.turn == turn {
+                slot.view = SlotView::default();
+            }
+        });
+    }
+
+    pub(crate) fn lose_medium(&self) {
+        self.take_out(SlotId::Cd);
+    }
+
+    fn cd(&self) -> Option<Arc<dyn VirtualCd>> {
+        self.lock().cd.medium.clone().map(|medium| medium as Arc<dyn VirtualCd>)
+    }
+
+    // Faults.
+
+    /// Plants a fault; those that need no request happen now.
+    pub(crate) fn plant(&self, fault: Fault) -> u64 {
+        if !fault.has_matcher() {
+            match fault.kind {
+                FaultKind::LoseSessions => {
+                    self.close_all_sessions();
+                    return 0;
+                }
+                FaultKind::MediaLost => {
+                    self.lose_medium();
+                    return 0;
+                }
+                _ => {}
+            }
+        }
+        self.faults.plant(fault)
+    }
+
+    /// Chooses what the next boot boots, and uses a one-time override up.
+    fn follow_override(&self) -> (BootDevice, BootOverride) {
+        let ignored = self.faults.meet_deed(|k| *k == FaultKind::OverrideIgnored).is_some();
+        let mut state = self.lock();
+        let boot = state.boot.clone();
+        let set = boot.enabled != "Disabled" && boot.target != "None";
+        if set && boot.enabled == "Once" && !self.faults.has(|k| *k == FaultKind::OverrideKept) {
+            state.boot.enabled = "Disabled".into();
+            state.boot.target = "None".into();
+        }
+        let device = match boot.target.as_str() {
+            _ if ignored || !set => BootDevice::Disk,
+            "Cd" | "UsbCd" | "UefiUsbCd" => BootDevice::Cd,
+            "Pxe" | "UefiHttp" => BootDevice::Network,
+            _ => BootDevice::Disk,
+        };
+        (device, boot)
+    }
+}
+
+/// The hand on the power: runs commands one after the other and hears when the machine ends.
+pub(crate) struct PowerControl {
+    bmc: Arc<Bmc>,
+    machine: Box<dyn Machine>,
+    /// The boot that runs.
+    boot: Option<u64>,
+    /// GracefulRestart: after the shutdown comes a start.
+    restart: bool,
+}
+
+impl PowerControl {
+    pub(crate) fn new(bmc: Arc<Bmc>, machine: Box<dyn Machine>) -> Self {
+        Self {
+            bmc,
+            machine,
+            boot: None,
+            restart: false,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut events: mpsc::Receiver<MachineEvent>) {
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None => break,
+                    Some(Command::Quit(done)) => {
+                        self.machine.stop().await;
+                        self.ended("power-off");
+                        // Nobody waits any more: fine.
+                        let _ = done.send(());
+                        break;
+                    }
+                    Some(command) => self.follow(command).await,
+                },
+                Some(event) = events.recv() => self.hear(event).await,
+            }
+        }
+    }
+
+    async fn follow(&mut self, command: Command) {
+        let on = self.boot.is_some();
+        match command {
+            Command::On if !on => self.on().await,
+            Command::PushPowerButton if !on => self.on().await,
+            Command::ForceRestart | Command::PowerCycle | Command::GracefulRestart if !on => self.on().await,
+            Command::ForceOff if on => self.off().await,
+            Command::PowerCycle => {
+                self.off().await;
+                self.on().await;
+            }
+            Command::ForceRestart => {
+                self.machine.stop().await;
+                self.ended("reset");
+                self.start().await;
+            }
+            Command::GracefulShutdown | Command::PushPowerButton if on => self.button(false).await,
+            Command::GracefulRestart => self.button(true).await,
+            Command::MediumChanged => {
+                let cd = self.bmc.cd();
+                self.machine.medium_changed(cd).await;
+            }
+            Command::GuestReset if on => self.machine.guest_reset().await,
+            _ => {}
+        }
+    }
+
+    async fn lag(&mut self, usual: u64) {
+        let more = self
+            .bmc
+            .faults
+            .meet_deed(|k| matches!(k, FaultKind::PowerLag { .. }))
+            .map(|met| met.kind);
+        let more = if let Some(FaultKind::PowerLag { ms }) = more {
+            ms
+        } else {
+            0
+        };
+        tokio::time::sleep(ms(usual + more)).await;
+    }
+
+    async fn on(&mut self) {
+        self.bmc.set_power(Power::PoweringOn);
+        self.lag(self.bmc.config.manners.power_on_ms).await;
+        self.start().await;
+    }
+
+    async fn start(&mut self) {
+        self.restart = false;
+        let (device, boot) = self.bmc.follow_override();
+        let cd = self.bmc.cd();
+        let number = self.bmc.log.boot(
+            match device {
+                BootDevice::Cd => "Cd",
+                BootDevice::Disk => "Hdd",
+                BootDevice::Network => "Pxe",
+            },
+            &boot.enabled,
+            cd.as_ref().map(|cd| cd.number()),
+        );
+        self.boot = Some(number);
+        match self
+            .machine
+            .start(Start {
+                boot: number,
+                device,
+                cd,
+            })
+            .await
+        {
+            Ok(()) => self.bmc.set_power(Power::On),
+            Err(error) => {
+                tracing::error!(%error, "the machine did not start");
+                self.ended(&format!("crashed: {error}"));
+                self.bmc.set_power(Power::Off);
+            }
+        }
+    }
+
+    async fn off(&mut self) {
+        self.bmc.set_power(Power::PoweringOff);
+        self.lag(self.bmc.config.manners.power_off_ms).await;
+        self.machine.stop().await;
+        self.ended("power-off");
+        self.bmc.set_power(Power::Off);
+    }
+
+    async fn button(&mut self, restart: bool) {
+        if self.bmc.faults.meet_deed(|k| *k == FaultKind::ButtonIgnored).is_none() {
+            self.restart = restart;
+            self.machine.power_button().await;
+        }
+    }
+
+    fn ended(&mut self, how: &str) {
+        if let Some(boot) = self.boot.take() {
+            self.bmc.log.amend_boot(boot, |b| b.ended = Some(how.to_owned()));
+        }
+    }
+
+    async fn hear(&mut self, event: MachineEvent) {
+        if self.boot != Some(event.boot) {
+            return; // an end that the power was faster than
+        }
+        match event.ended {
+            Ended::Reset => {
+                self.ended("reset");
+                self.start().await;
+            }
+            Ended::Shutdown => {
+                self.ended("shutdown");
+                if self.restart {
+                    self.start().await;
+                } else {
+                    self.bmc.set_power(Power::Off);
+                }
+            }
+            Ended::Crashed(why) => {
+                self.ended(&format!("crashed: {why}"));
+                self.bmc.set_power(Power::Off);
+            }
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! What a simulator is made of: listener, login, machine, manners.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::SimError;
+use crate::paper::{OsExit, OsUp};
+
+/// Plays the operating system of a paper machine: called when it is up, ends when the OS leaves.
+pub type OsHook = Arc<dyn Fn(OsUp) -> BoxFuture<'static, OsExit> + Send + Sync>;
+
+/// Everything that a simulator is started with. [`SimConfig::default`] is an HTTPS BMC on a free
+/// port of 127.0.0.1 with a paper machine behind it, user `admin`, password `password`.
+#[derive(Clone)]
+pub struct SimConfig {
+    /// Where the BMC listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// HTTPS with a certificate made at start; plain HTTP when false.
+    pub tls: bool,
+    /// Login.
+    pub user: String,
+    /// Password. Not shown by `Debug`.
+    pub password: String,
+    /// SMBIOS UUID of the machine.
+    pub uuid: Uuid,
+    /// MAC address of the machine's NIC, `52:54:00:…`.
+    pub mac: String,
+    /// What is behind the BMC.
+    pub machine: MachineKind,
+    /// Firmware of the machine.
+    pub firmware: Firmware,
+    /// Memory of a QEMU machine in MiB.
+    pub memory_mib: u32,
+    /// Network of a QEMU machine.
+    pub net: UserNet,
+    /// Folder for sockets, firmware variables, disk and copied images; a fresh temporary one, removed at the
+    /// end, when none is given.
+    pub work_dir: Option<PathBuf>,
+    /// File that the serial console is appended to.
+    pub serial: Option<PathBuf>,
+    /// Copy the serial console to our stdout as well.
+    pub echo_serial: bool,
+    /// Arguments added to QEMU's, for experiments.
+    pub qemu_args: Vec<String>,
+    /// How the BMC behaves.
+    pub manners: Manners,
+    /// The operating system of a paper machine; none: it comes up and does nothing.
+    pub os_up: Option<OsHook>,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: true,
+            user: "admin".into(),
+            password: "password".into(),
+            uuid: Uuid::new_v4(),
+            mac: "52:54:00:12:34:56".into(),
+            machine: MachineKind::Paper,
+            firmware: Firmware::Uefi,
+            memory_mib: 1024,
+            net: UserNet::default(),
+            work_dir: None,
+            serial: None,
+            echo_serial: false,
+            qemu_args: Vec::new(),
+            manners: Manners::default(),
+            os_up: None,
+        }
+    }
+}
+
+impl fmt::Debug for SimConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimConfig")
+            .field("listen", &self.listen)
+            .field("tls", &self.tls)
+            .field("user", &self.user)
+            .field("machine", &self.machine)
+            .field("firmware", &self.firmware)
+            .field("manners", &self.manners)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SimConfig {
+    /// For tests: a paper machine whose every delay is zero, over plain HTTP.
+    pub fn quick() -> Self {
+        Self {
+            tls: false,
+            manners: Manners::instant(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What is behind the BMC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineKind {
+    /// A virtual machine (`qemu-system-x86_64`).
+    Qemu,
+    /// A state machine that reads the CD as a boot would and runs nothing.
+    Paper,
+}
+
+/// Firmware of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF without Secure Boot.
+    Uefi,
+    /// OVMF with Microsoft's keys enrolled and Secure Boot on.
+    Secureboot,
+}
+
+impl Firmware {
+    /// Redfish's BootSourceOverrideMode.
+    pub fn mode(self) -> &'static str {
+        match self {
+            Self::Bios => "Legacy",
+            Self::Uefi | Self::Secureboot => "UEFI",
+        }
+    }
+}
+
+/// When the BMC reads the image that was inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadManner {
+    /// Nothing before the machine is on; then what the machine asks for.
+    Lazy,
+    /// HEAD and the first block before InsertMedia is answered; the rest on demand.
+    AtInsert,
+    /// As at insert, and always one window ahead of the machine.
+    ReadAhead,
+    /// The whole image, in one GET, before InsertMedia is answered.
+    CopyAll,
+}
+
+/// How a vendor's BMC behaves, as data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Manners {
+    /// Manufacturer of the system.
+    pub manufacturer: String,
+    /// Model of the system.
+    pub model: String,
+    /// Firmware version of the manager.
+    pub firmware_version: String,
+    /// When the image is read.
+    pub read: ReadManner,
+    /// Smallest piece read from the image's server, bytes.
+    pub block: u32,
+    /// How far `read-ahead` reads ahead, bytes.
+    pub window: u32,
+    /// Speed limit of reading, bytes a second.
+    pub rate_bps: Option<u64>,
+    /// How long a failing read is tried again before the machine gets an I/O error, ms.
+    pub read_patience_ms: u64,
+    /// From "On" accepted to PowerState On, ms.
+    pub power_on_ms: u64,
+    /// From "ForceOff" accepted to PowerState Off, ms.
+    pub power_off_ms: u64,
+    /// Self-test before a paper machine looks at its CD, ms.
+    pub post_ms: u64,
+    /// A paper kernel's time to "OS up", ms.
+    pub kernel_ms: u64,
+    /// A paper OS's time to shut down when asked, ms.
+    pub shutdown_ms: u64,
+    /// InsertMedia's own time, ms.
+    pub insert_ms: u64,
+    /// How many sessions there may be.
+    pub session_limit: usize,
+    /// A session ends after this much idleness, seconds.
+    pub session_timeout_s: u64,
+    /// Whether Basic authentication is taken beside sessions.
+    pub basic_auth: bool,
+    /// Whether PATCH without If-Match is refused with 428.
+    pub if_match_required: bool,
+    /// What BootSourceOverrideTarget may be.
+    pub boot_targets: Vec<String>,
+    /// Whether InsertMedia over an inserted image replaces it; refused when false.
+    pub insert_replaces: bool,
+    /// Parameters of InsertMedia that must be there beside `Image`.
+    pub insert_demands: Vec<String>,
+    /// Parameters of InsertMedia that are refused.
+    pub insert_refuses: Vec<String>,
+    /// Reset types on offer.
+    pub reset_types: Vec<String>,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        Self {
+            manufacturer: "Isobar".into(),
+            model: "Simulated server".into(),
+            firmware_version: env!("CARGO_PKG_VERSION").into(),
+            read: ReadManner::Lazy,
+            block: 64 << 10,
+            window: 1 << 20,
+            rate_bps: None,
+            read_patience_ms: 20_000,
+            power_on_ms: 500,
+            power_off_ms: 500,
+            post_ms: 1000,
+            kernel_ms: 1000,
+            shutdown_ms: 1000,
+            insert_ms: 0,
+            session_limit: 8,
+            session_timeout_s: 300,
+            basic_auth: true,
+            if_match_required: false,
+            boot_targets: words(&["None", "Pxe", "Floppy", "Cd", "Usb", "Hdd", "BiosSetup"]),
+            insert_replaces: false,
+            insert_demands: Vec::new(),
+            insert_refuses: Vec::new(),
+            reset_types: words(&[
+                "On",
+                "ForceOff",
+                "GracefulShutdown",
+                "GracefulRestart",
+                "ForceRestart",
+                "PowerCycle",
+                "PushPowerButton",
+            ]),
+        }
+    }
+}
+
+impl Manners {
+    /// The defaults with every delay at zero.
+    pub fn instant() -> Self {
+        Self {
+            read_patience_ms: 500,
+            power_on_ms: 0,
+            power_off_ms: 0,
+            post_ms: 0,
+            kernel_ms: 0,
+            shutdown_ms: 0,
+            ..Self::default()
+        }
+    }
+}
+
+/// QEMU's user networking, as the machine sees it. The simulator's own host answers at `host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserNet {
+    /// Network.
+    pub net: Ipv4Addr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// The host, gateway of the machine.
+    pub host: Ipv4Addr,
+    /// First address that QEMU's DHCP gives out.
+    pub dhcp_start: Ipv4Addr,
+    /// QEMU's DNS forwarder.
+    pub dns: Ipv4Addr,
+}
+
+impl Default for UserNet {
+    fn default() -> Self {
+        Self {
+            net: Ipv4Addr::new(192, 168, 77, 0),
+            prefix: 24,
+            host: Ipv4Addr::new(192, 168, 77, 1),
+            dhcp_start: Ipv4Addr::new(192, 168, 77, 100),
+            dns: Ipv4Addr::new(192, 168, 77, 3),
+        }
+    }
+}
+
+impl UserNet {
+    /// From `192.168.77.0/24`: host is the first address, DNS the third, DHCP starts in the middle.
+    ///
+    /// # Errors
+    /// When it is not an IPv4 network between /8 and /28.
+    pub fn parse(cidr: &str) -> Result<Self, SimError> {
+        let bad = || {
+            SimError::Config(format!(
+                "network {cidr:?}: want something like 192.168.77.0/24 (/8 to /28)"
+            ))
+        };
+        let (address, prefix) = cidr.split_once('/').ok_or_else(bad)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| bad())?;
+        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
+        if !(8..=28).contains(&prefix) {
+            return Err(bad());
+        }
+        let size = 1u32 << (32 - prefix);
+        let net = u32::from(address) & !(size - 1);
+        let at = |n: u32| Ipv4Addr::from(net + n);
+        Ok(Self {
+            net: at(0),
+            prefix,
+            host: at(1),
+            dns: at(3),
+            dhcp_start: at((size / 2).min(100)),
+        })
+    }
+}
+
+/// The options of `isobar sim`, as a config file or a command line gives them; all have defaults.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SimOptions {
+    /// Address and port of the BMC (`127.0.0.1:8443`).
+    pub listen: Option<SocketAddr>,
+    /// Plain HTTP instead of HTTPS.
+    pub plain_http: bool,
+    /// Login (`admin`).
+    pub user: Option<String>,
+    /// File with the password; without one a random password is written to `password` (mode 0600) in the
+    /// work folder.
+    pub password_file: Option<PathBuf>,
+    /// `bios`, `uefi` or `secureboot`.
+    pub firmware: Option<Firmware>,
+    /// Memory in MiB.
+    pub memory: Option<u32>,
+    /// `lazy`, `at-insert`, `read-ahead` or `copy-all`.
+    pub read_manner: Option<ReadManner>,
+    /// Speed limit of reading the image, bytes a second.
+    pub rate: Option<u64>,
+    /// File for the serial console.
+    pub serial: Option<PathBuf>,
+    /// Copy the serial console to stdout.
+    pub echo_serial: bool,
+    /// MAC address of the machine.
+    pub mac: Option<String>,
+    /// SMBIOS UUID of the machine.
+    pub uuid: Option<Uuid>,
+    /// The machine's network, `192.168.77.0/24`.
+    pub net: Option<String>,
+    /// Folder for what the simulator keeps.
+    pub work_dir: Option<PathBuf>,
+    /// `qemu` (the default here) or `paper`.
+    pub machine: Option<MachineKind>,
+    /// All manners; `read-manner` and `rate` win over it.
+    pub manners: Option<Manners>,
+}
+
+impl SimOptions {
+    /// Reads the password (or makes one) and fills in the defaults.
+    ///
+    /// # Errors
+    /// When the password file cannot be read or written, or a value is not usable.
+    pub fn into_config(self) -> Result<SimConfig, SimError> {
+        let mut config = SimConfig {
+            machine: self.machine.unwrap_or(MachineKind::Qemu),
+            ..SimConfig::default()
+        };
+        config.listen = self.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)));
+        config.tls = !self.plain_http;
+        config.password = match (&self.password_file, &self.work_dir) {
+            (Some(path), _) => read_password(path)?,
+            (None, Some(folder)) => make_password(folder)?,
+            (None, None) => {
+                return Err(SimError::Config(
+                    "give a password file, or a work folder to make one in".into(),
+                ));
+            }
+        };
+        if let Some(user) = self.user {
+            config.user = user;
+        }
+        if let Some(firmware) = self.firmware {
+            config.firmware = firmware;
+        }
+        if let Some(memory) = self.memory {
+            config.memory_mib = memory;
+        }
+        if let Some(manners) = self.manners {
+            config.manners = manners;
+        }
+        if let Some(read) = self.read_manner {
+            config.manners.read = read;
+        }
+        if self.rate.is_some() {
+            config.manners.rate_bps = self.rate;
+        }
+        if let Some(mac) = self.mac {
+            config.mac = mac;
+        }
+        if let Some(uuid) = self.uuid {
+            config.uuid = uuid;
+        }
+        if let Some(net) = &self.net {
+            config.net = UserNet::parse(net)?;
+        }
+        config.serial = self.serial;
+        config.echo_serial = self.echo_serial;
+        config.work_dir = self.work_dir;
+        Ok(config)
+    }
+}
+
+fn read_password(path: &Path) -> Result<String, SimError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SimError::io("read the password file", path, source))?;
+    let password = text.trim_end_matches(['\r', '\n']).to_owned();
+    if password.is_empty() {
+        return Err(SimError::Config(format!("password file {} is empty", path.display())));
+    }
+    Ok(password)
+}
+
+fn make_password(folder: &Path) -> Result<String, SimError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let path = folder.join("password");
+    if path.exists() {
+        return read_password(&path);
+    }
+    std::fs::create_dir_all(folder).map_err(|source| SimError::io("make the work folder", folder, source))?;
+    let password = hex::encode(rand::random::<[u8; 12]>());
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options
+        .open(&path)
+        .and_then(|mut file| writeln!(file, "{password}"))
+        .map_err(|source| SimError::io("write the password file", &path, source))?;
+    Ok(password)
+}
+
+/// Milliseconds of the manners as a duration.
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
