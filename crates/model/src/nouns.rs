@@ -379,7 +379,7 @@ pub const NOUNS: &[Noun] = &[
             index("BootEnv", IndexKind::String, &["BootEnv"]),
             index("Reboot", IndexKind::Bool, &["Reboot"]),
         ],
-        has_params: true,
+        has_params: false,
         has_profiles: true,
         has_actions: true,
         extra_verbs: &["addtask", "bootenv", "removetask"],
