@@ -1,0 +1,178 @@
+//! A request on its way through a handler.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use isobar_model::{ApiError, Noun};
+use isobar_objects::{Objects, Principal};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::state::AppState;
+
+/// Largest JSON body in bytes. An inventory has some hundred thousand, a large content pack a few million.
+const MAX_JSON: usize = 16 << 20;
+/// A client that sends its JSON slower than this is gone or hostile.
+const MAX_JSON_TIME: Duration = Duration::from_secs(60);
+
+/// A request whose sender has been let in, with what its route knows.
+pub(crate) struct Call {
+    pub(crate) app: AppState,
+    /// Who asks; none on routes that are open to all.
+    pub(crate) who: Option<Principal>,
+    /// Where the request comes from.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Object type of the route, where it has one.
+    pub(crate) noun: Option<&'static Noun>,
+    pub(crate) method: Method,
+    pub(crate) params: Vec<(String, String)>,
+    pub(crate) query: Query,
+    pub(crate) headers: HeaderMap,
+    /// A body cannot be shared between threads, a mutex makes the rest of the call so. Nobody ever waits for it.
+    pub(crate) body: Mutex<Body>,
+}
+
+/// Query parameters in the order they came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn parse(text: Option<&str>) -> Self {
+        Self(
+            url::form_urlencoded::parse(text.unwrap_or_default().as_bytes())
+                .into_owned()
+                .collect(),
+        )
+    }
+
+    /// The first value of a parameter.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// `x=true` and the bare `x`.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|v| v.is_empty() || v == "true")
+    }
+}
+
+impl Call {
+    /// A parameter of the path; empty when the route has none of that name.
+    pub(crate) fn param(&self, name: &str) -> &str {
+        self.params
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or("", |(_, v)| v.as_str())
+    }
+
+    /// The key in the path, as the client wrote it.
+    pub(crate) fn key(&self) -> &str {
+        self.param("key")
+    }
+
+    /// Type prefix of the route's objects, `""` where it has none.
+    pub(crate) fn model(&self) -> &'static str {
+        self.noun.map_or("", |noun| noun.name)
+    }
+
+    /// Who asks.
+    ///
+    /// # Errors
+    /// 403 on a route that is open to all, where nobody is known.
+    pub(crate) fn who(&self) -> Result<&Principal, ApiError> {
+        self.who.as_ref().ok_or_else(ApiError::token_refused)
+    }
+
+    /// A call to the objects in the name of who asks, on a thread that may block.
+    ///
+    /// # Errors
+    /// Those of the call.
+    pub(crate) async fn objects<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Objects, &Principal) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let who = self.who()?.clone();
+        self.app.objects.run(move |objects| work(objects, &who)).await
+    }
+
+    /// The own key of the object that a client calls `key`.
+    ///
+    /// # Errors
+    /// 404.
+    pub(crate) async fn resolve(&self, model: &str, key: &str) -> Result<String, ApiError> {
+        let Some(noun) = isobar_model::noun(model) else {
+            return Ok(key.to_owned());
+        };
+        let (verb, key) = (self.method.clone(), key.to_owned());
+        self.app
+            .objects
+            .run(move |objects| match objects.find(noun.name, &key)? {
+                Some(object) => Ok(noun.key_of(&object).to_owned()),
+                None => Err(ApiError::not_found(verb.as_str(), noun.name, &key)),
+            })
+            .await
+    }
+
+    /// The body as JSON; none when it is empty.
+    ///
+    /// # Errors
+    /// 400: other content, no JSON, nested too deep. 413: too long. 408: too slow.
+    pub(crate) async fn json(&mut self) -> Result<Option<Value>, ApiError> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let content_type = self.headers.get(CONTENT_TYPE).map_or("", |v| v.to_str().unwrap_or("?"));
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            return Err(self.bad_request(format!("Invalid content type: {content_type}")));
+        }
+        // serde_json stops at 128 levels by itself.
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(self.bad_request(format!("the body is not JSON that can be used: {error}"))),
+        }
+    }
+
+    /// [`Call::json`] as a type of ours.
+    ///
+    /// # Errors
+    /// As [`Call::json`], and 400 when the body has another shape.
+    pub(crate) async fn typed<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
+        let value = self.json().await?.unwrap_or_default();
+        serde_json::from_value(value).map_err(|e| self.bad_request(format!("the body does not fit: {e}")))
+    }
+
+    /// The body, once.
+    pub(crate) fn take_body(&mut self) -> Body {
+        std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes, ApiError> {
+        let body = self.take_body();
+        let collected = tokio::time::timeout(MAX_JSON_TIME, Limited::new(body, MAX_JSON).collect()).await;
+        match collected {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(self.refused(413, format!("the body is longer than {MAX_JSON} bytes")))
+            }
+            Ok(Err(error)) => Err(self.bad_request(format!("the body broke off: {error}"))),
+            Err(_) => Err(self.refused(408, "the body came too slowly".to_owned())),
+        }
+    }
+
+    /// 400 about this call.
+    pub(crate) fn bad_request(&self, message: impl Into<String>) -> ApiError {
+        self.refused(400, message)
+    }
+
+    /// An error about this call.
+    pub(crate) fn refused(&self, code: u16, message: impl Into<String>) -> ApiError {
+        ApiError::new(code, self.method.as_str(), self.model(), self.key(), message)
+    }
+}

@@ -1,0 +1,125 @@
+//! Bases: what images are planned on. They come as a tar of a bundle.
+
+use std::fs::File;
+use std::io::{ErrorKind, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use http::Method;
+use isobar_model::ApiError;
+
+use super::{On, Table, right};
+use crate::call::Call;
+use crate::reply::{self, Answer};
+
+/// Largest tar in bytes. The largest live images of the field have less than 2 GiB.
+const MAX_TAR: u64 = 8 << 30;
+/// A client that sends nothing for so long is gone.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes collected before the disk is bothered.
+const CHUNK: usize = 1 << 20;
+
+pub(super) fn add(table: &mut Table) {
+    table.add(Method::GET, "/isobar/v1/bases", right("isos", "list", On::All), list);
+    table.add(
+        Method::POST,
+        "/isobar/v1/bases/{key}",
+        right("isos", "post", On::All),
+        import,
+    );
+}
+
+async fn list(call: Call) -> Answer {
+    reply::ok(&call.app.boots.bases().await?)
+}
+
+async fn import(mut call: Call) -> Answer {
+    let name = call.key().to_owned();
+    let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !fits || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || name.len() > 64 {
+        return Err(ApiError::new(
+            422,
+            "ValidationError",
+            "bases",
+            &name,
+            format!("Invalid Name `{name}`: at most 64 letters, digits, '-', '_' and '.'"),
+        ));
+    }
+    let tar = receive(&mut call).await?;
+    let base = call.app.boots.import_base(&name, tar).await?;
+    reply::created(&base)
+}
+
+/// The body, whole, in a file that has no name any more.
+async fn receive(call: &mut Call) -> Result<File, ApiError> {
+    let spool = call.app.spool.clone();
+    let mut file = blocking(call, move || nameless(&spool)).await?;
+    let mut body = call.take_body().into_data_stream();
+    let mut pending = Vec::with_capacity(CHUNK);
+    let mut total = 0u64;
+    loop {
+        let next = tokio::time::timeout(MAX_PAUSE, body.next())
+            .await
+            .map_err(|_| call.refused(408, "the tar stopped coming"))?;
+        let end = match next {
+            Some(Ok(bytes)) => {
+                total += bytes.len() as u64;
+                pending.extend_from_slice(&bytes);
+                false
+            }
+            Some(Err(error)) => return Err(call.bad_request(format!("the tar broke off: {error}"))),
+            None => true,
+        };
+        if total > MAX_TAR {
+            return Err(call.refused(413, format!("the tar is longer than {MAX_TAR} bytes")));
+        }
+        if pending.len() >= CHUNK || end {
+            (file, pending) = blocking(call, move || {
+                file.write_all(&pending)?;
+                pending.clear();
+                if end {
+                    file.rewind()?;
+                }
+                Ok((file, pending))
+            })
+            .await?;
+        }
+        if end {
+            return Ok(file);
+        }
+    }
+}
+
+/// A file that goes away with its last user, be that a crash.
+fn nameless(spool: &Path) -> std::io::Result<File> {
+    let path = spool.join(format!(".upload-{}", uuid::Uuid::new_v4()));
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+async fn blocking<T: Send + 'static>(
+    call: &Call,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(std::io::Error::other)
+        .flatten();
+    done.map_err(|error| {
+        let code = if error.kind() == ErrorKind::StorageFull {
+            507
+        } else {
+            500
+        };
+        let folder = call.app.spool.display();
+        call.refused(code, format!("the tar cannot be kept in {folder}: {error}"))
+    })
+}

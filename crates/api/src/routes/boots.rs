@@ -1,0 +1,53 @@
+//! Boots, as people and the command line follow them.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::{On, Table, right};
+use crate::auth;
+use crate::call::Call;
+use crate::reply::{self, Answer};
+
+/// Longest wait of a long poll. Proxies and clients give up after a minute or so.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+pub(super) fn add(table: &mut Table) {
+    let of_machine = right("machines", "get", On::MachineQuery);
+    table.add(Method::GET, "/isobar/v1/boots", of_machine, list);
+    // Which machine it is about shows only when it has been read: checked in the handler.
+    table.add(
+        Method::GET,
+        "/isobar/v1/boots/{key}",
+        right("machines", "get", On::Some),
+        show,
+    );
+}
+
+async fn list(call: Call) -> Answer {
+    let machine = match call.query.get("machine") {
+        Some(key) => Some(call.resolve("machines", key).await?),
+        None => None,
+    };
+    let boots = call.app.boots.boots(machine.as_deref()).await?;
+    reply::ok(&boots)
+}
+
+async fn show(call: Call) -> Answer {
+    let number = |name: &str| match call.query.get(name) {
+        None => Ok(None),
+        Some(text) => match text.parse::<u64>() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(call.bad_request(format!("{name} must be a whole number, not {text}"))),
+        },
+    };
+    let (after, wait) = (number("after")?, number("wait")?);
+    let boot = call.app.boots.boot(call.key()).await?;
+    let machine = boot.get("machine").and_then(|m| m.as_str()).unwrap_or_default();
+    auth::check(call.who()?, "machines", "get", machine)?;
+    let Some(after) = after else {
+        return reply::ok(&boot);
+    };
+    let wait = Duration::from_secs(wait.unwrap_or(30)).min(MAX_WAIT);
+    reply::ok(&call.app.boots.wait_boot(call.key(), after, wait).await?)
+}

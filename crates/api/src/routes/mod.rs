@@ -1,0 +1,227 @@
+//! The route table, and the one place where requests are let in.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawPathParams, Request, State};
+use axum::response::Response;
+use futures_util::future::BoxFuture;
+use http::Method;
+use isobar_model::{ApiError, Noun};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
+
+use crate::auth::{self, Refusal};
+use crate::call::{Call, Query};
+use crate::reply::{self, Answer};
+use crate::server::Peer;
+use crate::state::AppState;
+
+mod actions;
+mod agent;
+mod bases;
+mod boots;
+mod info;
+mod isos;
+mod objects;
+mod params;
+mod users;
+mod whoami;
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody; the body carries its own proof.
+    Open,
+    /// Whoever has logged in.
+    Known,
+    /// The agent of a machine, with its machine token. The handler compares the machine in the body.
+    Agent,
+    /// Whoever holds this right.
+    Right {
+        /// Scope of the claim: a type prefix.
+        scope: &'static str,
+        /// Action of the claim: `list`, `get`, `update`.
+        action: &'static str,
+        /// What the claim's `specific` is compared with.
+        on: On,
+    },
+    /// Whoever may run the action that the path names on the object in the path.
+    Action {
+        /// Type prefix.
+        scope: &'static str,
+    },
+}
+
+/// The object that a right is needed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// Those that the right covers: everybody is let in, and the handler shows only these.
+    Some,
+    /// All of them.
+    All,
+    /// The one whose key is in the path.
+    Key,
+    /// The one whose key is the query parameter `machine`; all of them without one.
+    MachineQuery,
+}
+
+type Run = Arc<dyn Fn(Call) -> BoxFuture<'static, Answer> + Send + Sync>;
+
+/// One row of the route table.
+#[derive(Clone)]
+pub struct Route {
+    /// Method.
+    pub method: Method,
+    /// Path with `{parameters}`.
+    pub path: String,
+    /// Who may call it.
+    pub access: Access,
+    noun: Option<&'static Noun>,
+    run: Run,
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {:?}", self.method, self.path, self.access)
+    }
+}
+
+/// Rows under construction.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Route>,
+    noun: Option<&'static Noun>,
+}
+
+impl Table {
+    fn add<F, Fut>(&mut self, method: Method, path: impl Into<String>, access: Access, run: F)
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Answer> + Send + 'static,
+    {
+        self.rows.push(Route {
+            method,
+            path: path.into(),
+            access,
+            noun: self.noun,
+            run: Arc::new(move |call| Box::pin(run(call))),
+        });
+    }
+}
+
+/// A right on objects of a type.
+const fn right(scope: &'static str, action: &'static str, on: On) -> Access {
+    Access::Right { scope, action, on }
+}
+
+/// All routes, in the order they are documented.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    let mut table = Table::default();
+    for noun in isobar_model::table::NOUNS {
+        table.noun = Some(noun);
+        objects::add(&mut table, noun);
+        if noun.has_params {
+            params::add(&mut table, noun);
+        }
+        if noun.has_actions {
+            actions::add(&mut table, noun);
+        }
+    }
+    table.noun = None;
+    objects::add_meta(&mut table);
+    actions::add_system(&mut table);
+    users::add(&mut table);
+    whoami::add(&mut table);
+    info::add(&mut table);
+    agent::add(&mut table);
+    boots::add(&mut table);
+    isos::add(&mut table);
+    bases::add(&mut table);
+    table.rows
+}
+
+/// The table as a service.
+pub(crate) fn router(state: AppState) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        // One path may stand in several rows, one for each method.
+        let path = route.path.clone();
+        let Ok(filter) = axum::routing::MethodFilter::try_from(route.method.clone()) else {
+            continue;
+        };
+        let route = Arc::new(route);
+        let handler = move |State(app): State<AppState>, params: RawPathParams, request: Request| {
+            serve(Arc::clone(&route), app, params, request)
+        };
+        router = router.route(&path, axum::routing::on(filter, handler));
+    }
+    let compress = DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream"));
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .layer(CompressionLayer::new().compress_when(compress))
+        .with_state(state)
+}
+
+async fn no_route(request: Request) -> Response {
+    let head = request.method() == Method::HEAD;
+    let answer = reply::error(&ApiError::no_route(request.method().as_str(), request.uri().path()));
+    without_body_if(head, answer)
+}
+
+/// Authenticates, authorises, runs. Every route goes through here.
+async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let head = parts.method == Method::HEAD;
+    let mut call = Call {
+        app,
+        who: None,
+        peer: parts.extensions.get::<Peer>().map(|peer| peer.0),
+        noun: route.noun,
+        query: Query::parse(parts.uri.query()),
+        params: params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        method: parts.method,
+        headers: parts.headers,
+        body: body.into(),
+    };
+    let answer = match auth::admit(&mut call, route.access).await {
+        Ok(()) => run(&route, call).await,
+        Err(Refusal::NoCredentials) => return reply::who_are_you(),
+        Err(Refusal::WrongPassword) => return reply::empty(http::StatusCode::FORBIDDEN),
+        Err(Refusal::Error(error)) => Err(error),
+    };
+    let response = answer.unwrap_or_else(|error| {
+        if error.code >= 500 {
+            tracing::error!(method = %route.method, path = %parts.uri.path(), %error, "request failed");
+        }
+        reply::error(&error)
+    });
+    without_body_if(head, response)
+}
+
+async fn run(route: &Route, call: Call) -> Answer {
+    if call.method == Method::GET || call.method == Method::HEAD {
+        return (route.run)(call).await;
+    }
+    // A task of its own: when the client hangs up, only this wait for it ends.
+    tokio::spawn((route.run)(call)).await.unwrap_or_else(|error| {
+        Err(ApiError::new(
+            500,
+            route.method.as_str(),
+            "",
+            "",
+            format!("internal error: {error}"),
+        ))
+    })
+}
+
+/// HTTP/2 does not drop the body of an answer to HEAD by itself.
+fn without_body_if(head: bool, response: Response) -> Response {
+    if head {
+        response.map(|_| axum::body::Body::empty())
+    } else {
+        response
+    }
+}

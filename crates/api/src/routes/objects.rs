@@ -1,0 +1,225 @@
+//! The routes that every object type has, and those of its Meta.
+
+use http::Method;
+use isobar_model::patch::{Patch, Target};
+use isobar_model::{ApiError, Noun, Object};
+use isobar_objects::{Objects, Principal};
+use serde_json::Value;
+
+use super::{On, Table, right};
+use crate::auth;
+use crate::call::{Call, Query};
+use crate::reply::{self, Answer};
+
+pub(super) fn add(table: &mut Table, noun: &'static Noun) {
+    let all = format!("/api/v3/{}", noun.name);
+    let one = one(noun);
+    let may = |action, on| right(noun.name, action, on);
+    // HEAD is served by the rows for GET.
+    table.add(Method::GET, &all, may("list", On::Some), list);
+    table.add(Method::POST, &all, may("create", On::All), create);
+    table.add(Method::GET, &one, may("get", On::Key), get);
+    table.add(Method::PATCH, &one, may("update", On::Key), patch);
+    table.add(Method::PUT, &one, may("update", On::Key), replace);
+    table.add(Method::DELETE, &one, may("delete", On::Key), delete);
+}
+
+/// Meta of all types that have one.
+pub(super) fn add_meta(table: &mut Table) {
+    for noun in isobar_model::table::NOUNS {
+        table.noun = Some(noun);
+        let path = format!("/api/v3/meta/{}/{{*key}}", noun.name);
+        table.add(Method::GET, &path, right(noun.name, "get", On::Key), meta);
+        table.add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta);
+    }
+    table.noun = None;
+}
+
+/// Path of one object. Names of params have slashes, and nothing follows them.
+fn one(noun: &Noun) -> String {
+    let key = if noun.name == "params" { "{*key}" } else { "{key}" };
+    format!("/api/v3/{}/{key}", noun.name)
+}
+
+/// How an object is to be shown.
+struct View {
+    /// Members that come out empty.
+    slim: Vec<String>,
+    /// Only these params.
+    params: Option<Vec<String>>,
+    aggregate: bool,
+    decode: bool,
+}
+
+impl View {
+    fn of(query: &Query) -> Self {
+        let names = |text: &str| {
+            text.split(',')
+                .map(|n| n.trim().to_owned())
+                .filter(|n| !n.is_empty())
+                .collect()
+        };
+        Self {
+            slim: query.get("slim").map(names).unwrap_or_default(),
+            params: query.get("params").map(names),
+            aggregate: query.flag("aggregate"),
+            decode: query.flag("decode"),
+        }
+    }
+
+    fn show(
+        &self,
+        objects: &Objects,
+        who: &Principal,
+        noun: &'static Noun,
+        object: &Object,
+    ) -> Result<Object, ApiError> {
+        let key = noun.key_of(object);
+        if self.decode {
+            auth::check(who, noun.name, "getSecure", key)?;
+        }
+        let mut shown = noun.public(object);
+        if noun.has_params {
+            let slim = self.slim.iter().any(|s| s == "Params");
+            if self.aggregate && !slim {
+                shown.insert(
+                    "Params".to_owned(),
+                    objects.params(noun.name, key, true, self.decode)?.into(),
+                );
+            } else if self.decode && !slim {
+                shown = objects.decoded(noun.name, &shown)?;
+            }
+            if let (Some(wanted), Some(Value::Object(params))) = (&self.params, shown.get_mut("Params")) {
+                params.retain(|name, _| wanted.iter().any(|w| w == name));
+            }
+            if slim {
+                isobar_model::params::slim(&mut shown);
+            }
+        }
+        if self.slim.iter().any(|s| s == "Meta")
+            && let Some(meta) = shown.get_mut("Meta")
+        {
+            *meta = Object::new().into();
+        }
+        Ok(shown)
+    }
+}
+
+fn noun(call: &Call) -> Result<&'static Noun, ApiError> {
+    call.noun.ok_or_else(|| call.refused(500, "a route of no object type"))
+}
+
+async fn list(call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let query = call.query.clone();
+    let (total, shown) = call
+        .objects(move |objects, who| {
+            let mut all = objects.all(noun.name)?;
+            if !who.allows(noun.name, "list", "") {
+                all.retain(|object| who.allows(noun.name, "list", noun.key_of(object)));
+            }
+            let total = all.len();
+            let view = View::of(&query);
+            let shown = all
+                .iter()
+                .map(|o| view.show(objects, who, noun, o))
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok((total, shown))
+        })
+        .await?;
+    Ok(reply::with_counts(reply::ok(&shown)?, total, shown.len()))
+}
+
+async fn create(mut call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let input = call.json().await?.unwrap_or_default();
+    let object = call
+        .objects(move |objects, who| objects.create(noun.name, &input, who))
+        .await?;
+    reply::created(&noun.public(&object))
+}
+
+async fn get(call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let (key, view) = (call.key().to_owned(), View::of(&call.query));
+    let shown = call
+        .objects(move |objects, who| view.show(objects, who, noun, &*objects.get(noun.name, &key)?))
+        .await?;
+    reply::ok(&shown)
+}
+
+async fn patch(mut call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let ops = call.json().await?.unwrap_or_default();
+    let (key, force) = (call.key().to_owned(), call.query.flag("force"));
+    let object = call
+        .objects(move |objects, who| objects.patch(noun.name, &key, &ops, force, who))
+        .await?;
+    reply::ok(&noun.public(&object))
+}
+
+async fn replace(mut call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let input = call.json().await?.unwrap_or_default();
+    let (key, force) = (call.key().to_owned(), call.query.flag("force"));
+    let object = call
+        .objects(move |objects, who| objects.replace(noun.name, &key, &input, force, who))
+        .await?;
+    reply::ok(&noun.public(&object))
+}
+
+async fn delete(call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let key = call.key().to_owned();
+    let object = call
+        .objects(move |objects, who| objects.delete(noun.name, &key, who))
+        .await?;
+    reply::ok(&noun.public(&object))
+}
+
+async fn meta(call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let key = call.key().to_owned();
+    let object = call.objects(move |objects, _| objects.get(noun.name, &key)).await?;
+    reply::ok(&meta_of(&object))
+}
+
+async fn patch_meta(mut call: Call) -> Answer {
+    let noun = noun(&call)?;
+    let patch = Patch::parse(&call.json().await?.unwrap_or_default()).map_err(|error| {
+        ApiError {
+            model: noun.name.to_owned(),
+            ..error
+        }
+        .with_key(call.key())
+    })?;
+    let key = call.key().to_owned();
+    let object = call
+        .objects(move |objects, who| {
+            objects.update_with(noun.name, &key, who, |object| {
+                let place = |error: ApiError| ApiError {
+                    model: noun.name.to_owned(),
+                    key: key.clone(),
+                    ..error
+                };
+                let mut meta = meta_of(object);
+                patch.apply(&mut meta, Target::Params).map_err(place)?;
+                let text_map = meta.as_object().is_some_and(|m| m.values().all(Value::is_string));
+                if !text_map {
+                    let message = "Meta maps names to texts, and nothing else";
+                    return Err(place(ApiError::bad_request("PATCH", "", message)));
+                }
+                object.insert("Meta".to_owned(), meta);
+                Ok(())
+            })
+        })
+        .await?;
+    reply::ok(&meta_of(&object))
+}
+
+fn meta_of(object: &Object) -> Value {
+    match object.get("Meta") {
+        Some(Value::Object(meta)) => meta.clone().into(),
+        _ => Object::new().into(),
+    }
+}

@@ -1,0 +1,121 @@
+//! Params of machines, profiles and what else has some.
+
+use http::Method;
+use isobar_model::{ApiError, Noun};
+use isobar_objects::Principal;
+
+use super::{On, Table, right};
+use crate::auth;
+use crate::call::Call;
+use crate::reply::{self, Answer};
+
+pub(super) fn add(table: &mut Table, noun: &'static Noun) {
+    let base = format!("/api/v3/{}/{{key}}", noun.name);
+    let (all, one) = (format!("{base}/params"), format!("{base}/params/{{*param}}"));
+    let (read, write) = (right(noun.name, "get", On::Key), right(noun.name, "update", On::Key));
+    table.add(Method::GET, &all, read, list);
+    table.add(Method::POST, &all, write, replace);
+    table.add(Method::PATCH, &all, write, patch);
+    table.add(Method::GET, &one, read, get);
+    table.add(Method::POST, &one, write, set);
+    table.add(Method::DELETE, &one, write, remove);
+    table.add(Method::GET, format!("{base}/pubkey"), read, pubkey);
+}
+
+/// What most of these routes need to know of the request.
+struct Asked {
+    model: &'static str,
+    key: String,
+    param: String,
+    aggregate: bool,
+    decode: bool,
+}
+
+impl Asked {
+    fn of(call: &Call) -> Self {
+        Self {
+            model: call.model(),
+            key: call.key().to_owned(),
+            // The wildcard of the route stands for everything behind the slash: `ipmi/mode` is one name.
+            param: call.param("param").to_owned(),
+            aggregate: call.query.flag("aggregate"),
+            decode: call.query.flag("decode"),
+        }
+    }
+
+    /// Decrypted values are for those with the right to them.
+    fn check_decode(&self, objects: &isobar_objects::Objects, who: &Principal) -> Result<(), ApiError> {
+        if !self.decode || who.allows(self.model, "getSecure", "") {
+            return Ok(());
+        }
+        let own_key = isobar_model::noun(self.model)
+            .zip(objects.find(self.model, &self.key)?)
+            .map_or_else(|| self.key.clone(), |(noun, object)| noun.key_of(&object).to_owned());
+        auth::check(who, self.model, "getSecure", &own_key)
+    }
+}
+
+async fn list(call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let params = call
+        .objects(move |objects, who| {
+            asked.check_decode(objects, who)?;
+            objects.params(asked.model, &asked.key, asked.aggregate, asked.decode)
+        })
+        .await?;
+    reply::ok(&params)
+}
+
+async fn replace(mut call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let params = call.json().await?.unwrap_or_default();
+    let params = call
+        .objects(move |objects, who| objects.set_params(asked.model, &asked.key, &params, who))
+        .await?;
+    reply::ok(&params)
+}
+
+async fn patch(mut call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let ops = call.json().await?.unwrap_or_default();
+    let params = call
+        .objects(move |objects, who| objects.patch_params(asked.model, &asked.key, &ops, who))
+        .await?;
+    reply::ok(&params)
+}
+
+async fn get(call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let value = call
+        .objects(move |objects, who| {
+            asked.check_decode(objects, who)?;
+            objects.param(asked.model, &asked.key, &asked.param, asked.aggregate, asked.decode)
+        })
+        .await?;
+    reply::ok(&value)
+}
+
+async fn set(mut call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let value = call.json().await?.unwrap_or_default();
+    let value = call
+        .objects(move |objects, who| objects.set_param(asked.model, &asked.key, &asked.param, &value, who))
+        .await?;
+    reply::ok(&value)
+}
+
+async fn remove(call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let old = call
+        .objects(move |objects, who| objects.delete_param(asked.model, &asked.key, &asked.param, who))
+        .await?;
+    reply::ok(&old)
+}
+
+async fn pubkey(call: Call) -> Answer {
+    let asked = Asked::of(&call);
+    let key = call
+        .objects(move |objects, _| objects.pubkey(asked.model, &asked.key))
+        .await?;
+    reply::ok(&key)
+}

@@ -1,0 +1,97 @@
+//! Tokens and passwords.
+
+use std::time::Duration;
+
+use http::Method;
+use isobar_model::ApiError;
+use isobar_objects::UserTokenRequest;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{On, Table, info, right};
+use crate::call::Call;
+use crate::reply::{self, Answer};
+
+/// Life of a token when nobody says how long, in seconds.
+const DEFAULT_TTL: u64 = 3600;
+
+pub(super) fn add(table: &mut Table) {
+    table.noun = isobar_model::noun("users");
+    table.add(
+        Method::GET,
+        "/api/v3/users/{key}/token",
+        right("users", "token", On::Key),
+        token,
+    );
+    table.add(
+        Method::PUT,
+        "/api/v3/users/{key}/password",
+        right("users", "password", On::Key),
+        password,
+    );
+    table.noun = isobar_model::noun("machines");
+    let renew = right("machines", "update", On::Key);
+    table.add(Method::GET, "/api/v3/machines/{key}/token", renew, machine_token);
+    table.noun = None;
+}
+
+async fn token(call: Call) -> Answer {
+    let query = &call.query;
+    let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
+    let claim = (text("scope"), text("action"), text("specific"));
+    let request = UserTokenRequest {
+        ttl: Some(ttl(&call)?),
+        roles: text("roles")
+            .split(',')
+            .filter(|r| !r.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        claim: (!claim.0.is_empty() || !claim.1.is_empty() || !claim.2.is_empty()).then_some(claim),
+    };
+    let user = call.key().to_owned();
+    let token = call
+        .objects(move |objects, who| objects.issue_user_token(&user, &request, who))
+        .await?;
+    reply::ok(&json!({ "Token": token.as_str(), "Info": info::info(&call).await? }))
+}
+
+async fn machine_token(call: Call) -> Answer {
+    let (machine, ttl) = (call.key().to_owned(), ttl(&call)?);
+    let token = call
+        .objects(move |objects, _| objects.issue_machine_token(&machine, ttl))
+        .await?;
+    reply::ok(&json!({ "Token": token.as_str(), "Info": info::info(&call).await? }))
+}
+
+fn ttl(call: &Call) -> Result<Duration, ApiError> {
+    match call.query.get("ttl") {
+        None | Some("" | "0") => Ok(Duration::from_secs(DEFAULT_TTL)),
+        Some(text) => match text.parse() {
+            Ok(seconds) => Ok(Duration::from_secs(seconds)),
+            Err(_) => Err(call.bad_request(format!("ttl must be a number of seconds, not {text}"))),
+        },
+    }
+}
+
+#[derive(Deserialize)]
+struct NewPassword {
+    #[serde(rename = "Password", alias = "password")]
+    password: String,
+}
+
+async fn password(mut call: Call) -> Answer {
+    let new: NewPassword = call.typed().await?;
+    if new.password.is_empty() {
+        return Err(call.bad_request("the new password is empty"));
+    }
+    let user = call.key().to_owned();
+    let turn = call.app.logins.clone().acquire_owned().await;
+    let object = call
+        .objects(move |objects, who| {
+            let _turn = turn;
+            objects.set_password(&user, &new.password, who)
+        })
+        .await?;
+    let shown = call.noun.map_or_else(|| (*object).clone(), |noun| noun.public(&object));
+    reply::ok(&shown)
+}

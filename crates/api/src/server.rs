@@ -1,0 +1,205 @@
+//! The accept loop: TLS, HTTP/1.1 and HTTP/2 by ALPN, bounded in connections and in patience.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use crate::state::AppState;
+use crate::tls::TlsIdentity;
+
+/// What one client may take of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once. Further clients wait in the kernel's queue.
+    pub connections: usize,
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For the head of a request; also how long an HTTP/1.1 connection may be idle between two.
+    pub head: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(60),
+            streams: 128,
+        }
+    }
+}
+
+/// Address of the client; an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// The REST server.
+#[derive(Debug)]
+pub struct Server;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Handle {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves on `listener` with [`Limits::default`]. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the listener cannot be used by tokio.
+    pub fn start(listener: std::net::TcpListener, tls: &TlsIdentity, state: AppState) -> std::io::Result<Handle> {
+        Self::start_limited(listener, tls, state, Limits::default())
+    }
+
+    /// Serves on `listener` with limits of one's own.
+    ///
+    /// # Errors
+    /// When the listener cannot be used by tokio.
+    pub fn start_limited(
+        listener: std::net::TcpListener,
+        tls: &TlsIdentity,
+        state: AppState,
+        limits: Limits,
+    ) -> std::io::Result<Handle> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        let router = crate::routes::router(state);
+        let acceptor = TlsAcceptor::from(tls.config());
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(accept(listener, acceptor, router, limits, stopped));
+        Ok(Handle { address, stop, task })
+    }
+}
+
+impl Handle {
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no further requests, waits up to `grace` for those under way, then drops the rest.
+    pub async fn shutdown(self, grace: Duration) {
+        let Self { stop, mut task, .. } = self;
+        let _ = stop.send(true);
+        if tokio::time::timeout(grace, &mut task).await.is_err() {
+            // Aborting the loop drops its set of connections, and with it each of them.
+            task.abort();
+            tracing::warn!("dropped API requests that were still running at shutdown");
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    router: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let slot = tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => break,
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+        };
+        // The semaphore is never closed.
+        let Ok(slot) = slot else { break };
+        let accepted = tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = Connection {
+                    acceptor: acceptor.clone(),
+                    router: router.clone(),
+                    limits,
+                    stopped: stopped.clone(),
+                };
+                connections.spawn(async move {
+                    connection.serve(stream, peer).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, or the client was gone again: neither ends the server.
+                tracing::warn!(%error, "accepting an API connection failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+struct Connection {
+    acceptor: TlsAcceptor,
+    router: Router,
+    limits: Limits,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn serve(mut self, stream: TcpStream, peer: SocketAddr) {
+        // Small JSON answers: waiting for more bytes only costs the client time.
+        let _ = stream.set_nodelay(true);
+        let tls = match tokio::time::timeout(self.limits.handshake, self.acceptor.accept(stream)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+        };
+        let peer = Peer(SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        let service = TowerToHyperService::new(self.router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        }));
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head)
+            .max_buf_size(64 * 1024);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.streams)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(30));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+        let mut connection = std::pin::pin!(connection);
+        let stop = async {
+            let _ = self.stopped.wait_for(|stop| *stop).await;
+        };
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(peer = %peer.0, %error, "API connection ended early");
+        }
+    }
+}

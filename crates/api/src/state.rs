@@ -1,0 +1,67 @@
+//! What all handlers share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use isobar_image::BlobDir;
+use isobar_objects::Objects;
+use tokio::sync::Semaphore;
+
+use crate::boots::Boots;
+
+/// Passwords checked at once: each check costs a core and some 20 MB for as long as it takes.
+const LOGINS: usize = 4;
+
+/// What the server says about itself in `GET /info`.
+#[derive(Clone, Debug)]
+pub struct ServerInfo {
+    /// Name of this endpoint; may be empty.
+    pub id: String,
+    /// `v0.1.0-…`.
+    pub version: String,
+    /// Port of the REST API.
+    pub api_port: u16,
+    /// Port of the file plane.
+    pub file_port: u16,
+    /// Address under which machines reach the server; may be empty.
+    pub address: String,
+}
+
+/// The parts that the routes work on. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub(crate) objects: Objects,
+    pub(crate) boots: Arc<dyn Boots>,
+    pub(crate) blobs: Arc<BlobDir>,
+    pub(crate) spool: Arc<PathBuf>,
+    pub(crate) server: Arc<ServerInfo>,
+    pub(crate) logins: Arc<Semaphore>,
+}
+
+impl AppState {
+    /// `spool`: folder for uploads that are under way; on the file system of the blobs, so that the disk that fills up
+    /// is the one that is watched.
+    #[must_use]
+    pub fn new(
+        objects: Objects,
+        boots: Arc<dyn Boots>,
+        blobs: Arc<BlobDir>,
+        spool: PathBuf,
+        server: ServerInfo,
+    ) -> Self {
+        Self {
+            objects,
+            boots,
+            blobs,
+            spool: Arc::new(spool),
+            server: Arc::new(server),
+            logins: Arc::new(Semaphore::new(LOGINS)),
+        }
+    }
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AppState({:?})", self.server)
+    }
+}
