@@ -1,0 +1,185 @@
+//! `isobar serve`: puts the parts together and takes them apart again.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ArgMatches;
+use isobar_api::{AppState, Limits, Server, ServerInfo, TlsIdentity, tls};
+use isobar_image::BlobDir;
+use isobar_objects::{Objects, Options};
+use isobar_store::sqlite::StoreOptions;
+use isobar_store::{SqliteStore, SystemClock, Vault};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::data_dir::{self, DataDir};
+use crate::settings::{LogFormat, Settings};
+
+/// The first user.
+const FIRST_USER: &str = "rocketskates";
+/// How long requests that are under way may take to end at shutdown.
+const GRACE: Duration = Duration::from_secs(10);
+/// Threads that may wait for the disk.
+const BLOCKING_THREADS: usize = 64;
+
+/// Runs the server until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Settings that do not fit, a data directory in use, a port that is taken, a damaged database.
+pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let settings = Settings::from_matches(matches)?;
+    log_to_stderr(&settings)?;
+    let data = DataDir::open(&settings.data_dir)?;
+    let parts = Parts::open(&settings, &data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("isobar")
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(&settings, parts))?;
+    // Blocking calls still under way are commits or reads of the disk: they end by themselves.
+    runtime.shutdown_timeout(GRACE);
+    tracing::info!("stopped");
+    drop(data);
+    Ok(())
+}
+
+fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log_level)
+        .with_context(|| format!("log-level {} is no level and no filter", settings.log_level))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => log
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// What is there before anything is served.
+struct Parts {
+    objects: Objects,
+    blobs: Arc<BlobDir>,
+    spool: std::path::PathBuf,
+    tls: TlsIdentity,
+    api: TcpListener,
+    files: TcpListener,
+}
+
+impl Parts {
+    fn open(settings: &Settings, data: &DataDir) -> anyhow::Result<Self> {
+        // The ports first: a second server on this host should say so before it does anything.
+        let api = listen("api-listen", settings.api_listen)?;
+        let files = listen("file-listen", settings.file_listen)?;
+        let tls = match (&settings.tls_cert, &settings.tls_key) {
+            (Some(cert), Some(key)) => TlsIdentity::load(cert, key)?,
+            _ => {
+                let (names, addresses) = names_of_host(settings);
+                TlsIdentity::load_or_make(&data.join("tls.crt"), &data.join("tls.key"), &names, &addresses)?
+            }
+        };
+        let blobs = BlobDir::open(&data.join("blobs")).context("opening the folder of blobs")?;
+        let objects = open_objects(settings, data)?;
+        Ok(Self {
+            objects,
+            blobs: Arc::new(blobs),
+            spool: data.path().to_path_buf(),
+            tls,
+            api,
+            files,
+        })
+    }
+}
+
+fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("listening on {address} (setting {setting})"))
+}
+
+/// Names and addresses for the certificate.
+fn names_of_host(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
+    let mut names = tls::host_names();
+    let mut addresses = tls::host_addresses();
+    for extra in settings.tls_names.iter().chain(&settings.address_for_machine) {
+        match extra.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(extra.clone()),
+        }
+    }
+    (names, addresses)
+}
+
+/// Opens database and objects; at the first start makes the first user and writes its password to a file.
+fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> {
+    let database = data.join("isobar.db");
+    let password_path = data.join("rocketskates.password");
+    let fresh = !database.exists();
+    let password = match &settings.password_file {
+        Some(path) => Some(data_dir::read_password(path)?),
+        // Written before the user is: a start that is killed in between finds it again, so that no user is left with
+        // a password that nobody knows.
+        None if fresh && !password_path.exists() => {
+            let password = data_dir::random_password();
+            data_dir::write_secret(&password_path, &password)
+                .with_context(|| format!("writing {}", password_path.display()))?;
+            Some(password)
+        }
+        None => data_dir::read_password(&password_path).ok(),
+    };
+    let vault = Vault::open(&data.join("vault.key"))?;
+    let store = SqliteStore::open(&database, StoreOptions::default())
+        .with_context(|| format!("opening {}", database.display()))?;
+    let options = Options {
+        content: settings.content_pack,
+        prefs: Vec::new(),
+        first_user: (FIRST_USER.to_owned(), password),
+        clock: Arc::new(SystemClock::default()),
+    };
+    let objects = Objects::open(Arc::new(store), Arc::new(vault), options)?;
+    if let Some(password) = objects.first_password() {
+        data_dir::write_secret(&password_path, &password)
+            .with_context(|| format!("writing {}", password_path.display()))?;
+    }
+    if fresh {
+        let from = settings.password_file.as_ref().unwrap_or(&password_path);
+        tracing::info!(user = FIRST_USER, password_file = %from.display(), "first start: made the first user");
+    }
+    Ok(objects)
+}
+
+async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
+    let (api_address, file_address) = (parts.api.local_addr()?, parts.files.local_addr()?);
+    let fingerprint = parts.tls.fingerprint();
+    let info = ServerInfo {
+        id: String::new(),
+        version: concat!("v", env!("CARGO_PKG_VERSION"), "-isobar").to_owned(),
+        api_port: api_address.port(),
+        file_port: file_address.port(),
+        address: settings.address_for_machine.clone().unwrap_or_default(),
+    };
+    let boots = Arc::new(crate::no_boots::NoBoots);
+    let state = AppState::new(parts.objects, boots, parts.blobs, parts.spool, info);
+    let limits = Limits {
+        connections: settings.max_connections,
+        ..Limits::default()
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let server = Server::start_limited(parts.api, &parts.tls, state, limits).context("starting the API")?;
+    tracing::info!(api = %api_address, files = %file_address, %fingerprint, "ready");
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    // A second signal ends it at once.
+    tokio::select! {
+        () = server.shutdown(GRACE) => Ok(()),
+        _ = terminate.recv() => bail!("stopped by a second SIGTERM"),
+        _ = interrupt.recv() => bail!("stopped by a second SIGINT"),
+    }
+}

@@ -1,0 +1,259 @@
+//! Settings of `isobar serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{ArgMatches, Command};
+use serde::Deserialize;
+
+use crate::options::Kind::{List, Number, Switch, Text};
+use crate::options::{self, setting};
+
+/// Read when it is there and no other is named.
+const DEFAULT_CONFIG: &str = "/etc/isobar/isobar.toml";
+
+const TABLE: options::Settings = options::Settings {
+    prefix: "ISOBAR",
+    rows: &[
+        setting(
+            "data-dir",
+            Text,
+            "DIR",
+            "Everything that is kept: database, keys, blobs [default: /var/lib/isobar]",
+        ),
+        setting(
+            "api-listen",
+            Text,
+            "ADDR:PORT",
+            "REST API, TLS ([::]:8092 for IPv6 and IPv4) [default: 0.0.0.0:8092]",
+        ),
+        setting(
+            "file-listen",
+            Text,
+            "ADDR:PORT",
+            "File plane, plain HTTP, read by BMCs [default: 0.0.0.0:8091]",
+        ),
+        setting(
+            "tls-cert",
+            Text,
+            "FILE",
+            "Certificate chain of your own, PEM [default: one is made at first start]",
+        ),
+        setting("tls-key", Text, "FILE", "Its private key, PEM"),
+        setting(
+            "tls-names",
+            List,
+            "NAME,...",
+            "Further host names and addresses for the certificate that is made at first start",
+        ),
+        setting(
+            "address-for-bmc",
+            Text,
+            "ADDR|URL",
+            "How BMCs reach the file plane [default: the address that routes toward the BMC]",
+        ),
+        setting(
+            "address-for-machine",
+            Text,
+            "ADDR",
+            "How machines reach this server [default: the address that routes toward the machine]",
+        ),
+        setting(
+            "content-pack",
+            Switch,
+            "true|false",
+            "Our own bootenvs, stages, workflows and params [default: true]",
+        ),
+        setting(
+            "strict-bmc-address",
+            Switch,
+            "true|false",
+            "Serve a boot image to the address of its BMC alone [default: false: served and flagged]",
+        ),
+        setting(
+            "bmc-networks",
+            List,
+            "CIDR,...",
+            "Networks in which BMCs may be addressed [default: any]",
+        ),
+        setting(
+            "open-isos",
+            Switch,
+            "true|false",
+            "Serve dynamic_isos/UUID/BOOTENV/boot.iso on the file plane to anybody [default: false]",
+        ),
+        setting(
+            "password-file",
+            Text,
+            "FILE",
+            "First start only: password of rocketskates, first line [default: a random one]",
+        ),
+        setting(
+            "max-connections",
+            Number,
+            "N",
+            "API connections at once [default: 4096]",
+        ),
+        setting(
+            "log-level",
+            Text,
+            "LEVEL",
+            "error, warn, info, debug, trace, or a filter such as info,isobar_boot=debug [default: info]",
+        ),
+        setting(
+            "log-format",
+            Text,
+            "text|json",
+            "Form of the log on standard error [default: text]",
+        ),
+    ],
+};
+
+/// All settings, with their defaults.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) api_listen: SocketAddr,
+    pub(crate) file_listen: SocketAddr,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) tls_names: Vec<String>,
+    pub(crate) address_for_bmc: Option<String>,
+    pub(crate) address_for_machine: Option<String>,
+    pub(crate) content_pack: bool,
+    pub(crate) strict_bmc_address: bool,
+    pub(crate) bmc_networks: Vec<String>,
+    pub(crate) open_isos: bool,
+    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) max_connections: usize,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/isobar".into(),
+            api_listen: SocketAddr::from(([0, 0, 0, 0], 8092)),
+            file_listen: SocketAddr::from(([0, 0, 0, 0], 8091)),
+            tls_cert: None,
+            tls_key: None,
+            tls_names: Vec::new(),
+            address_for_bmc: None,
+            address_for_machine: None,
+            content_pack: true,
+            strict_bmc_address: false,
+            bmc_networks: Vec::new(),
+            open_isos: false,
+            password_file: None,
+            max_connections: 4096,
+            log_level: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// The command `serve`.
+pub(crate) fn command() -> Command {
+    Command::new("serve")
+        .about("Run the server: REST API, file plane and boots")
+        .args(TABLE.args(Some(DEFAULT_CONFIG)))
+        .after_help(
+            "An option wins over its environment variable, that over the file, that over the default.\n\n\
+             Examples:\n  \
+             isobar serve\n  \
+             isobar serve --data-dir ./data --api-listen 127.0.0.1:8092 --file-listen 127.0.0.1:8091\n  \
+             isobar serve --tls-cert /etc/ssl/isobar.pem --tls-key /etc/ssl/private/isobar.key\n  \
+             ISOBAR_LOG_FORMAT=json isobar serve --strict-bmc-address --bmc-networks 10.9.0.0/16\n\n\
+             The first start makes the user rocketskates and writes its password to DATA-DIR/rocketskates.password.",
+        )
+}
+
+impl Settings {
+    /// Settings from options, environment and file.
+    ///
+    /// # Errors
+    /// As [`options::Settings::read`].
+    pub(crate) fn from_matches(matches: &ArgMatches) -> anyhow::Result<Self> {
+        let settings: Self = TABLE.read(matches, Some(DEFAULT_CONFIG))?;
+        if settings.tls_cert.is_some() != settings.tls_key.is_some() {
+            bail!("tls-cert and tls-key go together: only one of them is set");
+        }
+        Ok(settings)
+    }
+
+    /// [`Settings::from_matches`] of a command line without the program's name.
+    #[cfg(test)]
+    fn parse(args: &[&str]) -> anyhow::Result<Self> {
+        let args = std::iter::once("serve").chain(args.iter().copied());
+        Self::from_matches(&command().try_get_matches_from(args)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_table_and_the_struct_have_the_same_settings() {
+        options::check_table::<Settings>(TABLE, |name| match name {
+            "log-format" => Some("json"),
+            "api-listen" | "file-listen" => Some("[::1]:0"),
+            _ => None,
+        });
+    }
+
+    #[test]
+    fn an_option_wins_over_the_file_and_the_file_over_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("isobar.toml");
+        std::fs::write(
+            &file,
+            "data-dir = '/srv/a'\ncontent-pack = false\nbmc-networks = ['10.0.0.0/8']\nmax-connections = 5\n",
+        )
+        .unwrap();
+        let config = format!("--config={}", file.display());
+        let settings = Settings::parse(&[&config, "--data-dir", "/srv/b"]).unwrap();
+        assert_eq!(settings.data_dir, Path::new("/srv/b"));
+        assert!(!settings.content_pack);
+        assert_eq!(settings.bmc_networks, ["10.0.0.0/8"]);
+        assert_eq!(settings.max_connections, 5);
+        assert_eq!(settings.file_listen.port(), 8091);
+        let lists = Settings::parse(&[&config, "--content-pack", "--bmc-networks", "10.1.0.0/16,10.2.0.0/16"]).unwrap();
+        assert!(lists.content_pack);
+        assert_eq!(lists.bmc_networks.len(), 2);
+    }
+
+    #[test]
+    fn mistakes_name_the_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("isobar.toml");
+        std::fs::write(&file, "data-dri = '/srv/a'\n").unwrap();
+        let text = |args: &[&str]| format!("{:#}", Settings::parse(args).unwrap_err());
+        let unknown = text(&[&format!("--config={}", file.display())]);
+        assert!(
+            unknown.contains("isobar.toml") && unknown.contains("data-dri"),
+            "{unknown}"
+        );
+        assert!(text(&["--content-pack=maybe"]).contains("content-pack"));
+        assert!(text(&["--max-connections", "many"]).contains("ISOBAR_MAX_CONNECTIONS"));
+        assert!(text(&["--api-listen", "nowhere"]).contains("api-listen"));
+        assert!(text(&["--tls-cert", "a.pem"]).contains("tls-key"));
+        assert!(text(&["--config", "/nowhere/x.toml"]).contains("/nowhere/x.toml"));
+    }
+}

@@ -1,0 +1,126 @@
+//! `isobar sim`: one simulated BMC with a machine behind it.
+
+use anyhow::Context;
+use clap::{ArgMatches, Command};
+use isobar_sim::SimOptions;
+
+use crate::options::Kind::{Number, Switch, Text};
+use crate::options::{self, setting};
+
+const TABLE: options::Settings = options::Settings {
+    prefix: "ISOBAR_SIM",
+    rows: &[
+        setting(
+            "listen",
+            Text,
+            "ADDR:PORT",
+            "Where the BMC answers [default: 127.0.0.1:8443]",
+        ),
+        setting(
+            "plain-http",
+            Switch,
+            "true|false",
+            "HTTP instead of HTTPS [default: false]",
+        ),
+        setting("user", Text, "NAME", "Login of the BMC [default: admin]"),
+        setting(
+            "password-file",
+            Text,
+            "FILE",
+            "Its password [default: a random one, in WORK-DIR/password]",
+        ),
+        setting(
+            "machine",
+            Text,
+            "qemu|paper",
+            "A virtual machine, or one that only reads its CD [default: qemu]",
+        ),
+        setting(
+            "firmware",
+            Text,
+            "bios|uefi|secureboot",
+            "Firmware of the machine [default: uefi]",
+        ),
+        setting("memory", Number, "MIB", "Memory of the machine"),
+        setting("mac", Text, "MAC", "Address of its network interface"),
+        setting("uuid", Text, "UUID", "Its SMBIOS UUID"),
+        setting("net", Text, "CIDR", "Its network; the host is the first address"),
+        setting(
+            "read-manner",
+            Text,
+            "MANNER",
+            "How the BMC reads images: lazy, at-insert, read-ahead, copy-all",
+        ),
+        setting("rate", Number, "BYTES", "Speed limit of these reads, bytes a second"),
+        setting("serial", Text, "FILE", "Where the serial console goes"),
+        setting(
+            "echo-serial",
+            Switch,
+            "true|false",
+            "Copy the serial console to standard output",
+        ),
+        setting("work-dir", Text, "DIR", "Folder for what the simulator keeps"),
+    ],
+};
+
+/// The command `sim`.
+pub(crate) fn command() -> Command {
+    Command::new("sim")
+        .about("Run a simulated BMC with a QEMU machine behind it")
+        .args(TABLE.args(None))
+        .after_help(
+            "Examples:\n  \
+             isobar sim --work-dir /tmp/bmc1\n  \
+             isobar sim --work-dir /tmp/bmc2 --listen 127.0.0.1:8444 --firmware secureboot --echo-serial\n  \
+             isobar sim --work-dir /tmp/bmc3 --machine paper --read-manner copy-all --rate 4000000",
+        )
+}
+
+/// Runs it until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Settings that do not fit, a port that is taken, QEMU that does not start.
+pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    let options: SimOptions = TABLE.read(matches, None)?;
+    isobar_sim::run_blocking(options, |sim| {
+        eprintln!("BMC at {}", sim.url());
+        if let Some(fingerprint) = sim.fingerprint() {
+            eprintln!("certificate SHA-256 {fingerprint}");
+        }
+        eprintln!("user {}; the password is in the password file", sim.config().user);
+    })
+    .context("the simulator")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_row_is_an_option_of_the_simulator() {
+        let args = [
+            "sim",
+            "--listen=127.0.0.1:0",
+            "--plain-http",
+            "--user=root",
+            "--password-file=p",
+            "--machine=paper",
+            "--firmware=bios",
+            "--memory=512",
+            "--mac=52:54:00:00:00:01",
+            "--uuid=1987e6d3-75ef-4a61-bf0d-2fa4b26f8215",
+            "--net=10.0.0.0/24",
+            "--read-manner=copy-all",
+            "--rate=1000",
+            "--serial=s",
+            "--echo-serial",
+            "--work-dir=w",
+        ];
+        assert_eq!(args.len(), TABLE.rows.len() + 1);
+        let options: SimOptions = TABLE.read(&command().get_matches_from(args), None).unwrap();
+        assert!(options.plain_http && options.echo_serial);
+        assert_eq!(options.memory, Some(512));
+        assert_eq!(options.user.as_deref(), Some("root"));
+    }
+}
