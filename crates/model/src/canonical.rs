@@ -129,7 +129,13 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn structure(fields: &[Field], input: &Map<String, Value>, path: &str, problems: &mut Vec<String>) -> Object {
+/// Reads the members that `fields` name; `problems` gets a text for each value of the wrong type.
+pub(crate) fn structure(
+    fields: &[Field],
+    input: &Map<String, Value>,
+    path: &str,
+    problems: &mut Vec<String>,
+) -> Object {
     let mut object = Object::new();
     for field in fields {
         // The exact spelling wins; else the last member that differs by case only.

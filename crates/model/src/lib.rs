@@ -9,11 +9,13 @@
 
 pub mod arch;
 pub mod bootenv;
+pub mod content;
 pub mod error;
 pub mod key;
 pub mod lookup;
 pub mod machine;
 pub mod name;
+pub mod network;
 pub mod params;
 pub mod patch;
 pub mod references;
