@@ -1,0 +1,66 @@
+//! Why a command fails, in the words that go after `Error: `.
+
+use std::io;
+
+use isobar_client::ClientError;
+
+/// Why a command fails. `Display` is what stands after `Error: `.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The server, or the way to it.
+    #[error("{0}")]
+    Client(#[from] ClientError),
+
+    /// What the server said, and what to do about it.
+    #[error("{error}\n{hint}")]
+    Hinted { error: Box<ClientError>, hint: String },
+
+    /// The command line itself is wrong; `usage` says how it is right.
+    #[error("{message}")]
+    Usage { message: String, usage: String },
+
+    /// A text of our own.
+    #[error("{0}")]
+    Text(String),
+
+    /// A file, standard input or standard output.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+
+    /// The reader of the output has gone away: nobody is left to tell.
+    #[error("standard output is closed")]
+    Closed,
+}
+
+impl CliError {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+
+    /// Writing to standard output failed.
+    pub(crate) fn stdout(source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::BrokenPipe {
+            return Self::Closed;
+        }
+        Self::Io {
+            what: "standard output".to_owned(),
+            source,
+        }
+    }
+
+    /// Adds advice to what the server said.
+    pub(crate) fn hinted(error: ClientError, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => Self::Hinted {
+                error: Box::new(error),
+                hint,
+            },
+            None => Self::Client(error),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What a command prints, in the format that was asked for.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Map, Value};
+
+use crate::CliError;
+use crate::settings::{Format, Settings};
+
+/// What a command brought.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// A value, to be formatted; `columns` are those of a table of it.
+    Json { value: Value, columns: Vec<String> },
+    /// Text that looks the same in every format.
+    Text(String),
+    /// Nothing to print.
+    Nothing,
+}
+
+impl Output {
+    /// A value without a table of its own: maps get a row for each member.
+    pub(crate) fn json(value: Value) -> Self {
+        Self::Json {
+            value,
+            columns: Vec::new(),
+        }
+    }
+
+    /// The text to print, with its line break.
+    pub(crate) fn render(self, settings: &Settings) -> Result<String, CliError> {
+        match self {
+            Self::Nothing => Ok(String::new()),
+            Self::Text(text) => Ok(text),
+            Self::Json { value, columns } => match settings.format {
+                Format::Json => Ok(json(&value)),
+                Format::Yaml => serde_yaml_ng::to_string(&sorted(&value))
+                    .map_err(|error| CliError::text(format!("the answer cannot be written as YAML: {error}"))),
+                Format::Text | Format::Table => Ok(table(&value, &columns, settings)),
+            },
+        }
+    }
+}
+
+/// JSON as drpcli writes it: two blanks a level, keys sorted, `&`, `<` and `>` escaped, a line break.
+pub(crate) fn json(value: &Value) -> String {
+    let mut text = String::new();
+    // These characters stand nowhere in JSON but inside strings.
+    for c in format!("{:#}", sorted(value)).chars() {
+        match c {
+            '&' => text.push_str("\\u0026"),
+            '<' => text.push_str("\\u003c"),
+            '>' => text.push_str("\\u003e"),
+            '\u{2028}' => text.push_str("\\u2028"),
+            '\u{2029}' => text.push_str("\\u2029"),
+            c => text.push(c),
+        }
+    }
+    text.push('\n');
+    text
+}
+
+/// Keys sorted at every level; whole numbers without a fraction, as drpcli shows them.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(name, _)| *name);
+            Value::Object(
+                members
+                    .into_iter()
+                    .map(|(name, value)| (name.clone(), sorted(value)))
+                    .collect(),
+            )
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        Value::Number(number) => match number.as_f64() {
+            // Below 2^53 a float holds each whole number exactly.
+            Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0 => {
+                #[allow(clippy::cast_possible_truncation)]
+                let whole = float as i64;
+                Value::from(whole)
+            }
+            _ => value.clone(),
+        },
+        other => other.clone(),
+    }
+}
+
+fn table(value: &Value, columns: &[String], settings: &Settings) -> String {
+    let asked = &settings.print_fields;
+    match value {
+        Value::Array(rows) if rows.iter().all(Value::is_object) => {
+            let rows: Vec<&Map<String, Value>> = rows.iter().filter_map(Value::as_object).collect();
+            let columns = if !asked.is_empty() {
+                asked.clone()
+            } else if !columns.is_empty() {
+                columns.to_vec()
+            } else {
+                rows.first()
+                    .map(|row| row.keys().cloned().collect())
+                    .unwrap_or_default()
+            };
+            let cells = rows.iter().map(|row| {
+                columns
+                    .iter()
+                    .map(|column| cell(lookup(row, column), settings.truncate))
+                    .collect()
+            });
+            lay_out(&columns, cells, settings)
+        }
+        Value::Array(items) => {
+            let cells = items.iter().map(|item| vec![cell(Some(item), settings.truncate)]);
+            lay_out(&["Value".to_owned()], cells, settings)
+        }
+        Value::Object(members) => {
+            let mut names: Vec<&String> = members.keys().collect();
+            names.sort();
+            let names = names
+                .into_iter()
+                .filter(|name| asked.is_empty() || asked.contains(name));
+            // One object has the width of the terminal to itself.
+            let cells = names.map(|name| vec![name.clone(), cell(members.get(name), usize::MAX)]);
+            lay_out(&["Name".to_owned(), "Value".to_owned()], cells, settings)
+        }
+        scalar => format!("{}\n", cell(Some(scalar), usize::MAX)),
+    }
+}
+
+/// A member, or a param of the object by the param's name.
+fn lookup<'a>(row: &'a Map<String, Value>, column: &str) -> Option<&'a Value> {
+    let param = column.strip_prefix("Params.").unwrap_or(column);
+    row.get(column).or_else(|| row.get("Params")?.get(param))
+}
+
+fn cell(value: Option<&Value>, width: usize) -> String {
+    let text = match value {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
+            items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+        }
+        Some(other) => sorted(other).to_string(),
+    };
+    // What comes from machines must not drive the terminal.
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+        .collect();
+    if width == 0 || text.chars().count() <= width {
+        return text;
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+fn lay_out(columns: &[String], rows: impl Iterator<Item = Vec<String>>, settings: &Settings) -> String {
+    if settings.format == Format::Text {
+        let mut text = String::new();
+        for row in rows {
+            text.push_str(&row.join("\t"));
+            text.push('\n');
+        }
+        return text;
+    }
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    if settings.header {
+        table.set_header(columns);
+    }
+    for row in rows {
+        table.add_row(row);
+    }
+    let mut text = String::new();
+    for line in table.lines() {
+        // Cells are padded by a blank on both sides; the outer ones only widen the output.
+        text.push_str(line.strip_prefix(' ').unwrap_or(&line).trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn json_is_drpclis() {
+        let value = json!({"b": [], "a": {"z": "<&>", "y": null}, "c": [1, 2.0, 2.5], "d": {}});
+        let text = "{\n  \"a\": {\n    \"y\": null,\n    \"z\": \"\\u003c\\u0026\\u003e\"\n  },\n  \"b\": [],\n  \
+                    \"c\": [\n    1,\n    2,\n    2.5\n  ],\n  \"d\": {}\n}\n";
+        assert_eq!(super::json(&value), text);
+        assert_eq!(super::json(&json!("On")), "\"On\"\n");
+    }
+
+    #[test]
+    fn cells_do_not_drive_the_terminal() {
+        assert_eq!(cell(Some(&json!("a\u{1b}[2Jb")), 40), "a\u{fffd}[2Jb");
+        assert_eq!(cell(Some(&json!("abcdef")), 4), "abc…");
+        assert_eq!(cell(Some(&json!(["a", "b"])), 40), "a, b");
+    }
+}

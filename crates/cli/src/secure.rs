@@ -1,0 +1,76 @@
+//! Secure params (drp-api §8): the client boxes the value for the object's public key, so that neither a
+//! log nor an answer ever holds it in clear.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use crypto_box::aead::{Aead as _, AeadCore as _, OsRng};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
+use serde_json::{Value, json};
+
+use crate::CliError;
+
+/// Boxes a value (NaCl box, X25519 and XSalsa20-Poly1305) under a fresh key.
+///
+/// `public_key` is what `GET …/pubkey` gave: 32 bytes in base64.
+pub(crate) fn seal(value: &Value, public_key: &Value) -> Result<Value, CliError> {
+    let bad = || CliError::text("the server's public key for secure params is unusable: it must be 32 bytes in base64");
+    let bytes = public_key
+        .as_str()
+        .and_then(|text| STANDARD.decode(text).ok())
+        .ok_or_else(bad)?;
+    let theirs = PublicKey::from(<[u8; 32]>::try_from(bytes).map_err(|_| bad())?);
+    let ours = SecretKey::generate(&mut OsRng);
+    let nonce = SalsaBox::generate_nonce(&mut OsRng);
+    let payload = SalsaBox::new(&theirs, &ours)
+        .encrypt(&nonce, value.to_string().as_bytes())
+        .map_err(|_| CliError::text("the value could not be encrypted"))?;
+    Ok(json!({
+        "Key": STANDARD.encode(ours.public_key().as_bytes()),
+        "Nonce": STANDARD.encode(nonce),
+        "Payload": STANDARD.encode(payload),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crypto_box::aead::AeadInPlace as _;
+
+    fn bytes(value: &Value) -> Vec<u8> {
+        STANDARD.decode(value.as_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn only_the_holder_of_the_key_reads_it() {
+        let theirs = SecretKey::generate(&mut OsRng);
+        let public = json!(STANDARD.encode(theirs.public_key().as_bytes()));
+        let sealed = seal(&json!("hunter2"), &public).unwrap();
+        assert!(!sealed.to_string().contains("hunter2"));
+        let ours = PublicKey::from(<[u8; 32]>::try_from(bytes(&sealed["Key"])).unwrap());
+        let nonce = bytes(&sealed["Nonce"]);
+        let open = |payload: &[u8]| SalsaBox::new(&ours, &theirs).decrypt(nonce.as_slice().into(), payload);
+        let mut payload = bytes(&sealed["Payload"]);
+        assert_eq!(open(&payload).unwrap(), b"\"hunter2\"");
+        // As NaCl and Go's nacl/box lay it out: the authenticator first.
+        let mut text = payload[16..].to_vec();
+        SalsaBox::new(&ours, &theirs)
+            .decrypt_in_place_detached(nonce.as_slice().into(), b"", &mut text, payload[..16].into())
+            .unwrap();
+        assert_eq!(text, b"\"hunter2\"");
+        payload[0] ^= 1;
+        assert!(open(&payload).is_err());
+        assert_ne!(
+            seal(&json!("hunter2"), &public).unwrap(),
+            sealed,
+            "a fresh key each time"
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_key() {
+        for bad in [json!(null), json!("!"), json!("AAAA")] {
+            assert!(seal(&json!(1), &bad).unwrap_err().to_string().contains("32 bytes"));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Actions of plugins (drp-api §9).
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use isobar_client::{Method, escape_rest, path};
+use serde_json::{Map, Value};
+
+use super::{Arity, Call, Flag, Verb, option, verb};
+use crate::output::Output;
+use crate::session::Session;
+use crate::{CliError, input};
+
+const FLAGS: &[Flag] = &[option(
+    "plugin",
+    "NAME",
+    "The plugin to ask, where several offer the action",
+)];
+
+/// BMCs take their time; the server ends what hangs.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+pub(super) const VERBS: &[Verb] = &[
+    verb(
+        "actions",
+        "[id]",
+        Arity::Exactly(1),
+        actions,
+        "Lists the actions that can be run on an object",
+        "{noun} actions {id}",
+    )
+    .flags(FLAGS),
+    verb(
+        "action",
+        "[id] [action]",
+        Arity::Exactly(2),
+        action,
+        "Shows an action with its params",
+        "{noun} action {id} powerstatus",
+    )
+    .flags(FLAGS),
+    verb(
+        "runaction",
+        "[id] [action] [- | JSON or YAML map | key value...]",
+        Arity::AtLeast(2),
+        runaction,
+        "Runs an action and shows its answer",
+        "{noun} runaction {id} powerstatus ipmi/mode redfish",
+    )
+    .flags(FLAGS),
+];
+
+/// The same on the server itself.
+pub(super) const SYSTEM: &[Verb] = &[
+    verb(
+        "actions",
+        "",
+        Arity::Exactly(0),
+        actions,
+        "Lists the actions that can be run",
+        "system actions",
+    )
+    .flags(FLAGS),
+    verb(
+        "action",
+        "[action]",
+        Arity::Exactly(1),
+        action,
+        "Shows an action with its params",
+        "system action upgrade",
+    )
+    .flags(FLAGS),
+    verb(
+        "runaction",
+        "[action] [- | JSON or YAML map | key value...]",
+        Arity::AtLeast(1),
+        runaction,
+        "Runs an action and shows its answer",
+        "system runaction upgrade",
+    )
+    .flags(FLAGS),
+];
+
+/// Path of the actions, and the arguments after what names the object.
+fn route<'a>(call: &'a Call) -> (String, &'a [String]) {
+    match call.row {
+        Some(_) => (
+            path!("api", "v3", call.noun, call.arg(0), "actions"),
+            call.args.get(1..).unwrap_or_default(),
+        ),
+        None => (path!("api", "v3", call.noun, "actions"), &call.args),
+    }
+}
+
+fn actions(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let (route, _) = route(call);
+    let mut request = session.client()?.request(Method::GET, &route);
+    if let Some(plugin) = call.option("plugin") {
+        request = request.query("plugin", plugin);
+    }
+    let answer = request
+        .send()
+        .map_err(|error| session.not_found_hint(call.noun, call.arg(0), error))?;
+    let columns = ["Command", "Provider", "RequiredParams", "OptionalParams"]
+        .map(str::to_owned)
+        .to_vec();
+    Ok(Output::Json {
+        value: answer.json()?,
+        columns,
+    })
+}
+
+fn action(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let (route, rest) = route(call);
+    let command = rest.first().map_or("", String::as_str);
+    let mut request = session
+        .client()?
+        .request(Method::GET, &format!("{route}/{}", path_word(command)));
+    if let Some(plugin) = call.option("plugin") {
+        request = request.query("plugin", plugin);
+    }
+    let answer = request
+        .send()
+        .map_err(|error| session.not_found_hint(call.noun, call.arg(0), error))?;
+    Ok(Output::json(answer.json()?))
+}
+
+fn runaction(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let (route, rest) = route(call);
+    let (command, arguments) = rest
+        .split_first()
+        .map_or(("", rest), |(command, rest)| (command.as_str(), rest));
+    let params = params(session, call, arguments)?;
+    let mut request = session
+        .client()?
+        .request(Method::POST, &format!("{route}/{}", path_word(command)))
+        .patience(PATIENCE);
+    if let Some(plugin) = call.option("plugin") {
+        request = request.query("plugin", plugin);
+    }
+    let spinner = spinner(session, command);
+    let answer = request.send_json(&params);
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    let answer = answer.map_err(|error| session.not_found_hint(call.noun, call.arg(0), error))?;
+    Ok(Output::json(answer.json()?))
+}
+
+fn path_word(command: &str) -> String {
+    isobar_client::escape_segment(command)
+}
+
+/// `k v k v …`, or one map.
+fn params(session: &Session, call: &Call, arguments: &[String]) -> Result<Value, CliError> {
+    if let [one] = arguments {
+        return input::map(session.host, one, "what follows the action");
+    }
+    let mut params = Map::new();
+    let left_out = match arguments.len() % 2 {
+        0 => None,
+        _ => Some(without_value(session, arguments).ok_or_else(|| {
+            call.misuse("the params after the action are pairs of name and value; one of them is missing")
+        })?),
+    };
+    let mut rest = arguments.iter().enumerate();
+    while let Some((at, name)) = rest.next() {
+        if Some(at) == left_out {
+            session.host.note(&format!(
+                "{name} has no value here: it is left out, the server takes its own"
+            ));
+            continue;
+        }
+        if let Some((_, text)) = rest.next() {
+            params.insert(name.clone(), input::scalar(&input::value_text(session.host, text)?));
+        }
+    }
+    Ok(Value::Object(params))
+}
+
+/// Of an odd number of arguments the name that nobody gave a value: the first that the name of a declared
+/// param follows. The manual's own example lost its URL that way:
+/// `mountVirtualMedia ipmi/mode redfish ipmi/virtual-media-url ipmi/virtual-media-boot true`.
+fn without_value(session: &Session, arguments: &[String]) -> Option<usize> {
+    let client = session.client().ok()?;
+    let declared = |name: &String| client.head(&format!("/api/v3/params/{}", escape_rest(name))).is_ok();
+    (0..arguments.len()).step_by(2).find(|&at| match arguments.get(at + 1) {
+        Some(value) => value.contains('/') && declared(value),
+        None => true,
+    })
+}
+
+fn spinner(session: &Session, command: &str) -> Option<ProgressBar> {
+    if !session.host.stderr_is_terminal || !session.helpful() {
+        return None;
+    }
+    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").ok()?);
+    spinner.set_message(format!("waiting for {command}"));
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    Some(spinner)
+}

@@ -1,0 +1,330 @@
+//! Files and ISOs on the server, and what uploads them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use isobar_client::{Client, Method, escape_rest, path};
+use serde_json::{Value, json};
+
+use super::{Arity, Call, Verb, option, verb};
+use crate::output::Output;
+use crate::session::Session;
+use crate::{CliError, input};
+
+pub(super) const ISOS: &[Verb] = &[
+    verb(
+        "list",
+        "",
+        Arity::Exactly(0),
+        list,
+        "Lists the uploaded ISOs",
+        "isos list",
+    ),
+    verb(
+        "exists",
+        "[name]",
+        Arity::Exactly(1),
+        exists,
+        "Succeeds if the ISO is there",
+        "isos exists debian-12.iso",
+    ),
+    verb(
+        "upload",
+        "[file] as [name]",
+        Arity::Exactly(3),
+        upload,
+        "Uploads an ISO",
+        "isos upload debian-12.iso as debian-12.iso",
+    ),
+    verb(
+        "download",
+        "[name]",
+        Arity::Exactly(1),
+        download,
+        "Writes an ISO to standard output",
+        "isos download debian-12.iso > debian-12.iso",
+    ),
+    verb(
+        "destroy",
+        "[name]",
+        Arity::Exactly(1),
+        destroy,
+        "Deletes an ISO",
+        "isos destroy debian-12.iso",
+    ),
+];
+
+pub(super) const FILES: &[Verb] = &[
+    verb(
+        "list",
+        "[path]",
+        Arity::Between(0, 1),
+        list,
+        "Lists files",
+        "files list /images",
+    ),
+    verb(
+        "exists",
+        "[name]",
+        Arity::Exactly(1),
+        exists,
+        "Succeeds if the file is there",
+        "files exists images/a.txt",
+    ),
+    verb(
+        "upload",
+        "[file] as [name]",
+        Arity::Exactly(3),
+        upload,
+        "Uploads a file",
+        "files upload a.txt as images/a.txt",
+    ),
+    verb(
+        "download",
+        "[name]",
+        Arity::Exactly(1),
+        download,
+        "Writes a file to standard output",
+        "files download images/a.txt",
+    ),
+    verb(
+        "destroy",
+        "[name]",
+        Arity::Exactly(1),
+        destroy,
+        "Deletes a file",
+        "files destroy images/a.txt",
+    ),
+];
+
+pub(super) const BOOTENVS: &[Verb] = &[
+    verb(
+        "install",
+        "[file]",
+        Arity::Exactly(1),
+        install,
+        "Creates a bootenv from a file, and its templates from the folder beside it",
+        "bootenvs install bootenvs/fred.yml",
+    ),
+    verb(
+        "uploadiso",
+        "[id]",
+        Arity::Exactly(1),
+        uploadiso,
+        "Uploads the ISO that a bootenv needs, from a local file",
+        "bootenvs uploadiso sledgehammer --file sledgehammer.tar",
+    )
+    .flags(&[option("file", "FILE", "The ISO")]),
+];
+
+pub(super) const TEMPLATES: &[Verb] = &[verb(
+    "upload",
+    "[file] as [id]",
+    Arity::Exactly(3),
+    upload_template,
+    "Creates or replaces a template from a file",
+    "templates upload net.tmpl as net.tmpl",
+)];
+
+fn route(noun: &str, name: &str) -> String {
+    format!(
+        "{}/{}",
+        path!("api", "v3", noun),
+        escape_rest(name.trim_start_matches('/'))
+    )
+}
+
+fn list(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let mut request = session.client()?.request(Method::GET, &path!("api", "v3", call.noun));
+    if let Some(folder) = call.args.first() {
+        request = request.query("path", folder);
+    }
+    Ok(Output::json(request.send()?.json()?))
+}
+
+fn exists(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let name = call.arg(0);
+    match session.client()?.head(&route(call.noun, name)) {
+        Ok(_) => Ok(Output::Nothing),
+        Err(error) if error.is_not_found() => Err(CliError::text(format!("{}:{name} does not exist", call.noun))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn upload(session: &Session, call: &Call) -> Result<Output, CliError> {
+    call.word(1, "as")?;
+    Ok(Output::json(send(
+        session,
+        session.client()?,
+        call.noun,
+        call.arg(0),
+        call.arg(2),
+    )?))
+}
+
+fn send(session: &Session, client: &Client, noun: &str, source: &str, name: &str) -> Result<Value, CliError> {
+    let post = |len, body: &mut dyn Read| {
+        client
+            .upload(&route(noun, name), "application/octet-stream", len, body)
+            .map_err(CliError::from)
+    };
+    if source == "-" {
+        return session.host.with_stdin(|stdin| post(None, stdin));
+    }
+    let mut file = File::open(source).map_err(CliError::io(source))?;
+    let len = file.metadata().map_err(CliError::io(source))?.len();
+    post(Some(len), &mut file)
+}
+
+fn download(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let answer = session.client()?.download(&route(call.noun, call.arg(0)), 0)?;
+    to_stdout(session, &mut answer.reader())?;
+    Ok(Output::Nothing)
+}
+
+/// Copies a stream to standard output.
+pub(super) fn to_stdout(session: &Session, from: &mut dyn Read) -> Result<u64, CliError> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut total = 0;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(n) => {
+                session.host.out(&buffer[..n])?;
+                total += u64::try_from(n).unwrap_or(0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => {
+                return Err(CliError::Io {
+                    what: "the download broke".to_owned(),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+fn destroy(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let name = call.arg(0);
+    session.client()?.delete::<Value>(&route(call.noun, name))?;
+    Ok(Output::Text(format!("Deleted {name}")))
+}
+
+fn upload_template(session: &Session, call: &Call) -> Result<Output, CliError> {
+    call.word(1, "as")?;
+    let file = call.arg(0);
+    let contents = std::fs::read_to_string(file).map_err(CliError::io(file))?;
+    Ok(Output::json(put_template(session.client()?, call.arg(2), &contents)?))
+}
+
+fn put_template(client: &Client, id: &str, contents: &str) -> Result<Value, CliError> {
+    let route = path!("api", "v3", "templates", id);
+    match client.get::<Value>(&route) {
+        Ok(mut there) => {
+            there["Contents"] = contents.into();
+            Ok(client.put(&route, &there)?)
+        }
+        Err(error) if error.is_not_found() => {
+            Ok(client.post("/api/v3/templates", &json!({ "ID": id, "Contents": contents }))?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn install(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let file = Path::new(call.arg(0));
+    let bootenv = input::map(session.host, call.arg(0), "a bootenv")?;
+    let client = session.client()?;
+    // DRP's layout: bootenvs/X.yml beside templates/Y.
+    let templates = file
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new(""))
+        .join("templates");
+    for id in bootenv["Templates"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|template| template["ID"].as_str())
+    {
+        let source = templates.join(id);
+        if id.is_empty() || id.contains('/') || !source.is_file() {
+            continue;
+        }
+        let contents = std::fs::read_to_string(&source).map_err(CliError::io(source.display().to_string()))?;
+        put_template(client, id, &contents)?;
+    }
+    let name = bootenv["Name"].as_str().unwrap_or_default();
+    let route = path!("api", "v3", "bootenvs", name);
+    let there = !name.is_empty() && client.head(&route).is_ok();
+    let made = if there {
+        client.put(&route, &bootenv)?
+    } else {
+        client.post("/api/v3/bootenvs", &bootenv)?
+    };
+    Ok(Output::json(made))
+}
+
+fn uploadiso(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let name = call.arg(0);
+    let bootenv = session.get_object("bootenvs", name)?;
+    let mut wanted: Vec<(String, String)> = Vec::new();
+    let os = &bootenv["OS"];
+    let arches = os["SupportedArchitectures"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(_, arch)| arch);
+    for arch in arches.chain([os]) {
+        let iso = arch["IsoFile"].as_str().unwrap_or_default();
+        if !iso.is_empty() && !wanted.iter().any(|(known, _)| known == iso) {
+            wanted.push((iso.to_owned(), arch["IsoUrl"].as_str().unwrap_or_default().to_owned()));
+        }
+    }
+    if wanted.is_empty() {
+        return Err(CliError::text(format!("BootEnv {name} does not require an iso")));
+    }
+    let client = session.client()?;
+    let there: Vec<String> = client.get("/api/v3/isos")?;
+    wanted.retain(|(iso, _)| !there.contains(iso));
+    let mut answers = Vec::new();
+    for (iso, url) in &wanted {
+        let source = match call.option("file") {
+            Some(file) if wanted.len() == 1 => file.to_owned(),
+            _ if Path::new(iso).is_file() => iso.clone(),
+            _ => {
+                let from = if url.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (it is at {url})")
+                };
+                return Err(CliError::text(format!(
+                    "{iso} is not here{from}: fetch it and give --file {iso}"
+                )));
+            }
+        };
+        answers.push(send(session, client, "isos", &source, iso)?);
+    }
+    Ok(match answers.pop() {
+        Some(answer) => Output::json(answer),
+        None => Output::Nothing,
+    })
+}
+
+/// Copies a stream into a file.
+pub(super) fn copy(from: &mut dyn Read, to: &mut dyn Write, mut told: impl FnMut(u64)) -> io::Result<u64> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut total = 0;
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(&buffer[..n])?;
+        total += u64::try_from(n).unwrap_or(0);
+        told(total);
+    }
+}

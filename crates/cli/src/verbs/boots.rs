@@ -1,0 +1,109 @@
+//! Boots over virtual media: what the server knows of them.
+
+use isobar_client::{Method, path};
+use serde_json::Value;
+
+use super::{Arity, Call, Verb, option, verb};
+use crate::CliError;
+use crate::follow::{Boot, boots_of, follow};
+use crate::output::Output;
+use crate::session::Session;
+use crate::settings::WaitFor;
+
+pub(super) const VERBS: &[Verb] = &[
+    verb(
+        "list",
+        "[machine]",
+        Arity::Between(0, 1),
+        list,
+        "Lists boots, newest first",
+        "boots list Name:mach-01",
+    )
+    .own(),
+    verb(
+        "show",
+        "[boot or machine]",
+        Arity::Exactly(1),
+        show,
+        "Shows a boot, or the newest of a machine",
+        "boots show Name:mach-01",
+    )
+    .own(),
+    verb(
+        "watch",
+        "[boot or machine]",
+        Arity::Exactly(1),
+        watch,
+        "Follows a boot until the agent is up",
+        "boots watch Name:mach-01",
+    )
+    .own()
+    .flags(&[option("until", "UNTIL", "handed-over or agent (default)")]),
+];
+
+fn list(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let client = session.client()?;
+    let mut request = client.request(Method::GET, "/isobar/v1/boots");
+    if let Some(id) = call.args.first() {
+        let machine = session.get_object("machines", id)?;
+        request = request.query("machine", machine["Uuid"].as_str().unwrap_or(id));
+    }
+    let columns = [
+        "id",
+        "machine_name",
+        "bootenv",
+        "state",
+        "phase",
+        "percent",
+        "detail",
+        "started",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    Ok(Output::Json {
+        value: request.send()?.json()?,
+        columns,
+    })
+}
+
+/// Id of a boot from its own id or a machine's: the newest then.
+fn boot_id(session: &Session, argument: &str) -> Result<String, CliError> {
+    let machine = match argument.contains(':') {
+        true => Some(session.get_object("machines", argument)?),
+        // Both are plain words; a machine's UUID is 36 characters with dashes, a boot's id is not.
+        false if argument.len() == 36 => session.get_object("machines", argument).ok(),
+        false => None,
+    };
+    let Some(machine) = machine else {
+        return Ok(argument.to_owned());
+    };
+    let uuid = machine["Uuid"].as_str().unwrap_or(argument);
+    match boots_of(session.client()?, uuid)?.into_iter().next() {
+        Some(boot) => Ok(boot.id),
+        None => Err(CliError::text(format!(
+            "{argument} was never booted over virtual media: set the param boot-virtual-iso to true, then change its BootEnv"
+        ))),
+    }
+}
+
+fn show(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let id = boot_id(session, call.arg(0))?;
+    let boot: Value = session.client()?.get(&path!("isobar", "v1", "boots", id))?;
+    Ok(Output::json(boot))
+}
+
+fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let until = match call.option("until") {
+        None | Some("agent") => WaitFor::Agent,
+        Some("handed-over") => WaitFor::HandedOver,
+        Some(other) => {
+            return Err(call.misuse(format!(
+                "--until {other}: a boot is followed until handed-over or agent"
+            )));
+        }
+    };
+    let id = boot_id(session, call.arg(0))?;
+    let boot: Boot = session.client()?.get(&path!("isobar", "v1", "boots", id))?;
+    follow(session, boot, until)?;
+    Ok(Output::Nothing)
+}

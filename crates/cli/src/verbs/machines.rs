@@ -1,0 +1,205 @@
+//! Verbs of machines, stages and workflows that change one member.
+
+use serde_json::{Value, json};
+
+use super::objects::change_object;
+use super::{Arity, Call, Verb, verb};
+use crate::CliError;
+use crate::output::Output;
+use crate::session::Session;
+
+/// Verbs of whatever has such lists.
+pub(super) const LIST_VERBS: &[Verb] = &[
+    verb(
+        "addprofile",
+        "[id] [profile...]",
+        Arity::AtLeast(2),
+        |session, call| add(session, call, "Profiles"),
+        "Adds profiles",
+        "{noun} addprofile {id} global",
+    ),
+    verb(
+        "removeprofile",
+        "[id] [profile...]",
+        Arity::AtLeast(2),
+        |session, call| remove(session, call, "Profiles"),
+        "Takes profiles away",
+        "{noun} removeprofile {id} global",
+    ),
+    verb(
+        "addtask",
+        "[id] [task...]",
+        Arity::AtLeast(2),
+        |session, call| add(session, call, "Tasks"),
+        "Adds tasks at the end",
+        "{noun} addtask {id} inventory",
+    ),
+    verb(
+        "removetask",
+        "[id] [task...]",
+        Arity::AtLeast(2),
+        |session, call| remove(session, call, "Tasks"),
+        "Takes tasks away",
+        "{noun} removetask {id} inventory",
+    ),
+];
+
+pub(super) const VERBS: &[Verb] = &[
+    verb(
+        "bootenv",
+        "[id] [bootenv]",
+        Arity::Exactly(2),
+        |session, call| set(session, call, "BootEnv", call.arg(1).into()),
+        "Changes what the machine boots, and boots it over its BMC where boot-virtual-iso is true",
+        "machines bootenv Name:mach-01 sledgehammer",
+    ),
+    verb(
+        "stage",
+        "[id] [stage]",
+        Arity::Exactly(2),
+        |session, call| set(session, call, "Stage", call.arg(1).into()),
+        "Changes the stage; \"\" for none",
+        "machines stage Name:mach-01 discover",
+    ),
+    verb(
+        "workflow",
+        "[id] [workflow]",
+        Arity::Exactly(2),
+        |session, call| set(session, call, "Workflow", call.arg(1).into()),
+        "Changes the workflow; \"\" for none",
+        "machines workflow Name:mach-01 discover-base",
+    ),
+    verb(
+        "pause",
+        "[id]",
+        Arity::Exactly(1),
+        |session, call| set(session, call, "Runnable", false.into()),
+        "Keeps the agent from starting further tasks",
+        "machines pause Name:mach-01",
+    ),
+    verb(
+        "run",
+        "[id]",
+        Arity::Exactly(1),
+        |session, call| set(session, call, "Runnable", true.into()),
+        "Lets the agent go on",
+        "machines run Name:mach-01",
+    ),
+    verb(
+        "tasks",
+        "add [id] [at POSITION] [task...] | del [id] [task...]",
+        Arity::AtLeast(3),
+        tasks,
+        "Changes the task list",
+        "machines tasks add Name:mach-01 at 0 inventory",
+    ),
+];
+
+pub(super) const STAGE_VERBS: &[Verb] = &[verb(
+    "bootenv",
+    "[id] [bootenv]",
+    Arity::Exactly(2),
+    |session, call| set(session, call, "BootEnv", call.arg(1).into()),
+    "Changes the stage's boot environment",
+    "stages bootenv discover sledgehammer",
+)];
+
+pub(super) const WORKFLOW_VERBS: &[Verb] = &[
+    verb(
+        "addstage",
+        "[id] [stage...]",
+        Arity::AtLeast(2),
+        |session, call| add(session, call, "Stages"),
+        "Adds stages at the end",
+        "{noun} addstage {id} finish",
+    ),
+    verb(
+        "removestage",
+        "[id] [stage...]",
+        Arity::AtLeast(2),
+        |session, call| remove(session, call, "Stages"),
+        "Takes stages away",
+        "{noun} removestage {id} finish",
+    ),
+];
+
+fn set(session: &Session, call: &Call, member: &str, value: Value) -> Result<Output, CliError> {
+    change_object(session, call, |object| {
+        object[member] = value;
+        Ok(())
+    })
+}
+
+fn list<'a>(object: &'a mut Value, member: &str) -> Result<&'a mut Vec<Value>, CliError> {
+    let member_value = &mut object[member];
+    if member_value.is_null() {
+        *member_value = json!([]);
+    }
+    member_value
+        .as_array_mut()
+        .ok_or_else(|| CliError::text(format!("{member} is no list on the server")))
+}
+
+fn add(session: &Session, call: &Call, member: &str) -> Result<Output, CliError> {
+    change_object(session, call, |object| {
+        let names = call.args.iter().skip(1);
+        list(object, member)?.extend(names.map(|name| Value::from(name.as_str())));
+        Ok(())
+    })
+}
+
+fn remove(session: &Session, call: &Call, member: &str) -> Result<Output, CliError> {
+    change_object(session, call, |object| {
+        let gone = |item: &Value| call.args.iter().skip(1).any(|name| item == name);
+        list(object, member)?.retain(|item| !gone(item));
+        Ok(())
+    })
+}
+
+fn tasks(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let (what, rest) = (call.arg(0).to_owned(), call.args[1..].to_vec());
+    let inner = Call {
+        args: rest,
+        usage: call.usage.clone(),
+        ..*call
+    };
+    match what.as_str() {
+        "del" => remove_once(session, &inner),
+        "add" if inner.arg(1) == "at" => {
+            let at: usize = inner
+                .arg(2)
+                .parse()
+                .map_err(|_| inner.misuse(format!("{:?} is no position", inner.arg(2))))?;
+            change_object(session, &inner, |machine| {
+                // Positions count from the task that runs next.
+                let done = machine["CurrentTask"]
+                    .as_i64()
+                    .and_then(|at| usize::try_from(at + 1).ok())
+                    .unwrap_or(0);
+                let tasks = list(machine, "Tasks")?;
+                let at = (done + at).min(tasks.len());
+                tasks.splice(at..at, inner.args.iter().skip(3).map(|name| Value::from(name.as_str())));
+                Ok(())
+            })
+        }
+        "add" => add(session, &inner, "Tasks"),
+        other => Err(call.misuse(format!("{other:?} is neither add nor del"))),
+    }
+}
+
+/// Each name takes the first task of that name away, as often as it is given.
+fn remove_once(session: &Session, call: &Call) -> Result<Output, CliError> {
+    change_object(session, call, |machine| {
+        let done = machine["CurrentTask"]
+            .as_i64()
+            .and_then(|at| usize::try_from(at + 1).ok())
+            .unwrap_or(0);
+        let tasks = list(machine, "Tasks")?;
+        for name in call.args.iter().skip(1) {
+            if let Some(at) = tasks.iter().skip(done).position(|task| task == name) {
+                tasks.remove(done + at);
+            }
+        }
+        Ok(())
+    })
+}

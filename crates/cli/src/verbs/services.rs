@@ -1,0 +1,274 @@
+//! What is no object type: info, prefs, contents and the like; and what only users have.
+
+use isobar_client::{Method, path};
+use serde_json::{Map, Value, json};
+
+use super::{Arity, Call, Verb, actions, objects, verb};
+use crate::output::Output;
+use crate::session::Session;
+use crate::{CliError, input};
+
+pub(super) const INFO: &[Verb] = &[verb(
+    "get",
+    "",
+    Arity::Exactly(0),
+    plain,
+    "Shows what the server says about itself",
+    "info get",
+)];
+
+pub(super) const OBJECTS: &[Verb] = &[verb(
+    "list",
+    "",
+    Arity::Exactly(0),
+    plain,
+    "Lists the object types",
+    "objects list",
+)];
+
+pub(super) const LOGS: &[Verb] = &[verb(
+    "get",
+    "",
+    Arity::Exactly(0),
+    plain,
+    "Shows the latest log lines",
+    "logs get",
+)];
+
+pub(super) const SYSTEM: &[Verb] = actions::SYSTEM;
+
+pub(super) const INTERFACES: &[Verb] = &[
+    verb(
+        "list",
+        "",
+        Arity::Exactly(0),
+        plain,
+        "Lists the interfaces",
+        "interfaces list",
+    ),
+    verb(
+        "show",
+        "[id]",
+        Arity::Exactly(1),
+        one,
+        "Shows one interface",
+        "interfaces show eth0",
+    ),
+    verb(
+        "exists",
+        "[id]",
+        Arity::Exactly(1),
+        objects::exists,
+        "Succeeds if the interface exists",
+        "interfaces exists eth0",
+    ),
+];
+
+pub(super) const PREFS: &[Verb] = &[
+    verb("list", "", Arity::Exactly(0), plain, "Lists the settings", "prefs list"),
+    verb(
+        "set",
+        "[- | JSON or YAML map | name value...]",
+        Arity::AtLeast(1),
+        set_prefs,
+        "Changes settings",
+        "prefs set defaultBootEnv local",
+    ),
+];
+
+pub(super) const CONTENTS: &[Verb] = &[
+    verb(
+        "list",
+        "",
+        Arity::Exactly(0),
+        plain,
+        "Lists the content packs",
+        "contents list",
+    ),
+    verb(
+        "show",
+        "[id]",
+        Arity::Exactly(1),
+        one,
+        "Shows a content pack with all it holds",
+        "contents show BasicStore",
+    ),
+    verb(
+        "exists",
+        "[id]",
+        Arity::Exactly(1),
+        objects::exists,
+        "Succeeds if the content pack exists",
+        "contents exists BasicStore",
+    ),
+    verb(
+        "create",
+        "[json]",
+        Arity::Exactly(1),
+        create_content,
+        "Adds a content pack from JSON, YAML or a file",
+        "contents create pack.yaml",
+    ),
+    verb(
+        "update",
+        "[id] [json]",
+        Arity::Exactly(2),
+        update_content,
+        "Replaces a content pack",
+        "contents update pack pack.yaml",
+    ),
+    verb(
+        "upload",
+        "[json]",
+        Arity::Exactly(1),
+        upload_content,
+        "Adds a content pack, or replaces the one of that name",
+        "contents upload pack.yaml",
+    ),
+    verb(
+        "destroy",
+        "[id]",
+        Arity::Exactly(1),
+        destroy_content,
+        "Removes a content pack",
+        "contents destroy pack",
+    ),
+];
+
+pub(super) const USERS: &[Verb] = &[
+    verb(
+        "password",
+        "[id] [password]",
+        Arity::Exactly(2),
+        password,
+        "Sets a password; best from @FILE or - (standard input), where no process list shows it",
+        "users password fred @password.txt",
+    ),
+    verb(
+        "token",
+        "[id] [ttl SECONDS] [scope S] [action A] [specific K] [roles R]",
+        Arity::AtLeast(1),
+        token,
+        "Makes a token for a user",
+        "users token {id} ttl 600",
+    ),
+];
+
+fn plain(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let value = session.client()?.get(&path!("api", "v3", call.noun))?;
+    let columns: &[&str] = match call.noun {
+        "interfaces" => &["Name", "Index", "Addresses", "ActiveAddress", "Gateway"],
+        "logs" => &["Time", "Level", "Service", "Message"],
+        _ => &[],
+    };
+    // A content pack's summary has its name one level down.
+    if call.noun == "contents" {
+        return Ok(Output::Json {
+            value: summaries(value, session),
+            columns: ["Name", "Version", "Type"].map(str::to_owned).to_vec(),
+        });
+    }
+    Ok(Output::Json {
+        value,
+        columns: columns.iter().map(|&column| column.to_owned()).collect(),
+    })
+}
+
+fn summaries(value: Value, session: &Session) -> Value {
+    use crate::settings::Format;
+    match (value, session.settings.format) {
+        (Value::Array(packs), Format::Table | Format::Text) => {
+            packs.into_iter().map(|mut pack| pack["meta"].take()).collect()
+        }
+        (value, _) => value,
+    }
+}
+
+fn one(session: &Session, call: &Call) -> Result<Output, CliError> {
+    Ok(Output::json(session.client()?.get(&path!(
+        "api",
+        "v3",
+        call.noun,
+        call.arg(0)
+    ))?))
+}
+
+fn set_prefs(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let prefs = match call.args.as_slice() {
+        [one] => input::map(session.host, one, "what to set")?,
+        pairs if pairs.len() % 2 == 0 => {
+            let pairs = pairs
+                .chunks_exact(2)
+                .map(|pair| (pair[0].clone(), Value::from(pair[1].as_str())));
+            Value::Object(pairs.collect::<Map<_, _>>())
+        }
+        _ => return Err(call.misuse("settings are pairs of name and value; one is missing")),
+    };
+    Ok(Output::json(session.client()?.post("/api/v3/prefs", &prefs)?))
+}
+
+fn create_content(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let pack = input::map(session.host, call.arg(0), "a content pack")?;
+    Ok(Output::json(session.client()?.post("/api/v3/contents", &pack)?))
+}
+
+fn update_content(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let pack = input::map(session.host, call.arg(1), "a content pack")?;
+    Ok(Output::json(
+        session
+            .client()?
+            .put(&path!("api", "v3", "contents", call.arg(0)), &pack)?,
+    ))
+}
+
+fn upload_content(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let pack = input::map(session.host, call.arg(0), "a content pack")?;
+    let name = pack["meta"]["Name"].as_str().unwrap_or_default();
+    let client = session.client()?;
+    let route = path!("api", "v3", "contents", name);
+    let there = !name.is_empty() && client.request(Method::GET, &route).send().is_ok();
+    let answer = if there {
+        client.put(&route, &pack)?
+    } else {
+        client.post("/api/v3/contents", &pack)?
+    };
+    Ok(Output::json(answer))
+}
+
+fn destroy_content(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let name = call.arg(0);
+    session
+        .client()?
+        .delete::<Value>(&path!("api", "v3", "contents", name))?;
+    Ok(Output::Text(format!("Deleted content {name}\n")))
+}
+
+fn password(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let password = input::secret(session.host, call.arg(1))?;
+    let route = path!("api", "v3", "users", call.arg(0), "password");
+    Ok(Output::json(
+        session
+            .client()?
+            .put(&route, &json!({ "Password": password.expose() }))?,
+    ))
+}
+
+fn token(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let route = path!("api", "v3", "users", call.arg(0), "token");
+    let mut request = session.client()?.request(Method::GET, &route);
+    let pairs = call.args.get(1..).unwrap_or_default().chunks(2);
+    for pair in pairs {
+        match pair {
+            [name, value] if ["ttl", "scope", "action", "specific", "roles"].contains(&name.as_str()) => {
+                request = request.query(name, value);
+            }
+            _ => {
+                return Err(call.misuse(format!(
+                    "{:?} is none of ttl, scope, action, specific, roles with a value",
+                    pair[0]
+                )));
+            }
+        }
+    }
+    Ok(Output::json(request.send()?.json()?))
+}
