@@ -24,6 +24,34 @@ pub enum ErrorClass {
     Protocol,
 }
 
+impl ErrorClass {
+    /// What an operator can do about this class of failure, where nothing more exact is known.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Unreachable => {
+                "check ipmi/address and ipmi/port-redfish, and that this server has a route to the BMC's network"
+            }
+            Self::Timeout => {
+                "the BMC may have done it all the same: look at its state, and reset the BMC if it stays deaf"
+            }
+            Self::Tls => "check that the port speaks HTTPS; if the BMC got a new certificate, pin that one",
+            Self::Auth => "check ipmi/username and ipmi/password; wait before trying again, since BMCs lock users out",
+            Self::Forbidden => "give the BMC user the rights for virtual media and power, and check the BMC's licence",
+            Self::Unsupported => "check the BMC's model, firmware and licence",
+            Self::Busy => "try again in a minute",
+            Self::Refused => "read the BMC's own words above",
+            Self::Protocol => "check that ipmi/address and ipmi/port-redfish are those of a BMC that speaks Redfish",
+        }
+    }
+
+    /// Whether the same request may succeed later with nothing changed by anybody.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Timeout | Self::Busy)
+    }
+}
+
 /// An answer of a BMC that was not the wanted one, in words for the operator.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{what}: {message}")]
@@ -40,4 +68,26 @@ pub struct BmcError {
     pub status: Option<u16>,
     /// What to do about it.
     pub hint: String,
+}
+
+impl BmcError {
+    /// An error with its class's hint.
+    #[must_use]
+    pub fn new(class: ErrorClass, what: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            class,
+            what,
+            message: message.into(),
+            message_id: None,
+            status: None,
+            hint: class.hint().to_owned(),
+        }
+    }
+
+    /// The same with another hint.
+    #[must_use]
+    pub fn hinted(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
 }

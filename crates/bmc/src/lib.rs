@@ -4,6 +4,7 @@
 //! [`Bmc`] is one short conversation; whoever holds it sees to it that there is only one at a time
 //! per BMC.
 
+pub mod address;
 pub mod error;
 pub mod record;
 pub mod redfish;
@@ -12,8 +13,9 @@ pub mod secret;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use address::{AddressPolicy, Network};
 pub use error::{BmcError, ErrorClass};
-pub use record::{Exchange, Recorder};
+pub use record::{Exchange, NoRecorder, Recorder, Redactor};
 pub use secret::Secret;
 
 /// How a BMC's certificate is judged.

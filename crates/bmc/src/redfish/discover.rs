@@ -1,0 +1,223 @@
+//! Finding the system, the manager and the virtual CD by links; nothing is at a fixed place.
+
+use serde_json::Value;
+
+use super::json;
+use super::quirks::Quirks;
+use super::transport::{ROOT, Transport};
+use crate::{BmcError, ErrorClass};
+
+/// What is known of a BMC for the length of a conversation.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) root: Value,
+    pub(crate) system_uri: String,
+    /// The system as it was when it was found.
+    pub(crate) system: Value,
+    pub(crate) manager_uri: Option<String>,
+    pub(crate) manager: Value,
+    /// Managers that may hold the virtual media, the right one first, with their resources.
+    pub(crate) managers: Vec<(String, Value)>,
+    pub(crate) vendor: String,
+    pub(crate) quirks: Quirks,
+}
+
+/// Reads the service root, without a login, and learns where to log in.
+pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
+    let root = match http.get(ROOT).await {
+        // Against the standard, some want a login even here.
+        Err(err) if err.status == Some(401) => {
+            http.set_sessions(Some(format!("{ROOT}SessionService/Sessions")), None);
+            http.log_in().await?;
+            http.get(ROOT).await?.body
+        }
+        other => other?.body,
+    };
+    if !root.is_object() {
+        return Err(http.error(
+            ErrorClass::Protocol,
+            "the answer at /redfish/v1/ is no Redfish service root",
+        ));
+    }
+    let sessions = json::link(&root, &["Links", "Sessions"]).or_else(|| {
+        json::link(&root, &["SessionService"]).map(|service| format!("{}/Sessions", service.trim_end_matches('/')))
+    });
+    let vendor = json::text(&root, &["Vendor"]).unwrap_or_default();
+    let oem = oem_vendor(&root).unwrap_or_default();
+    http.set_sessions(sessions, Quirks::of(&[vendor, &oem], "").session_oem());
+    Ok(root)
+}
+
+pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found, BmcError> {
+    let collection = json::link(&root, &["Systems"])
+        .ok_or_else(|| http.error(ErrorClass::Unsupported, "its service root links to no systems"))?;
+    let members = json::members(&http.get(&collection).await?.body);
+    let mut systems = Vec::new();
+    for uri in members {
+        if let Some(reply) = http.get_if_there(&uri).await? {
+            systems.push((uri, reply.body));
+        }
+    }
+    let chosen = choose_system(&systems, http.wanted_system())
+        .map_err(|why| http.error(ErrorClass::Unsupported, why.text).hinted(why.hint))?;
+    let (system_uri, system) = systems.swap_remove(chosen);
+
+    let mut managers = Vec::new();
+    for entry in json::at(&system, &["Links", "ManagedBy"])
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        let Some(uri) = json::link(entry, &[]) else { continue };
+        if let Some(reply) = http.get_if_there(&uri).await? {
+            managers.push((uri, reply.body));
+        }
+    }
+    let has_media = |(_, m): &(String, Value)| json::link(m, &["VirtualMedia"]).is_some();
+    if json::link(&system, &["VirtualMedia"]).is_none() && !managers.iter().any(has_media) {
+        // The link names no manager, or (Cisco) one without media: look at all of them.
+        let collection = json::link(&root, &["Managers"]);
+        let listed = match collection {
+            Some(uri) => http
+                .get_if_there(&uri)
+                .await?
+                .map(|r| json::members(&r.body))
+                .unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let mut others = Vec::new();
+        for uri in listed
+            .into_iter()
+            .filter(|uri| !json::last_part(uri).starts_with("HGX_"))
+        {
+            if managers.iter().any(|(known, _)| json::same_uri(known, &uri)) {
+                continue;
+            }
+            if let Some(reply) = http.get_if_there(&uri).await? {
+                others.push((uri, reply.body));
+            }
+        }
+        // Stable: a BMC before other managers, one with media before those.
+        others.sort_by_key(|m| (!has_media(m), json::text(&m.1, &["ManagerType"]) != Some("BMC")));
+        managers.extend(others);
+    }
+    let (manager_uri, manager) = managers
+        .first()
+        .map_or((None, Value::Null), |(uri, body)| (Some(uri.clone()), body.clone()));
+
+    let names: Vec<String> = [
+        json::text(&root, &["Vendor"]).map(str::to_owned),
+        json::text(&system, &["Manufacturer"]).map(str::to_owned),
+        json::text(&manager, &["Manufacturer"]).map(str::to_owned),
+        oem_vendor(&root),
+        oem_vendor(&manager),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let model = json::text(&system, &["Model"]).unwrap_or_default();
+    let quirks = Quirks::of(&names.iter().map(String::as_str).collect::<Vec<_>>(), model);
+    let vendor = names
+        .first()
+        .cloned()
+        .or_else(|| json::text(&manager, &["Model"]).map(str::to_owned));
+    Ok(Found {
+        root,
+        system_uri,
+        system,
+        manager_uri,
+        manager,
+        managers,
+        vendor: vendor.unwrap_or_default(),
+        quirks,
+    })
+}
+
+/// The first key of `Oem`: `Hpe`, `Supermicro`, `Ami`.
+fn oem_vendor(resource: &Value) -> Option<String> {
+    json::at(resource, &["Oem"])
+        .as_object()?
+        .keys()
+        .find(|k| !k.contains('@'))
+        .cloned()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct NoSystem {
+    text: String,
+    hint: String,
+}
+
+/// Which of the systems is the host: the one that was named, the only one, or the only one that looks
+/// like a host. Never a guess.
+fn choose_system(systems: &[(String, Value)], wanted: Option<&str>) -> Result<usize, NoSystem> {
+    let id = |(uri, body): &(String, Value)| json::text(body, &["Id"]).unwrap_or(json::last_part(uri)).to_owned();
+    let ids = || systems.iter().map(id).collect::<Vec<_>>().join(", ");
+    if let Some(wanted) = wanted {
+        let named = |s: &(String, Value)| {
+            let names = [id(s), json::last_part(&s.0).to_owned(), s.0.clone()];
+            names.iter().any(|n| n.eq_ignore_ascii_case(wanted))
+        };
+        return systems.iter().position(named).ok_or_else(|| NoSystem {
+            text: format!("it has no system {wanted:?}, but: {}", ids()),
+            hint: "name one of these as the machine's system".into(),
+        });
+    }
+    if systems.len() == 1 {
+        return Ok(0);
+    }
+    let host = |(uri, body): &(String, Value)| {
+        let kind = json::text(body, &["SystemType"]).unwrap_or("Physical");
+        !json::last_part(uri).starts_with("HGX_")
+            && !["Virtual", "Composed", "VirtuallyPartitioned", "DPU"].contains(&kind)
+            && json::at(body, &["Boot"])
+                .as_object()
+                .is_some_and(|boot| !boot.is_empty())
+    };
+    let hosts: Vec<usize> = (0..systems.len()).filter(|&i| host(&systems[i])).collect();
+    match hosts.as_slice() {
+        [one] => Ok(*one),
+        _ if systems.is_empty() => Err(NoSystem {
+            text: "it lists no system".into(),
+            hint: "is the machine powered and fully inserted? Some BMCs list it only after its first start".into(),
+        }),
+        _ => Err(NoSystem {
+            text: format!("it has several systems: {}", ids()),
+            hint: "name the one that is this machine as its system".into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn of(systems: &[(&str, Value)]) -> Vec<(String, Value)> {
+        systems.iter().map(|(uri, v)| ((*uri).to_owned(), v.clone())).collect()
+    }
+
+    #[test]
+    fn one_system_or_the_only_host_is_taken() {
+        let boot = json!({"BootSourceOverrideTarget": "None"});
+        assert_eq!(choose_system(&of(&[("/s/x", json!({}))]), None), Ok(0));
+        let gpu = of(&[
+            ("/s/HGX_Baseboard_0", json!({"Boot": boot})),
+            ("/s/v", json!({"SystemType": "Virtual", "Boot": boot})),
+            ("/s/n", json!({"Boot": null})),
+            ("/s/System_0", json!({"Boot": boot})),
+        ]);
+        assert_eq!(choose_system(&gpu, None), Ok(3));
+    }
+
+    #[test]
+    fn several_hosts_must_be_named() {
+        let boot = json!({"Boot": {"BootOptions": {}}});
+        let nodes = of(&[("/s/Node0", boot.clone()), ("/s/Node1/", boot)]);
+        assert!(choose_system(&nodes, None).unwrap_err().text.contains("Node0, Node1"));
+        assert_eq!(choose_system(&nodes, Some("node1")), Ok(1));
+        assert!(choose_system(&nodes, Some("Node7")).unwrap_err().text.contains("Node7"));
+        assert!(choose_system(&[], None).unwrap_err().text.contains("no system"));
+    }
+}

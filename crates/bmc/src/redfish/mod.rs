@@ -1,0 +1,212 @@
+//! The Redfish client.
+//!
+//! It goes by what the BMC says of itself: links, actions, allowable values, settings objects and the
+//! words of its refusals. What cannot be derived from those is a row of the table in `quirks`.
+
+mod boot;
+mod discover;
+mod json;
+mod media;
+mod message;
+mod power;
+mod quirks;
+mod task;
+mod tls;
+mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    AddressPolicy, Bmc, BmcError, BootTarget, Endpoint, ErrorClass, Media, PowerAction, PowerState, Probe, Recorder,
+};
+use discover::Found;
+use transport::Transport;
+
+/// Limits of a conversation. The defaults suit real BMCs, which are slow.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// To a connection, with TLS.
+    pub connect_timeout: Duration,
+    /// From a request to the end of its answer.
+    pub request_timeout: Duration,
+    /// For one call of the [`Bmc`] trait with all its requests, retries and waits.
+    pub call_deadline: Duration,
+    /// Longest pause that a BMC may ask for at a time (`Retry-After`).
+    pub longest_wait: Duration,
+    /// For an inserted image to show in its slot, and for an override to be read back.
+    pub settle: Duration,
+    /// Pause between two looks at something that is on its way.
+    pub poll: Duration,
+    /// Networks where BMCs may be.
+    pub addresses: AddressPolicy,
+    /// What worked with this model and firmware before.
+    pub profile: Profile,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(60),
+            call_deadline: Duration::from_secs(240),
+            longest_wait: Duration::from_secs(30),
+            settle: Duration::from_secs(20),
+            poll: Duration::from_secs(1),
+            addresses: AddressPolicy::default(),
+            profile: Profile::default(),
+        }
+    }
+}
+
+/// What was learnt about one model and firmware; spares its siblings the refusals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Profile {
+    /// Members of the payload that was accepted by an insert, beside `Image`.
+    pub insert_members: Vec<String>,
+}
+
+/// Opens a conversation: resolves and checks the address, reads the service root, logs in.
+///
+/// # Errors
+/// The address is not allowed ([`ErrorClass::Refused`], nothing sent), no connection, TLS, wrong login,
+/// or no Redfish there.
+pub async fn connect(endpoint: Endpoint, recorder: Arc<dyn Recorder>, options: Options) -> Result<Redfish, BmcError> {
+    let profile = options.profile.clone();
+    let mut http = Transport::open(endpoint, recorder, options).await?;
+    http.begin("connect");
+    let root = discover::root(&mut http).await?;
+    http.begin("log in");
+    http.log_in().await?;
+    Ok(Redfish {
+        http,
+        root,
+        found: None,
+        profile,
+    })
+}
+
+/// A conversation with one BMC over Redfish. Call [`Bmc::close`] at its end: sessions are few.
+pub struct Redfish {
+    http: Transport,
+    root: Value,
+    found: Option<Found>,
+    profile: Profile,
+}
+
+impl std::fmt::Debug for Redfish {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redfish")
+            .field("bmc", &self.http.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Redfish {
+    /// SHA-256 (lower-case hex) of the certificate that the BMC showed, for pinning at first use; none
+    /// over plain HTTP.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        self.http.fingerprint()
+    }
+
+    /// What was learnt, to be passed in [`Options`] next time.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// The system and its manager, found once in a conversation.
+    async fn found(&mut self) -> Result<(&mut Transport, &Found), BmcError> {
+        if self.found.is_none() {
+            self.found = Some(discover::discover(&mut self.http, self.root.clone()).await?);
+        }
+        match &self.found {
+            Some(found) => Ok((&mut self.http, found)),
+            None => Err(self.http.error(ErrorClass::Protocol, "its system was not found")),
+        }
+    }
+}
+
+#[async_trait]
+impl Bmc for Redfish {
+    async fn probe(&mut self) -> Result<Probe, BmcError> {
+        self.http.begin("probe");
+        let (http, found) = self.found().await?;
+        let slot = match media::slots(http, found, media::Enable::No).await {
+            Ok(slots) => slots.into_iter().next().map(|s| s.uri),
+            Err(err) if err.class == ErrorClass::Unsupported => None,
+            Err(err) => return Err(err),
+        };
+        let text = |value: &Value, name: &str| json::text(value, &[name]).unwrap_or_default().to_owned();
+        Ok(Probe {
+            vendor: found.vendor.clone(),
+            model: text(&found.system, "Model"),
+            firmware: text(&found.manager, "FirmwareVersion"),
+            redfish_version: text(&found.root, "RedfishVersion"),
+            system_uuid: json::text(&found.system, &["UUID"]).map(str::to_ascii_lowercase),
+            system: found.system_uri.clone(),
+            manager: found.manager_uri.clone().unwrap_or_default(),
+            media_slot: slot,
+        })
+    }
+
+    async fn media(&mut self) -> Result<Media, BmcError> {
+        self.http.begin("read the virtual CD");
+        let (http, found) = self.found().await?;
+        media::state(http, found).await
+    }
+
+    async fn eject(&mut self) -> Result<(), BmcError> {
+        self.http.begin("eject media");
+        let (http, found) = self.found().await?;
+        media::eject_all(http, found).await.map(|_| ())
+    }
+
+    async fn insert(&mut self, url: &str) -> Result<Media, BmcError> {
+        self.http.begin("insert media");
+        let known = self.profile.insert_members.clone();
+        let (http, found) = self.found().await?;
+        let (media, members) = media::insert(http, found, url, &known).await?;
+        self.profile.insert_members = members;
+        Ok(media)
+    }
+
+    async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.http.begin("set the one-time boot");
+        let (http, found) = self.found().await?;
+        boot::once(http, found, target).await
+    }
+
+    async fn clear_boot_override(&mut self) -> Result<(), BmcError> {
+        self.http.begin("clear the one-time boot");
+        let (http, found) = self.found().await?;
+        boot::clear(http, found).await
+    }
+
+    async fn power_state(&mut self) -> Result<PowerState, BmcError> {
+        self.http.begin("read the power state");
+        let (http, found) = self.found().await?;
+        power::state(http, found).await
+    }
+
+    async fn power(&mut self, action: PowerAction) -> Result<(), BmcError> {
+        self.http.begin(match action {
+            PowerAction::On => "switch the power on",
+            PowerAction::ForceOff => "switch the power off",
+            PowerAction::GracefulShutdown => "ask for a shutdown",
+            PowerAction::Cycle => "cycle the power",
+        });
+        let (http, found) = self.found().await?;
+        power::act(http, found, action).await
+    }
+
+    async fn close(&mut self) {
+        self.http.log_out().await;
+    }
+}

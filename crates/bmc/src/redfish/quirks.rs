@@ -1,0 +1,172 @@
+//! What cannot be derived from what a BMC says of itself. Data only: a row for each group of BMCs, and
+//! every row that fits applies.
+
+/// One row. Empty lists of `vendor` or `model` fit every BMC.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// Lower-case parts of the vendor's name, as the service root, the system or the manager gives it.
+    pub(crate) vendor: &'static [&'static str],
+    /// Lower-case parts of the system's model.
+    pub(crate) model: &'static [&'static str],
+    pub(crate) set: &'static [Quirk],
+    /// Why, and who found out.
+    #[allow(dead_code, reason = "read by people")]
+    pub(crate) why: &'static str,
+}
+
+/// A deviation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quirk {
+    /// Names of the virtual CD among the boot targets, best first; those that the BMC does not list
+    /// are passed over. The last row that fits counts.
+    CdTargets(&'static [&'static str]),
+    /// Slots whose id starts like this are not for us.
+    SkipSlots(&'static [&'static str]),
+    /// A boot override must name mode, enabled and target together.
+    FullBootPayload,
+    /// `BootSourceOverrideEnabled` must be sent even when it is set already.
+    AlwaysSendEnabled,
+    /// An override resets the boot mode: write it again.
+    RestoreBootMode,
+    /// `Image` stays after an eject: `ConnectedVia` tells the truth.
+    ConnectedViaIsTruth,
+    /// The PATCH that inserts must hold nothing but `Image`.
+    PatchImageOnly,
+    /// Logging in wants this member too.
+    SessionOem(&'static str),
+}
+
+use Quirk::{
+    AlwaysSendEnabled, CdTargets, ConnectedViaIsTruth, FullBootPayload, PatchImageOnly, RestoreBootMode, SessionOem,
+    SkipSlots,
+};
+
+/// Where nothing else is said.
+pub(crate) const CD_TARGETS: &[&str] = &["Cd", "UsbCd", "UefiUsbCd", "UefiCd", "CD/DVD"];
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        vendor: &["supermicro"],
+        model: &[],
+        set: &[
+            CdTargets(&["UsbCd", "UefiUsbCd", "Cd"]),
+            AlwaysSendEnabled,
+            RestoreBootMode,
+            ConnectedViaIsTruth,
+        ],
+        why: "the virtual CD is a USB device; overrides lapse and the mode falls back to Legacy (OpenStack Ironic)",
+    },
+    Row {
+        vendor: &["supermicro"],
+        model: &["ars-111gl-nhr"],
+        set: &[CdTargets(&["Cd"])],
+        why: "lists UsbCd and boots from Cd (OpenStack Ironic)",
+    },
+    Row {
+        vendor: &["lenovo"],
+        model: &[],
+        set: &[SkipSlots(&["remote", "rdoc"])],
+        why: "Remote* are mapped by the Java or HTML client, RDOC* are uploads (Lenovo's own scripts)",
+    },
+    Row {
+        vendor: &["ami", "american megatrends", "asrockrack", "redfish_compatible"],
+        model: &[],
+        set: &[FullBootPayload],
+        why: "a partial override answers 400 or is ignored (OpenStack Ironic)",
+    },
+    Row {
+        vendor: &["huawei", "xfusion"],
+        model: &[],
+        set: &[SessionOem("{\"Huawei\":{\"Domain\":\"LocaliBMC\"}}")],
+        why: "logs in to a domain (field report on 2288H V5)",
+    },
+    Row {
+        vendor: &["hp ", "hewlett"],
+        model: &["gen8", "gen9"],
+        set: &[PatchImageOnly],
+        why: "iLO 4: Inserted and WriteProtected are read-only (HPE's documentation)",
+    },
+];
+
+/// The rows that fit one BMC.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Quirks(Vec<Quirk>);
+
+impl Quirks {
+    /// `vendors` are all names that the BMC gives its maker.
+    pub(crate) fn of(vendors: &[&str], model: &str) -> Self {
+        let vendors: Vec<String> = vendors
+            .iter()
+            .map(|v| format!("{} ", v.trim().to_ascii_lowercase()))
+            .collect();
+        let model = model.to_ascii_lowercase();
+        let fits = |row: &&Row| {
+            let vendor = row.vendor.is_empty() || row.vendor.iter().any(|part| vendors.iter().any(|v| names(v, part)));
+            vendor && (row.model.is_empty() || row.model.iter().any(|part| model.contains(part)))
+        };
+        Self(
+            ROWS.iter()
+                .filter(fits)
+                .flat_map(|row| row.set.iter().copied())
+                .collect(),
+        )
+    }
+
+    pub(crate) fn has(&self, quirk: Quirk) -> bool {
+        self.0.contains(&quirk)
+    }
+
+    pub(crate) fn cd_targets(&self) -> &'static [&'static str] {
+        let last = self
+            .0
+            .iter()
+            .rev()
+            .find_map(|q| if let CdTargets(list) = q { Some(*list) } else { None });
+        last.unwrap_or(CD_TARGETS)
+    }
+
+    pub(crate) fn skips_slot(&self, id: &str) -> bool {
+        let id = id.to_ascii_lowercase();
+        self.0
+            .iter()
+            .any(|q| matches!(q, SkipSlots(prefixes) if prefixes.iter().any(|p| id.starts_with(p))))
+    }
+
+    pub(crate) fn session_oem(&self) -> Option<&'static str> {
+        self.0
+            .iter()
+            .find_map(|q| if let SessionOem(json) = q { Some(*json) } else { None })
+    }
+}
+
+/// Whether a vendor's name begins with `part` or holds it as the beginning of a word: `ami` is no part
+/// of "Miami Servers".
+fn names(vendor: &str, part: &str) -> bool {
+    vendor.match_indices(part).any(|(i, _)| {
+        let before = vendor[..i].chars().next_back();
+        let after = vendor[i + part.len()..].chars().next();
+        before.is_none_or(|c| !c.is_alphanumeric()) && (part.len() > 3 || after.is_none_or(|c| !c.is_alphanumeric()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_fit_by_vendor_and_model() {
+        assert_eq!(Quirks::of(&["Dell"], "PowerEdge R750").cd_targets(), CD_TARGETS);
+        assert_eq!(
+            Quirks::of(&["", "Supermicro"], "SYS-1").cd_targets(),
+            ["UsbCd", "UefiUsbCd", "Cd"]
+        );
+        assert_eq!(Quirks::of(&["Supermicro"], "ARS-111GL-NHR").cd_targets(), ["Cd"]);
+        assert!(Quirks::of(&["AMI", "GIGABYTE"], "").has(FullBootPayload));
+        assert!(Quirks::of(&["American Megatrends International"], "").has(FullBootPayload));
+        assert!(!Quirks::of(&["Miami Servers", "Amiga"], "").has(FullBootPayload));
+        assert!(Quirks::of(&["Lenovo"], "").skips_slot("RDOC1"));
+        assert!(!Quirks::of(&["Lenovo"], "").skips_slot("EXT1"));
+        assert!(Quirks::of(&["HP"], "ProLiant DL380 Gen9").has(PatchImageOnly));
+        assert!(!Quirks::of(&["HPE"], "ProLiant DL380 Gen10").has(PatchImageOnly));
+    }
+}

@@ -1,0 +1,672 @@
+//! HTTP towards one BMC: login, headers, deadlines, retries, ETags, records.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::message::{self, Message};
+use super::{Options, json, tls};
+use crate::record::Redactor;
+use crate::{BmcError, Endpoint, ErrorClass, Exchange, Recorder};
+
+/// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
+const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
+/// Redirects within the same authority (`/redfish/v1` to `/redfish/v1/`) followed for a GET.
+const REDIRECTS: usize = 3;
+pub(crate) const ROOT: &str = "/redfish/v1/";
+
+/// An answer, whatever its status.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) etag: Option<String>,
+    pub(crate) location: Option<String>,
+    /// Methods that the resource takes, if the BMC says.
+    pub(crate) allow: Option<String>,
+    retry_after: Option<Duration>,
+    token: Option<String>,
+}
+
+impl Reply {
+    /// Whether it was done. A 200 with a critical message is a refusal, too.
+    pub(crate) fn is_good(&self) -> bool {
+        (200..300).contains(&self.status) && !(self.status == 200 && self.messages.iter().any(|m| m.critical))
+    }
+}
+
+enum Login {
+    /// Before the first request that needs one.
+    Not,
+    Token {
+        token: HeaderValue,
+        session: Option<String>,
+    },
+    Basic,
+    /// Refused once: never sent again in this conversation.
+    Wrong(BmcError),
+}
+
+pub(crate) struct Transport {
+    client: reqwest::Client,
+    endpoint: Endpoint,
+    pub(crate) name: String,
+    pub(crate) options: Options,
+    recorder: Arc<dyn Recorder>,
+    pub(crate) redactor: Redactor,
+    shown: tls::Shown,
+    login: Login,
+    sessions_uri: Option<String>,
+    session_oem: Option<&'static str>,
+    /// End of the call of the `Bmc` trait that is under way, and its name.
+    deadline: Instant,
+    what: &'static str,
+}
+
+impl Transport {
+    /// Resolves and checks the address; sends nothing yet.
+    pub(crate) async fn open(
+        endpoint: Endpoint,
+        recorder: Arc<dyn Recorder>,
+        options: Options,
+    ) -> Result<Self, BmcError> {
+        const WHAT: &str = "connect";
+        let name = endpoint.name();
+        let fail = |class, text: String| BmcError::new(class, WHAT, format!("BMC {name}: {text}"));
+        let (tls, shown) = tls::config(&endpoint.tls).map_err(|err| fail(ErrorClass::Tls, err.to_string()))?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .http1_only()
+            // Firmware that compares header names letter by letter is out there.
+            .http1_title_case_headers()
+            .pool_max_idle_per_host(1)
+            .connect_timeout(options.connect_timeout);
+        let addresses = resolve(&endpoint, &options).await?;
+        if let Some(url::Host::Domain(domain)) = endpoint.url.host() {
+            builder = builder.resolve_to_addrs(domain, &addresses);
+        }
+        let client = builder.build().map_err(|err| fail(ErrorClass::Tls, chain(&err)))?;
+        let mut redactor = Redactor::default();
+        redactor.hide(endpoint.password.reveal());
+        let deadline = Instant::now() + options.call_deadline;
+        Ok(Self {
+            client,
+            endpoint,
+            name,
+            options,
+            recorder,
+            redactor,
+            shown,
+            login: Login::Not,
+            sessions_uri: None,
+            session_oem: None,
+            deadline,
+            what: WHAT,
+        })
+    }
+
+    /// A new call begins, with a deadline of its own.
+    pub(crate) fn begin(&mut self, what: &'static str) {
+        self.what = what;
+        self.deadline = Instant::now() + self.options.call_deadline;
+    }
+
+    pub(crate) fn wanted_system(&self) -> Option<&str> {
+        self.endpoint.system.as_deref()
+    }
+
+    /// SHA-256 of the certificate that the BMC showed.
+    pub(crate) fn fingerprint(&self) -> Option<String> {
+        self.shown.get()
+    }
+
+    /// Where to log in, and what the vendor wants in it.
+    pub(crate) fn set_sessions(&mut self, uri: Option<String>, oem: Option<&'static str>) {
+        self.sessions_uri = uri;
+        self.session_oem = oem;
+    }
+
+    pub(crate) fn error(&self, class: ErrorClass, text: impl std::fmt::Display) -> BmcError {
+        let text = self.redactor.text(&text.to_string());
+        BmcError::new(class, self.what, format!("BMC {}: {text}", self.name))
+    }
+
+    /// What an answer that is not good means.
+    pub(crate) fn refusal(&self, method: &str, uri: &str, reply: &Reply) -> BmcError {
+        let class = match reply.status {
+            401 => ErrorClass::Auth,
+            403 => ErrorClass::Forbidden,
+            _ if message::is_licence(&reply.messages) => ErrorClass::Forbidden,
+            404 | 405 | 410 | 501 => ErrorClass::Unsupported,
+            _ if message::passes(reply.status, &reply.messages).is_some() => ErrorClass::Busy,
+            409 | 502 | 504 => ErrorClass::Busy,
+            300..=399 => ErrorClass::Protocol,
+            _ => ErrorClass::Refused,
+        };
+        let words = message::words(&reply.messages, &reply.body);
+        let status = StatusCode::from_u16(reply.status)
+            .ok()
+            .and_then(|s| s.canonical_reason())
+            .unwrap_or_default();
+        let said = if words.is_empty() {
+            String::new()
+        } else {
+            format!(": {words}")
+        };
+        let mut error = self.error(
+            class,
+            format!("{method} {uri} was answered {} {status}{said}", reply.status),
+        );
+        error.status = Some(reply.status);
+        let telling = reply.messages.iter().find(|m| m.critical).or(reply.messages.first());
+        error.message_id = telling.map(|m| m.id.clone()).filter(|id| !id.is_empty());
+        match telling.and_then(|m| m.resolution.as_deref()) {
+            Some(resolution) if class == ErrorClass::Refused => {
+                error.hint = format!("the BMC says: {}", self.redactor.text(resolution));
+            }
+            _ if class == ErrorClass::Protocol => {
+                error.hint =
+                    "it redirects to another place, which is not followed: set ipmi/address to that place".into();
+            }
+            _ => {}
+        }
+        error
+    }
+
+    /// GET; an answer that is not good is an error.
+    pub(crate) async fn get(&mut self, uri: &str) -> Result<Reply, BmcError> {
+        let reply = self.request(Method::GET, uri, None, None).await?;
+        if reply.is_good() {
+            Ok(reply)
+        } else {
+            Err(self.refusal("GET", uri, &reply))
+        }
+    }
+
+    /// GET of something that may be missing, or linked and missing.
+    pub(crate) async fn get_if_there(&mut self, uri: &str) -> Result<Option<Reply>, BmcError> {
+        let reply = self.request(Method::GET, uri, None, None).await?;
+        match reply.status {
+            _ if reply.is_good() => Ok(Some(reply)),
+            // Half-built firmware links to resources that it refuses or breaks on.
+            403..=405 | 410 | 500 | 501 => Ok(None),
+            _ => Err(self.refusal("GET", uri, &reply)),
+        }
+    }
+
+    /// POST; any answer but "not now" comes back.
+    pub(crate) async fn post(&mut self, uri: &str, body: Option<&Value>) -> Result<Reply, BmcError> {
+        self.request(Method::POST, uri, body, None).await
+    }
+
+    /// PATCH under the entity tag that `etag` is, or the BMC asks for.
+    pub(crate) async fn patch(&mut self, uri: &str, body: &Value, etag: Option<&str>) -> Result<Reply, BmcError> {
+        let mut etag = etag.map(str::to_owned);
+        let mut reply = self.request(Method::PATCH, uri, Some(body), etag.as_deref()).await?;
+        // As the BMC wrote it, without quotes, any: firmware differs in which one it compares with.
+        let mut forms = [false, true].into_iter();
+        while matches!(reply.status, 412 | 428) {
+            let form = match forms.next() {
+                Some(bare) => {
+                    etag = self.get(uri).await?.etag;
+                    match &etag {
+                        Some(tag) if bare => tag.trim_start_matches("W/").trim_matches('"').to_owned(),
+                        Some(tag) => tag.clone(),
+                        None => "*".to_owned(),
+                    }
+                }
+                None if etag.as_deref() == Some("*") => break,
+                None => {
+                    etag = Some("*".to_owned());
+                    "*".to_owned()
+                }
+            };
+            reply = self.request(Method::PATCH, uri, Some(body), Some(&form)).await?;
+        }
+        Ok(reply)
+    }
+
+    /// One request with everything that may be repeated: after a new login, after "not now", after a
+    /// lost connection where that is harmless.
+    async fn request(
+        &mut self,
+        method: Method,
+        uri: &str,
+        body: Option<&Value>,
+        if_match: Option<&str>,
+    ) -> Result<Reply, BmcError> {
+        let mut uri = self.local(uri)?;
+        if matches!(self.login, Login::Not) && !json::same_uri(&uri, ROOT) {
+            self.log_in().await?;
+        }
+        let (mut logged_in_again, mut identity, mut lost, mut broken, mut waits, mut redirects) =
+            (false, true, 0, 0, 0, 0);
+        let safe = method == Method::GET;
+        loop {
+            let reply = match self.send(method.clone(), &uri, body, if_match, identity).await {
+                Ok(reply) => reply,
+                Err(err) if safe && err.class == ErrorClass::Timeout && lost < 1 && err.message.contains("closed") => {
+                    lost += 1;
+                    self.wait(Duration::from_secs(1)).await?;
+                    continue;
+                }
+                Err(err) => return Err(err),
+            };
+            if reply.status == 401 {
+                match self.login {
+                    Login::Token { .. } if !logged_in_again => {
+                        tracing::debug!(bmc = %self.name, "the session is gone: logging in again");
+                        logged_in_again = true;
+                        self.log_in().await?;
+                        continue;
+                    }
+                    Login::Basic => return Err(self.wrong_login("GET", &uri, &reply)),
+                    _ => return Ok(reply),
+                }
+            }
+            if reply.status == 406 && identity {
+                identity = false;
+                continue;
+            }
+            if safe && (301..=308).contains(&reply.status) && redirects < REDIRECTS {
+                if let Some(next) = reply.location.as_deref().and_then(|l| self.local(l).ok()) {
+                    redirects += 1;
+                    uri = next;
+                    continue;
+                }
+                return Ok(reply);
+            }
+            if let Some(passing) = (!reply.is_good())
+                .then(|| message::passes(reply.status, &reply.messages))
+                .flatten()
+            {
+                waits += 1;
+                if waits > passing.tries {
+                    return Ok(reply);
+                }
+                let pause = reply.retry_after.unwrap_or(passing.wait).min(self.options.longest_wait);
+                if Instant::now() + pause >= self.deadline {
+                    return Ok(reply);
+                }
+                tracing::debug!(bmc = %self.name, status = reply.status, ?pause, "the BMC is busy");
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            if safe && matches!(reply.status, 500 | 502 | 504) && broken < 2 {
+                broken += 1;
+                self.wait(Duration::from_secs(2)).await?;
+                continue;
+            }
+            return Ok(reply);
+        }
+    }
+
+    /// Waits, inside the call's deadline.
+    pub(crate) async fn wait(&self, pause: Duration) -> Result<(), BmcError> {
+        if Instant::now() + pause >= self.deadline {
+            return Err(self.error(ErrorClass::Timeout, "not done inside the deadline"));
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    /// Path and query of a URI that lies on this BMC. A link to another authority is refused: nothing
+    /// of a login must go there, and nobody checked that address.
+    fn local(&self, uri: &str) -> Result<String, BmcError> {
+        let base = &self.endpoint.url;
+        match base.join(uri) {
+            Ok(url)
+                if url.scheme() == base.scheme()
+                    && url.host() == base.host()
+                    && url.port_or_known_default() == base.port_or_known_default() =>
+            {
+                Ok(url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+            }
+            _ => Err(self
+                .error(
+                    ErrorClass::Protocol,
+                    format!("it links to another place, which is refused: {uri}"),
+                )
+                .hinted("set ipmi/address to the address (and scheme and port) that the BMC uses in its links")),
+        }
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        uri: &str,
+        body: Option<&Value>,
+        if_match: Option<&str>,
+        identity: bool,
+    ) -> Result<Reply, BmcError> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(self.error(ErrorClass::Timeout, "not done inside the deadline"));
+        }
+        let url = self
+            .endpoint
+            .url
+            .join(uri)
+            .map_err(|err| self.error(ErrorClass::Protocol, err))?;
+        let mut request = self
+            .client
+            .request(method.clone(), url)
+            .timeout(left.min(self.options.request_timeout));
+        request = request
+            .header("OData-Version", "4.0")
+            .header(header::ACCEPT, "application/json");
+        if identity {
+            // Compression would make the ETags weak.
+            request = request.header(header::ACCEPT_ENCODING, "identity");
+        }
+        if let Some(tag) = if_match {
+            request = request.header(header::IF_MATCH, tag);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        } else if method == Method::POST {
+            request = request.header(header::CONTENT_LENGTH, 0);
+        }
+        request = match &self.login {
+            Login::Token { token, .. } => request.header("X-Auth-Token", token.clone()),
+            Login::Basic => request.basic_auth(&self.endpoint.username, Some(self.endpoint.password.reveal())),
+            Login::Not => request,
+            Login::Wrong(err) => return Err(err.clone()),
+        };
+        let began = Instant::now();
+        let result = self.receive(request).await;
+        let answer = result.as_ref().ok().map(|reply| (reply.status, &reply.body));
+        let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
+        self.recorder.record(exchange);
+        let reply = result.map_err(|failure| self.failure(failure, &method, uri))?;
+        tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");
+        Ok(reply)
+    }
+
+    async fn receive(&self, request: reqwest::RequestBuilder) -> Result<Reply, Failure> {
+        let mut response = request.send().await?;
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if bytes.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(Failure::TooLong);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let body = match json::lenient(&bytes) {
+            Some(body) => body,
+            // An error page of a web server is still an answer; a 200 that is no JSON is not Redfish.
+            None if !(200..300).contains(&status) => {
+                Value::String(String::from_utf8_lossy(&bytes).chars().take(500).collect())
+            }
+            None => return Err(Failure::NotJson(status)),
+        };
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Ok(Reply {
+            status,
+            messages: message::messages(&body),
+            etag: text("etag").or_else(|| json::text(&body, &["@odata.etag"]).map(str::to_owned)),
+            location: text("location"),
+            allow: text("allow"),
+            retry_after: retry_after(&headers),
+            token: text("x-auth-token"),
+            body,
+        })
+    }
+
+    fn failure(&self, failure: Failure, method: &Method, uri: &str) -> BmcError {
+        let seconds = self.options.request_timeout.as_secs();
+        let err = match failure {
+            Failure::TooLong => {
+                return self.error(ErrorClass::Protocol, format!("the answer to {method} {uri} has no end"));
+            }
+            Failure::NotJson(status) => {
+                return self.error(
+                    ErrorClass::Protocol,
+                    format!("the answer to {method} {uri} ({status}) is not JSON"),
+                );
+            }
+            Failure::Http(err) => err,
+        };
+        let causes = chain(&err);
+        if let Some(tls) = tls_error(&err) {
+            let mismatch = matches!(
+                tls,
+                rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
+            );
+            return match (mismatch, self.shown.get()) {
+                (true, Some(shown)) => self
+                    .error(
+                        ErrorClass::Tls,
+                        format!("its certificate is not the pinned one: it has SHA-256 {shown}"),
+                    )
+                    .hinted("if the BMC got a new certificate, pin that fingerprint; else somebody may stand between"),
+                _ => self.error(ErrorClass::Tls, format!("TLS failed: {tls}")),
+            };
+        }
+        if err.is_connect() {
+            let text = if err.is_timeout() {
+                "no answer to the connection".to_owned()
+            } else {
+                format!("no connection: {causes}")
+            };
+            self.error(ErrorClass::Unreachable, text)
+        } else if err.is_timeout() {
+            let text = format!("no answer to {method} {uri} within {seconds} s");
+            self.error(ErrorClass::Timeout, text)
+        } else if causes.contains("invalid HTTP") || causes.contains("parse") {
+            self.error(
+                ErrorClass::Protocol,
+                format!("no HTTP in the answer to {method} {uri}: {causes}"),
+            )
+            .hinted("check the scheme: an address without one means https")
+        } else {
+            // Reset or ended in the middle: what was asked may have happened, as with no answer.
+            self.error(
+                ErrorClass::Timeout,
+                format!("the connection was closed before {method} {uri} was answered: {causes}"),
+            )
+        }
+    }
+
+    /// Logs in: a session, else Basic where there are no sessions or too many.
+    pub(crate) async fn log_in(&mut self) -> Result<(), BmcError> {
+        let Some(uri) = self.sessions_uri.clone() else {
+            self.login = Login::Basic;
+            return Ok(());
+        };
+        let uri = self.local(&uri)?;
+        let mut body = json!({
+            "UserName": self.endpoint.username,
+            "Password": self.endpoint.password.reveal(),
+        });
+        if let Some(oem) = self.session_oem.and_then(|oem| serde_json::from_str::<Value>(oem).ok()) {
+            body["Oem"] = oem;
+        }
+        let mut waits = 0;
+        loop {
+            self.login = Login::Not;
+            let reply = self.send(Method::POST, &uri, Some(&body), None, true).await?;
+            if (200..300).contains(&reply.status) {
+                return self.logged_in(reply);
+            }
+            if message::is_session_limit(&reply.messages) {
+                tracing::info!(bmc = %self.name, "no session is free on the BMC: using Basic authentication");
+                self.login = Login::Basic;
+                return Ok(());
+            }
+            match reply.status {
+                404 | 405 | 501 => {
+                    self.login = Login::Basic;
+                    return Ok(());
+                }
+                401 | 403 => return Err(self.wrong_login("POST", &uri, &reply)),
+                // A login that is refused as such is never repeated: BMCs count and lock users out.
+                503 if waits < 3 => {
+                    waits += 1;
+                    let pause = reply
+                        .retry_after
+                        .unwrap_or(Duration::from_secs(5))
+                        .min(self.options.longest_wait);
+                    self.wait(pause).await?;
+                }
+                _ => return Err(self.refusal("POST", &uri, &reply)),
+            }
+        }
+    }
+
+    fn logged_in(&mut self, reply: Reply) -> Result<(), BmcError> {
+        let session = match reply.location.or_else(|| json::link(&reply.body, &[])) {
+            Some(uri) => Some(self.local(&uri)?),
+            None => None,
+        };
+        self.login = match reply.token.as_deref().map(HeaderValue::from_str) {
+            Some(Ok(mut token)) => {
+                token.set_sensitive(true);
+                self.redactor.hide(reply.token.as_deref().unwrap_or_default());
+                Login::Token { token, session }
+            }
+            _ => Login::Basic,
+        };
+        Ok(())
+    }
+
+    fn wrong_login(&mut self, method: &str, uri: &str, reply: &Reply) -> BmcError {
+        let mut error = self.refusal(method, uri, reply);
+        error.class = ErrorClass::Auth;
+        let user = &self.endpoint.username;
+        let words = message::words(&reply.messages, &Value::Null);
+        let said = if words.is_empty() {
+            String::new()
+        } else {
+            format!(" It says: {}", self.redactor.text(&words))
+        };
+        error.message = format!(
+            "BMC {}: user {user:?} or its password is wrong ({}).{said}",
+            self.name, reply.status
+        );
+        error.hint = ErrorClass::Auth.hint().to_owned();
+        self.login = Login::Wrong(error.clone());
+        error
+    }
+
+    /// Ends the session. Best effort, with a short deadline of its own.
+    pub(crate) async fn log_out(&mut self) {
+        if let Login::Token {
+            session: Some(session), ..
+        } = &self.login
+        {
+            let session = session.clone();
+            self.begin("log out");
+            self.deadline = Instant::now() + Duration::from_secs(10);
+            if let Err(err) = self.send(Method::DELETE, &session, None, None, true).await {
+                tracing::debug!(bmc = %self.name, %err, "could not log out");
+            }
+        }
+        self.login = Login::Not;
+    }
+}
+
+enum Failure {
+    Http(reqwest::Error),
+    TooLong,
+    NotJson(u16),
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(err: reqwest::Error) -> Self {
+        Self::Http(err)
+    }
+}
+
+/// The addresses of the BMC that may be talked to; none is an error. What was checked here is what is
+/// connected to, so that a name cannot mean another address a moment later.
+async fn resolve(endpoint: &Endpoint, options: &Options) -> Result<Vec<SocketAddr>, BmcError> {
+    const WHAT: &str = "connect";
+    let name = endpoint.name();
+    let port = endpoint.url.port_or_known_default().unwrap_or(443);
+    let found: Vec<SocketAddr> = match endpoint.url.host() {
+        Some(url::Host::Ipv4(address)) => vec![(address, port).into()],
+        Some(url::Host::Ipv6(address)) => vec![(address, port).into()],
+        Some(url::Host::Domain(domain)) => {
+            let lookup = tokio::time::timeout(options.connect_timeout, tokio::net::lookup_host((domain, port))).await;
+            let fail = |why: String| BmcError::new(ErrorClass::Unreachable, WHAT, format!("BMC {name}: {why}"));
+            match lookup {
+                Ok(Ok(found)) => found.collect(),
+                Ok(Err(err)) => return Err(fail(format!("the name cannot be resolved: {err}"))),
+                Err(_) => return Err(fail("the name service does not answer".into())),
+            }
+        }
+        None => Vec::new(),
+    };
+    let allowed: Vec<SocketAddr> = found
+        .iter()
+        .copied()
+        .filter(|a| options.addresses.allows(a.ip()))
+        .collect();
+    if allowed.is_empty() {
+        let shown: Vec<String> = found.iter().map(|a| a.ip().to_string()).collect();
+        let text = format!(
+            "BMC {name}: {} is not in the networks where BMCs may be; nothing was sent",
+            shown.join(", ")
+        );
+        return Err(BmcError::new(ErrorClass::Refused, WHAT, text)
+            .hinted("correct ipmi/address, or add the network to the server's list of BMC networks"));
+    }
+    Ok(allowed)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
+}
+
+/// An error with its causes, each once.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut texts = vec![err.to_string()];
+    let mut source = err.source();
+    while let Some(err) = source {
+        let text = err.to_string();
+        if !texts.iter().any(|t| t.contains(&text)) {
+            texts.push(text);
+        }
+        source = err.source();
+    }
+    // The first is reqwest's "error sending request for url (…)", which names the URL again.
+    if texts.len() > 1 {
+        texts.remove(0);
+    }
+    texts.join(": ")
+}
+
+fn tls_error(err: &reqwest::Error) -> Option<rustls::Error> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(err);
+    while let Some(err) = source {
+        if let Some(tls) = err.downcast_ref::<rustls::Error>() {
+            return Some(tls.clone());
+        }
+        // rustls's errors travel inside io::Error, which is not a source of itself.
+        if let Some(tls) = err
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>())
+        {
+            return Some(tls.clone());
+        }
+        source = err.source();
+    }
+    None
+}
