@@ -196,7 +196,12 @@ async fn boots_within_the_answer_sheet(name: &str, more: &[&str]) {
     assert_eq!(requests.last().unwrap()["method"], "DELETE", "logged out");
     for request in &requests {
         let headers = request["headers"].as_object().unwrap();
-        assert!(headers.iter().any(|(n, v)| n.eq_ignore_ascii_case("OData-Version") && v == "4.0"), "{request}");
+        assert!(
+            headers
+                .iter()
+                .any(|(n, v)| n.eq_ignore_ascii_case("OData-Version") && v == "4.0"),
+            "{request}"
+        );
     }
     let recorded = serde_json::to_string(&*records.0.lock().unwrap()).unwrap();
     for secret in [PASSWORD, "A-token-of-this-boot"] {
