@@ -7,7 +7,6 @@
 
 mod bundle;
 mod debian;
-mod esp;
 mod grub;
 mod initramfs;
 mod modinfo;
@@ -18,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use isobar_image::esp::EspFile;
 use sha2::{Digest as _, Sha256};
 
 pub use bundle::{Entry, MANIFEST, Manifest, Role, TREE, check};
@@ -136,8 +136,8 @@ pub enum Error {
     #[error("cannot compress the initramfs")]
     Compress(#[source] io::Error),
     /// The ESP cannot be made.
-    #[error("cannot make the EFI system partition")]
-    Esp(#[source] io::Error),
+    #[error(transparent)]
+    Esp(#[from] isobar_image::esp::EspError),
     /// A file or folder.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -258,18 +258,19 @@ pub fn build(options: &BuildOptions, say: &mut dyn FnMut(&str)) -> Result<Bundle
     let config = grub::shared_config(&marker);
     write(&tree.join("EFI/debian/grub.cfg"), config.as_bytes())?;
     say("making the EFI system partition");
-    let mut efi: Vec<(&str, Vec<u8>)> = Vec::new();
+    let mut loaders: Vec<(&str, Vec<u8>)> = Vec::new();
     for shipped in grub::SHIPPED.iter().filter(|shipped| shipped.esp) {
         let file = tree.join(shipped.to);
-        efi.push((
-            shipped.to,
-            fs::read(&file).map_err(|source| Error::io("read", &file, source))?,
-        ));
+        let bytes = fs::read(&file).map_err(|source| Error::io("read", &file, source))?;
+        loaders.push((shipped.to, bytes));
     }
-    for path in grub::ESP_CONFIGS {
-        efi.push((path, config.clone().into_bytes()));
-    }
-    write(&tree.join(EFI_IMAGE), &esp::build(&efi)?)?;
+    let loaders = loaders.iter().map(|(path, bytes)| EspFile { path, bytes });
+    let configs = grub::ESP_CONFIGS.iter().map(|path| EspFile {
+        path,
+        bytes: config.as_bytes(),
+    });
+    let esp = isobar_image::esp::build(&loaders.chain(configs).collect::<Vec<_>>())?;
+    write(&tree.join(EFI_IMAGE), &esp)?;
 
     let manifest = Manifest {
         format: 1,
