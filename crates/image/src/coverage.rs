@@ -10,13 +10,14 @@ use crate::vfs::FileId;
 /// Runs of bytes that are remembered for one file.
 const MAX_RUNS: usize = 64;
 
-/// The bytes of an image that have been read at least once, by file; padding between files does not
-/// count. Memory is bounded: a file whose reads are so scattered that they leave more than 64 runs has
+/// The bytes of an image that have been read at least once, by file, and those between files. Memory is bounded: a file whose reads are so scattered that they leave more than 64 runs has
 /// the smallest gap between two of them counted as read.
 #[derive(Clone, Debug)]
 pub struct Coverage {
     image: Arc<Image>,
     files: BTreeMap<FileId, Runs>,
+    /// Offsets within the image.
+    padding: Runs,
 }
 
 /// Sorted, disjoint, not adjacent; offsets within the file.
@@ -33,6 +34,7 @@ impl Coverage {
         Self {
             image,
             files: BTreeMap::new(),
+            padding: Runs::default(),
         }
     }
 
@@ -45,7 +47,10 @@ impl Coverage {
     /// Counts a range of the image (bytes) as read; what lies past its end is left out.
     pub fn add(&mut self, range: Range<u64>) {
         for piece in self.image.iter(range) {
-            let Some(id) = piece.file else { continue };
+            let Some(id) = piece.file else {
+                self.padding.add(piece.offset..piece.offset + piece.segment.len());
+                continue;
+            };
             let Some(file) = self.image.files().get(id.0 as usize) else {
                 continue;
             };
@@ -58,6 +63,13 @@ impl Coverage {
     #[must_use]
     pub fn covered(&self, file: FileId) -> u64 {
         self.files.get(&file).map_or(0, |runs| runs.covered)
+    }
+
+    /// Bytes between the files that have been read at least once. A boot has no use for them: who reads many of them
+    /// is copying.
+    #[must_use]
+    pub fn padding(&self) -> u64 {
+        self.padding.covered
     }
 
     /// Bytes from the start of a file that have been read without a gap.
