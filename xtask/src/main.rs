@@ -1,2 +1,48 @@
-//! Placeholder.
-fn main() {}
+//! The commands of the house. The only place for them: README and CI call these and nothing else.
+
+mod demo;
+mod packages;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo [--firmware bios|uefi|secureboot] [--dhcp] [--keep]
+          boots a real virtual machine from its own ISO through a simulated BMC, as an operator would
+          --firmware  what the machine has (default uefi)
+          --dhcp      the machine asks for its address instead of having a static one
+          --keep      leaves everything running at the end, and says where
+  test [--full]
+          all tests; --full adds the demo with every firmware
+  tidy    format, lints, layers, licences, banned crates, commands in the documentation
+
+All of them name the Debian packages that are missing and install them (as root at once, else after asking).
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.split_first() {
+        Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
+        Some((&"test", rest)) => test::test(rest),
+        Some((&"tidy", [])) => tidy::tidy(),
+        None | Some((&("help" | "--help" | "-h"), _)) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some((command, _)) => Err(anyhow::anyhow!(
+            "cargo xtask {command}: no such command or option\n\n{HELP}"
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
