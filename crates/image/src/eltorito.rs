@@ -94,3 +94,62 @@ pub(crate) fn info_table(span: Span, mut image: impl Read) -> io::Result<[u8; 56
     table[12..16].copy_from_slice(&sum.to_le_bytes());
     Ok(table)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const BIOS: Span = Span { lba: 100, len: 40_000 };
+    const EFI: Span = Span {
+        lba: 0x0102_0304,
+        len: 5_000_001,
+    };
+
+    #[test]
+    fn both_firmwares_find_their_image() {
+        let catalog = catalog(Some(BIOS), Some(EFI)).unwrap();
+        // Validation entry: words add up to zero, key bytes at its end.
+        let sum = catalog[..32]
+            .chunks(2)
+            .fold(0_u16, |sum, w| sum.wrapping_add(u16::from_le_bytes([w[0], w[1]])));
+        assert_eq!(
+            (catalog[0], catalog[1], sum, &catalog[30..32]),
+            (1, 0, 0, &[0x55, 0xAA][..])
+        );
+        assert_eq!(catalog[32..44], [0x88, 0, 0, 0, 0, 0, 4, 0, 100, 0, 0, 0]);
+        assert_eq!(catalog[64..68], [0x91, 0xEF, 1, 0]);
+        // 9766 sectors of 512 bytes.
+        assert_eq!(catalog[96..108], [0x88, 0, 0, 0, 0, 0, 0x26, 0x26, 4, 3, 2, 1]);
+        assert!(catalog[108..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn one_firmware_is_enough() {
+        let bios = catalog(Some(BIOS), None).unwrap();
+        assert!(bios[64..].iter().all(|b| *b == 0));
+        let efi = catalog(None, Some(EFI)).unwrap();
+        assert_eq!((efi[1], &efi[40..44]), (0xEF, &[4, 3, 2, 1][..]));
+        assert_eq!(catalog(None, None), None);
+    }
+
+    #[test]
+    fn the_table_sums_up_the_image() {
+        for len in [64, 65, 67, 68, 4159, 4160, 4161, 9001] {
+            let image: Vec<u8> = (0..len).map(|n: usize| (n * 31) as u8).collect();
+            let table = info_table(BIOS, &image[..]).unwrap();
+            let mut padded = image[64..].to_vec();
+            padded.resize(padded.len().next_multiple_of(4), 0);
+            let sum = padded.chunks(4).fold(0_u32, |sum, w| {
+                sum.wrapping_add(u32::from_le_bytes(w.try_into().unwrap()))
+            });
+            let words: Vec<u32> = table
+                .chunks(4)
+                .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+                .collect();
+            assert_eq!(words[..4], [16, 100, 40_000, sum], "{len}");
+            assert!(words[4..].iter().all(|w| *w == 0));
+        }
+    }
+}

@@ -6,10 +6,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{Fixture, noise, own, real_files, real_own, real_spec, role, tool};
-use isobar_image::{Base, FileRole, plan};
+use isobar_image::{Base, BaseFile, BaseSpec, BlobId, Content, FileRole, Segment, plan};
 
 /// Every file that should be on the disc, and the disc in a folder.
 struct Disc {
@@ -31,7 +33,7 @@ fn disc(continued: bool) -> Disc {
         .iter()
         .map(|(path, bytes)| fixture.file(path, bytes, role(path)))
         .collect();
-    let base = std::sync::Arc::new(Base::build(&real_spec(files), &fixture.blobs).unwrap());
+    let base = Arc::new(Base::build(&real_spec(files), &fixture.blobs).unwrap());
     let mut own_files = real_own();
     // So many that their folders have to move.
     for n in 0..40 {
@@ -156,4 +158,38 @@ fn sevenzip_lists_and_extracts_it() {
     }
     tool("p7zip-full", "7z", &["x", "-ox", "boot.iso"], disc.folder());
     disc.check_tree(&disc.folder().join("x"), "7z");
+}
+
+#[test]
+fn xorriso_and_sevenzip_know_the_length_of_a_file_above_four_gigabytes() {
+    let fixture = Fixture::new();
+    let len = 9 * (1 << 30) + 12_345;
+    let large = BaseFile {
+        path: "large.img".to_owned(),
+        content: Content::Blob {
+            id: BlobId([7; 32]),
+            len,
+        },
+        role: FileRole::Initrd,
+    };
+    let spec = BaseSpec {
+        volume_id: "TEST".to_owned(),
+        files: vec![large],
+        ..BaseSpec::default()
+    };
+    let base = Arc::new(Base::build(&spec, &fixture.blobs).unwrap());
+    let image = plan(&base, &[own("own", "x", FileRole::Other)]).unwrap();
+    // The blob's bytes are a hole.
+    let iso = fs::File::create(fixture.folder.path().join("large.iso")).unwrap();
+    iso.set_len(image.len()).unwrap();
+    for piece in image.iter(0..u64::MAX) {
+        if let Segment::Bytes(bytes) = &piece.segment {
+            iso.write_all_at(bytes, piece.offset).unwrap();
+        }
+    }
+    let folder = fixture.folder.path();
+    let xorriso = tool("xorriso", "xorriso", &["-indev", "large.iso", "-lsl", "/"], folder);
+    assert!(xorriso.contains(&len.to_string()), "{xorriso}");
+    let sevenzip = tool("p7zip-full", "7z", &["l", "large.iso"], folder);
+    assert!(sevenzip.contains(&len.to_string()), "{sevenzip}");
 }

@@ -96,3 +96,62 @@ fn d_characters(text: &str) -> impl Iterator<Item = u8> {
         _ => b'_',
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn short(name: &str, directory: bool) -> String {
+        let id = shorten(name, directory, |_| false);
+        String::from_utf8(id.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn names_become_d_characters() {
+        for (name, file, directory) in [
+            ("grub.cfg", "GRUB.CFG;1", "GRUB_CFG"),
+            ("vmlinuz0", "VMLINUZ0.;1", "VMLINUZ0"),
+            ("i386-pc", "I386_PC.;1", "I386_PC"),
+            ("boot.catalog", "BOOT.CATALOG;1", "BOOT_CATALOG"),
+            (".disk", "_DISK.;1", "_DISK"),
+            ("a.tar.gz", "A_TAR.GZ;1", "A_TAR_GZ"),
+            ("dot.", "DOT.;1", "DOT_"),
+            ("漢字.é", "__._;1", "____"),
+            ("x.abcdefghijkl", "X.ABCDEFGH;1", "X_ABCDEFGHIJKL"),
+        ] {
+            assert_eq!(short(name, false), file);
+            assert_eq!(short(name, true), directory);
+        }
+        assert_eq!(short(&"n".repeat(255), false), format!("{}.;1", "N".repeat(30)));
+        assert_eq!(
+            short(&format!("{}.img", "n".repeat(251)), false),
+            format!("{}.IMG;1", "N".repeat(27))
+        );
+    }
+
+    #[test]
+    fn taken_names_get_a_number() {
+        let mut taken = std::collections::BTreeSet::new();
+        for n in 0..200 {
+            let id = shorten(&format!("{}{n}.img", "n".repeat(40)), false, |id| taken.contains(id));
+            assert!(id.as_bytes().len() <= MAX + 3);
+            assert!(taken.insert(id));
+        }
+        // A folder may not have the name of a file, which differs in its separators only.
+        let file = shorten("a", false, |_| false);
+        let folder = shorten("a", true, |id| *id == file);
+        assert_eq!(folder.as_bytes(), b"A_1");
+    }
+
+    #[test]
+    fn order_is_by_stem_then_extension() {
+        let order = ["A.;1", "A.B;1", "A.C;1", "A1.A;1", "A_.;1", "B"];
+        let ids: Vec<Identifier> = order
+            .iter()
+            .map(|id| Identifier::from_stored(id.as_bytes()).unwrap())
+            .collect();
+        assert!(ids.is_sorted_by(|a, b| a < b));
+    }
+}
