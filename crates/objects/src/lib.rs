@@ -1,4 +1,4 @@
-//! DRP's objects over a [`Store`](isobar_store::Store): the one place that writes them.
+//! DRP's objects over a [`Store`]: the one place that writes them.
 //!
 //! [`Objects`] knows keys and references, params and secrets, content layers, users and tokens. It validates what it
 //! writes, keeps `Available` true to what an object refers to, and commits each change together with its events.
@@ -9,11 +9,36 @@
 //! ```ignore
 //! let machine = objects.run(|o| o.get("machines", "Name:mach-01")).await?;
 //! ```
+//!
+//! Where to look: `write` is the way of every change; `core` orders and retries it; `view` is the world that it sees;
+//! `rules` asks the model what is well-formed and usable; `refs` knows who refers to whom.
 
+mod content;
+mod core;
 mod hook;
+mod login;
+mod objects;
+mod params;
+mod prefs;
 mod principal;
-mod skeleton;
+mod read;
+mod refs;
+mod rules;
+mod secure;
+mod tokens;
+mod users;
+mod view;
+mod write;
+
+#[cfg(doc)]
+use isobar_store::Store;
 
 pub use hook::{AllPresent, ChangeHook, Presence};
-pub use principal::Principal;
-pub use skeleton::{Objects, OpenError, Options, Resolved, Token, TokenState, UserTokenRequest};
+pub use objects::{FEATURES, Objects, OpenError, Options};
+pub use principal::{Claim, Principal};
+pub use secure::Resolved;
+pub use tokens::{Token, TokenState, UserTokenRequest};
+
+/// Key of the machine's `Meta` whose text [`Objects`] also shows in the machine's `Errors`: why its last boot failed.
+/// It does not make the machine unavailable. Whoever sets it removes it.
+pub const BOOT_ERROR_META: &str = "isobar/boot-error";

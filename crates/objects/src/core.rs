@@ -1,0 +1,240 @@
+//! What all clones of [`Objects`](crate::Objects) share, and how a change gets from intention to commit.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use isobar_model::params::ParamSchema;
+use isobar_model::{ApiError, Noun, Object};
+use isobar_store::{Clock, Store, StoreError, Txn, Vault};
+
+use crate::content::Content;
+use crate::hook::{ChangeHook, Presence};
+use crate::login::Logins;
+use crate::view::View;
+
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) clock: Arc<dyn Clock>,
+    content: RwLock<Arc<Content>>,
+    pub(crate) hook: RwLock<Option<Arc<dyn ChangeHook>>>,
+    pub(crate) presence: RwLock<Arc<dyn Presence>>,
+    pub(crate) schemas: Schemas,
+    pub(crate) logins: Logins,
+    pub(crate) first_password: Mutex<Option<String>>,
+    /// Shared: changes of objects that nothing refers to (machines, users, tokens); the revision of the changed
+    /// document orders them. Exclusive: changes of what others refer to, which have to look at all of those.
+    order: RwLock<()>,
+    /// Those that collided try again one at a time for each object.
+    crowded: [Mutex<()>; 64],
+    hasher: RandomState,
+}
+
+/// A change in the making.
+#[derive(Default)]
+pub(crate) struct Draft {
+    pub(crate) txn: Txn,
+    /// UUIDs of the machines that it changes.
+    pub(crate) machines: Vec<String>,
+    /// Content objects whose availability it changes.
+    pub(crate) content: Vec<(&'static Noun, String, Arc<Object>)>,
+}
+
+/// How a change is ordered against others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Shared,
+    Exclusive,
+}
+
+impl Order {
+    /// Of changes to objects of this type.
+    pub(crate) fn of(noun: &Noun) -> Self {
+        match noun.name {
+            "machines" | "users" => Order::Shared,
+            _ => Order::Exclusive,
+        }
+    }
+}
+
+/// A change that collides this often is up against something that is not chance.
+const MAX_ATTEMPTS: usize = 100;
+
+thread_local! {
+    /// This thread is preparing a change: a second one inside it would wait for itself.
+    static PREPARING: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Preparing;
+
+impl Preparing {
+    fn begin() -> Result<Self, ApiError> {
+        if PREPARING.replace(true) {
+            let text = "a change was started from inside a change hook, which may only read";
+            return Err(ApiError::new(500, "STORE_ERROR", "", "", text));
+        }
+        Ok(Preparing)
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        PREPARING.set(false);
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        vault: Arc<Vault>,
+        clock: Arc<dyn Clock>,
+        content: Content,
+        presence: Arc<dyn Presence>,
+    ) -> Self {
+        Self {
+            logins: Logins::new(Arc::clone(&clock)),
+            store,
+            vault,
+            clock,
+            content: RwLock::new(Arc::new(content)),
+            hook: RwLock::new(None),
+            presence: RwLock::new(presence),
+            schemas: Schemas::default(),
+            first_password: Mutex::new(None),
+            order: RwLock::new(()),
+            crowded: [const { Mutex::new(()) }; 64],
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub(crate) fn content(&self) -> Arc<Content> {
+        Arc::clone(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn presence(&self) -> Arc<dyn Presence> {
+        Arc::clone(&self.presence.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn hook(&self) -> Option<Arc<dyn ChangeHook>> {
+        self.hook.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Prepares a change and commits it; prepares it again when somebody else was faster. `about` names the object, so
+    /// that changes which collide on it queue up. An empty draft is no commit.
+    pub(crate) fn write<T>(
+        &self,
+        order: Order,
+        about: &str,
+        mut prepare: impl FnMut(&View<'_>, &mut Draft) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let stripe = &self.crowded[self.hasher.hash_one(about) as usize % self.crowded.len()];
+        let mut waited = None;
+        for _ in 0..MAX_ATTEMPTS {
+            let preparing = Preparing::begin()?;
+            let (_shared, _exclusive) = match order {
+                Order::Shared => (Some(self.order.read().unwrap_or_else(PoisonError::into_inner)), None),
+                Order::Exclusive => (None, Some(self.order.write().unwrap_or_else(PoisonError::into_inner))),
+            };
+            let view = View::new(self);
+            let mut draft = Draft::default();
+            let prepared = prepare(&view, &mut draft);
+            // A failed read explains a failed preparation better than what was concluded from it.
+            view.sound()?;
+            let outcome = prepared?;
+            drop(preparing);
+            match self.commit(&mut draft) {
+                Ok(()) => {
+                    drop((_shared, _exclusive, waited));
+                    self.tell(&draft.machines);
+                    return Ok(outcome);
+                }
+                Err(StoreError::Conflict { .. }) => {
+                    drop((_shared, _exclusive));
+                    waited.get_or_insert_with(|| stripe.lock().unwrap_or_else(PoisonError::into_inner));
+                }
+                Err(e) => return Err(store_failed(&e)),
+            }
+        }
+        let text = "was changed by others again and again; try once more";
+        Err(ApiError::new(409, "Conflict", "", "", format!("{about} {text}")))
+    }
+
+    fn commit(&self, draft: &mut Draft) -> Result<(), StoreError> {
+        let txn = std::mem::take(&mut draft.txn);
+        let declares = txn
+            .puts
+            .iter()
+            .map(|p| &p.kind)
+            .chain(txn.deletes.iter().map(|d| &d.kind))
+            .any(|k| k == "params");
+        if !(txn.puts.is_empty() && txn.deletes.is_empty() && txn.events.is_empty()) {
+            self.store.commit(txn)?;
+        }
+        // Still inside the exclusive order: nobody checks a value between the two.
+        if declares {
+            self.schemas.clear();
+        }
+        if !draft.content.is_empty() {
+            let mut content = Content::clone(&self.content());
+            for (noun, key, object) in draft.content.drain(..) {
+                content.put(noun, &key, object);
+            }
+            *self.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, machines: &[String]) {
+        if let Some(hook) = self.hook() {
+            machines.iter().for_each(|machine| hook.committed(machine));
+        }
+    }
+}
+
+/// What a failure of the store is to a client.
+pub(crate) fn store_failed(error: &StoreError) -> ApiError {
+    match error {
+        StoreError::Conflict { kind, key } => ApiError::new(409, "Conflict", kind, key, "was changed by someone else"),
+        StoreError::Taken {
+            kind,
+            index,
+            value,
+            holder,
+        } => {
+            let (what, who) = match (kind.as_str(), index.as_str()) {
+                ("machines", "Address") => ("IP address", format!("Machine {holder}")),
+                _ => (index.as_str(), format!("{kind}/{holder}")),
+            };
+            ApiError::validation(kind, "", format!("{who} already has {what} {value}"))
+        }
+        StoreError::Full { .. } => ApiError::new(507, "STORE_ERROR", "", "", error.to_string()),
+        StoreError::Closed => ApiError::new(503, "STORE_ERROR", "", "", error.to_string()),
+        _ => ApiError::new(500, "STORE_ERROR", "", "", error.to_string()),
+    }
+}
+
+/// Compiled schemas of declared params, until a declaration changes.
+#[derive(Debug, Default)]
+pub(crate) struct Schemas(RwLock<HashMap<String, Arc<ParamSchema>>>);
+
+impl Schemas {
+    pub(crate) fn get(
+        &self,
+        param: &str,
+        compile: impl FnOnce() -> Option<Arc<ParamSchema>>,
+    ) -> Option<Arc<ParamSchema>> {
+        if let Some(schema) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(param) {
+            return Some(Arc::clone(schema));
+        }
+        let schema = compile()?;
+        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        schemas.insert(param.to_owned(), Arc::clone(&schema));
+        Some(schema)
+    }
+
+    fn clear(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

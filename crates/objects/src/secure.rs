@@ -1,0 +1,232 @@
+//! Secure params: what is stored is a box; what is used is opened on the way out.
+
+use std::sync::Arc;
+
+use isobar_model::params::{self, is_encrypted};
+use isobar_model::{ApiError, Lookup, Noun, Object, noun};
+use isobar_store::Vault;
+use isobar_store::vault::SealedParam;
+use serde_json::Value;
+
+use crate::core::Draft;
+use crate::objects::row;
+use crate::view::{Found, Place, View};
+use crate::{Objects, Principal};
+
+/// The value of a param for internal use, decrypted.
+#[derive(Clone, PartialEq)]
+pub struct Resolved {
+    /// The value.
+    pub value: Value,
+    /// It was stored encrypted: keep it out of logs, errors and answers.
+    pub secure: bool,
+}
+
+impl std::fmt::Debug for Resolved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.secure {
+            f.write_str("Resolved(secret)")
+        } else {
+            f.debug_tuple("Resolved").field(&self.value).finish()
+        }
+    }
+}
+
+fn declared_secure(lookup: &dyn Lookup, param: &str) -> bool {
+    let declared = lookup.get("params", param);
+    declared.is_some_and(|param| param.get("Secure").and_then(Value::as_bool) == Some(true))
+}
+
+fn params_of(object: &Object) -> Option<&Object> {
+    object.get("Params").and_then(Value::as_object)
+}
+
+fn open(vault: &Vault, noun: &str, key: &str, param: &str, boxed: &Value) -> Result<Value, String> {
+    let sealed: SealedParam = serde_json::from_value(boxed.clone()).map_err(|_| "not a box".to_owned())?;
+    let json = vault.open_param(noun, key, &sealed).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&json).map_err(|_| format!("what is in the box for {param} is no JSON"))
+}
+
+fn seal_value(vault: &Vault, noun: &str, key: &str, clear: &Value) -> Result<Value, ApiError> {
+    let failed = |e: serde_json::Error| ApiError::new(500, "STORE_ERROR", noun, key, e.to_string());
+    let json = serde_json::to_vec(clear).map_err(failed)?;
+    serde_json::to_value(vault.seal_param(noun, key, &json)).map_err(failed)
+}
+
+/// Boxes the secure params of `new` that are in clear, and checks those that come in a box. Values that were there
+/// before are left alone.
+pub(crate) fn seal(
+    view: &View<'_>,
+    vault: &Vault,
+    noun: &'static Noun,
+    key: &str,
+    old: Option<&Object>,
+    new: &mut Object,
+) -> Result<(), ApiError> {
+    let Some(Value::Object(values)) = new.get_mut("Params") else {
+        return Ok(());
+    };
+    let before = old.and_then(params_of);
+    let mut problems = Vec::new();
+    for (param, value) in values.iter_mut() {
+        let unchanged = before.and_then(|before| before.get(param)) == Some(value);
+        if (unchanged && is_encrypted(value)) || !declared_secure(view, param) {
+            continue;
+        }
+        let boxed = is_encrypted(value);
+        let clear = if boxed {
+            match open(vault, noun.name, key, param, value) {
+                Ok(clear) => clear,
+                Err(reason) => {
+                    problems.push(format!(
+                        "Key '{param}': {reason}; encrypt it for the public key of this object"
+                    ));
+                    continue;
+                }
+            }
+        } else {
+            value.clone()
+        };
+        match view.param_schema(param).map_or(Ok(()), |schema| schema.check(&clear)) {
+            // Never with the value.
+            Err(reason) => problems.push(format!("Key '{param}': invalid val: {reason}")),
+            Ok(()) if boxed => {}
+            Ok(()) => *value = seal_value(vault, noun.name, key, &clear)?,
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::validations(noun.name, key, problems))
+    }
+}
+
+/// The params of an object with its own secure ones opened.
+pub(crate) fn opened(
+    lookup: &dyn Lookup,
+    vault: &Vault,
+    noun: &str,
+    key: &str,
+    values: &Object,
+) -> Result<Object, ApiError> {
+    let open = |(param, value): (&String, &Value)| {
+        let value = opened_one(lookup, vault, Some((noun, key)), param, value.clone())?.value;
+        Ok((param.clone(), value))
+    };
+    values.iter().map(open).collect()
+}
+
+/// A value found somewhere, opened if the param is secure. `holder`: the object that has it, none for a default.
+pub(crate) fn opened_one(
+    lookup: &dyn Lookup,
+    vault: &Vault,
+    holder: Option<(&str, &str)>,
+    param: &str,
+    value: Value,
+) -> Result<Resolved, ApiError> {
+    let secure = declared_secure(lookup, param);
+    match holder {
+        Some((noun, key)) if secure && is_encrypted(&value) => {
+            let value = open(vault, noun, key, param, &value)
+                .map_err(|reason| ApiError::new(500, "STORE_ERROR", noun, key, format!("Key '{param}': {reason}")))?;
+            Ok(Resolved { value, secure })
+        }
+        _ => Ok(Resolved { value, secure }),
+    }
+}
+
+impl Objects {
+    /// What a param comes to for a machine (`key` as in [`Objects::get`]): its own value, else that of its profiles, its
+    /// stage, the profile `global`, else the schema's default; decrypted. None where nothing sets it.
+    ///
+    /// # Errors
+    /// 404, or a value that cannot be decrypted.
+    pub fn resolve(&self, machine: &str, param: &str) -> Result<Option<Resolved>, ApiError> {
+        let machine = self.get("machines", machine)?;
+        self.resolve_in("machines", &machine, param)
+    }
+
+    /// The same for an object at hand, such as the one that a hook is shown.
+    ///
+    /// # Errors
+    /// A value that cannot be decrypted.
+    pub fn resolve_in(&self, noun: &str, object: &Object, param: &str) -> Result<Option<Resolved>, ApiError> {
+        let noun = row(noun)?;
+        let view = View::new(&self.core);
+        let found = params::find(noun, object, param, &view);
+        view.sound()?;
+        let Some(found) = found else { return Ok(None) };
+        let holder = found.holder.as_ref().map(|(noun, key)| (*noun, key.as_str()));
+        let resolved = opened_one(&view, &self.core.vault, holder, param, found.value)?;
+        view.sound()?;
+        Ok(Some(resolved))
+    }
+
+    /// The object with its secure params in clear, for callers whose `getSecure` was checked.
+    ///
+    /// # Errors
+    /// A value that cannot be decrypted.
+    pub fn decoded(&self, noun: &str, object: &Object) -> Result<Object, ApiError> {
+        let noun = row(noun)?;
+        let mut decoded = object.clone();
+        if let Some(values) = params_of(object) {
+            let view = View::new(&self.core);
+            let values = opened(&view, &self.core.vault, noun.name, noun.key_of(object), values)?;
+            view.sound()?;
+            decoded.insert("Params".to_owned(), values.into());
+        }
+        Ok(decoded)
+    }
+
+    /// A param was declared: where it is secure now and was not before, the values that are there are boxed in the same
+    /// commit.
+    pub(crate) fn seal_declared(
+        &self,
+        view: &View<'_>,
+        draft: &mut Draft,
+        old: Option<&Object>,
+        declared: &Object,
+        by: &Principal,
+    ) -> Result<(), ApiError> {
+        let secure = |param: &Object| param.get("Secure").and_then(Value::as_bool) == Some(true);
+        if !secure(declared) || old.is_some_and(secure) {
+            return Ok(());
+        }
+        let Some(param) = declared.get("Name").and_then(Value::as_str) else {
+            return Ok(());
+        };
+        let holders = isobar_model::table::NOUNS.iter().filter(|noun| noun.has_params);
+        for holder in holders.filter_map(|holder| noun(holder.name)) {
+            for (key, found) in view.all(holder) {
+                let clear = params_of(&found.object).and_then(|values| values.get(param));
+                let Some(clear) = clear.filter(|value| !is_encrypted(value)) else {
+                    continue;
+                };
+                let boxed = seal_value(&self.core.vault, holder.name, &key, clear)?;
+                let mut new = Object::clone(&found.object);
+                if let Some(Value::Object(values)) = new.get_mut("Params") {
+                    values.insert(param.to_owned(), boxed);
+                }
+                if found.place == Place::Content {
+                    continue;
+                }
+                let object = Arc::new(new);
+                // Watchers are told of the box alone, not of what the object was before.
+                let found = Found {
+                    object: Arc::clone(&object),
+                    ..found
+                };
+                self.put(
+                    view,
+                    draft,
+                    holder,
+                    &key,
+                    Some(&found),
+                    &object,
+                    (found.place, "save", by),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! The world as one change sees it: stored objects, content layers, and what the change itself is about to write.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use isobar_model::key::KeyRef;
+use isobar_model::params::ParamSchema;
+use isobar_model::{ApiError, Lookup, Noun, Object, noun};
+use isobar_store::{Doc, Expect, IndexEntry, Rev, StoreError};
+
+use crate::content::Content;
+use crate::core::Core;
+use crate::hook::Presence;
+use crate::prefs;
+
+/// Indexes kept in the store; the others are answered by looking at every object. Type, index, whether unique.
+const STORED: &[(&str, &str, bool)] = &[
+    ("machines", "Name", true),
+    ("machines", "Address", true),
+    ("machines", "BootEnv", false),
+    ("machines", "Stage", false),
+    ("machines", "Workflow", false),
+    ("machines", "Profiles", false),
+];
+
+/// The index entries of an object.
+pub(crate) fn entries(noun: &Noun, object: &Object) -> Vec<IndexEntry> {
+    let stored = STORED.iter().filter(|(of, ..)| *of == noun.name);
+    stored
+        .flat_map(|&(_, name, unique)| {
+            let index = noun.index(name);
+            let values = index.map(|index| noun.index_values(index, object)).unwrap_or_default();
+            values
+                .into_iter()
+                .filter(|value| !value.is_empty() && value != "0.0.0.0")
+                .map(move |value| IndexEntry { name, value, unique })
+        })
+        .collect()
+}
+
+/// Where an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a content layer: read-only.
+    Content,
+    /// In the store.
+    Stored(Rev),
+    /// In neither yet: this change makes it.
+    New,
+}
+
+impl Place {
+    pub(crate) fn expect(self) -> Expect {
+        match self {
+            Place::Stored(rev) => Expect::Rev(rev),
+            Place::Content | Place::New => Expect::Absent,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) object: Arc<Object>,
+    pub(crate) place: Place,
+}
+
+type Id = (&'static str, String);
+
+/// See the module. Not for keeping: it remembers what it read.
+pub(crate) struct View<'a> {
+    core: &'a Core,
+    content: Arc<Content>,
+    presence: Arc<dyn Presence>,
+    /// Read or about to be written; `None`: known not to be there.
+    known: RefCell<HashMap<Id, Option<Found>>>,
+    /// Keys of `known` that differ from the store.
+    pending: RefCell<Vec<Id>>,
+    prefs: RefCell<Option<Arc<Object>>>,
+    /// [`Lookup`] has no way to say that the database failed; [`View::sound`] does.
+    failed: Cell<Option<StoreError>>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(core: &'a Core) -> Self {
+        Self {
+            core,
+            content: core.content(),
+            presence: core.presence(),
+            known: RefCell::default(),
+            pending: RefCell::default(),
+            prefs: RefCell::default(),
+            failed: Cell::default(),
+        }
+    }
+
+    /// An error if anything could not be read: what was concluded since then is worth nothing.
+    pub(crate) fn sound(&self) -> Result<(), ApiError> {
+        self.failed
+            .take()
+            .map_or(Ok(()), |e| Err(crate::core::store_failed(&e)))
+    }
+
+    fn read<T: Default>(&self, result: Result<T, StoreError>) -> T {
+        result.unwrap_or_else(|e| {
+            self.failed.set(Some(e));
+            T::default()
+        })
+    }
+
+    /// The object of this key.
+    pub(crate) fn find(&self, noun: &'static Noun, key: &str) -> Option<Found> {
+        let id = (noun.name, key.to_owned());
+        if let Some(known) = self.known.borrow().get(&id) {
+            return known.clone();
+        }
+        let found = match self.content.get(noun.name, key) {
+            Some(object) => Some(Found {
+                object: Arc::clone(object),
+                place: Place::Content,
+            }),
+            None => self
+                .read(self.core.store.get(noun.name, key))
+                .and_then(|doc| self.decode(&doc)),
+        };
+        self.known.borrow_mut().insert(id, found.clone());
+        found
+    }
+
+    fn decode(&self, doc: &Doc) -> Option<Found> {
+        match serde_json::from_slice(&doc.body) {
+            Ok(object) => Some(Found {
+                object: Arc::new(object),
+                place: Place::Stored(doc.rev),
+            }),
+            Err(e) => {
+                let text = format!("{}/{} is damaged: {e}", doc.kind, doc.key);
+                self.failed.set(Some(StoreError::Backend(text)));
+                None
+            }
+        }
+    }
+
+    /// The key that a caller's `Name:x` stands for; a bare key is returned whether or not there is such an object.
+    pub(crate) fn key(&self, noun: &'static Noun, text: &str) -> Option<String> {
+        match noun.parse_key(text) {
+            KeyRef::Key(key) => Some(key),
+            KeyRef::Index { index, value } => Lookup::find(self, noun.name, index, &value).into_iter().next(),
+        }
+    }
+
+    /// The object that a caller means. 404 repeats what they wrote.
+    pub(crate) fn meant(&self, verb: &str, noun: &'static Noun, text: &str) -> Result<(String, Found), ApiError> {
+        let found = self
+            .key(noun, text)
+            .and_then(|key| self.find(noun, &key).map(|found| (key, found)));
+        self.sound()?;
+        found.ok_or_else(|| ApiError::not_found(verb, noun.name, text))
+    }
+
+    /// All objects of a type by key: content layers, store, and what is about to be written.
+    pub(crate) fn all(&self, noun: &'static Noun) -> Vec<(String, Found)> {
+        let content = self.content.of(noun.name).map(|(key, object)| {
+            let object = Arc::clone(object);
+            let place = Place::Content;
+            (key.to_owned(), Found { object, place })
+        });
+        let mut all: std::collections::BTreeMap<String, Found> = content.collect();
+        for doc in self.read(self.core.store.list(noun.name)) {
+            if let Some(found) = self.decode(&doc) {
+                all.entry(doc.key).or_insert(found);
+            }
+        }
+        let known = self.known.borrow();
+        for id in self.pending.borrow().iter().filter(|(of, _)| *of == noun.name) {
+            match known.get(id) {
+                Some(Some(found)) => all.insert(id.1.clone(), found.clone()),
+                _ => all.remove(&id.1),
+            };
+        }
+        all.into_iter().collect()
+    }
+
+    /// Shows an object as this change will leave it; `None`: gone.
+    pub(crate) fn set(&self, noun: &'static Noun, key: &str, object: Option<Arc<Object>>, place: Place) {
+        let id = (noun.name, key.to_owned());
+        if !self.pending.borrow().contains(&id) {
+            self.pending.borrow_mut().push(id.clone());
+        }
+        let found = object.map(|object| Found { object, place });
+        self.known.borrow_mut().insert(id, found);
+    }
+}
+
+impl Lookup for View<'_> {
+    fn get(&self, name: &str, key: &str) -> Option<Arc<Object>> {
+        View::find(self, noun(name)?, key).map(|found| found.object)
+    }
+
+    fn find(&self, name: &str, index: &str, value: &str) -> Vec<String> {
+        let Some(noun) = noun(name) else { return Vec::new() };
+        let Some(def) = noun.index(index) else {
+            return Vec::new();
+        };
+        let holds = |object: &Object| noun.index_values(def, object).iter().any(|v| v == value);
+        if !STORED.iter().any(|(of, name, _)| *of == noun.name && *name == index) {
+            let all = self.all(noun).into_iter();
+            return all
+                .filter(|(_, found)| holds(&found.object))
+                .map(|(key, _)| key)
+                .collect();
+        }
+        let mut keys: Vec<String> = self
+            .read(self.core.store.find(noun.name, index, value))
+            .into_iter()
+            .map(|doc| doc.key)
+            .collect();
+        let known = self.known.borrow();
+        for id in self.pending.borrow().iter().filter(|(of, _)| *of == noun.name) {
+            let now = known.get(id).and_then(Option::as_ref).is_some_and(|f| holds(&f.object));
+            if now && !keys.contains(&id.1) {
+                keys.push(id.1.clone());
+            } else if !now {
+                keys.retain(|key| *key != id.1);
+            }
+        }
+        keys.extend(
+            self.content
+                .of(noun.name)
+                .filter(|(_, o)| holds(o))
+                .map(|(key, _)| key.to_owned()),
+        );
+        keys
+    }
+
+    fn pref(&self, name: &str) -> Option<String> {
+        let mut prefs = self.prefs.borrow_mut();
+        let prefs = prefs.get_or_insert_with(|| Arc::new(self.read(prefs::read(self.core))));
+        prefs
+            .get(name)?
+            .as_str()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    }
+
+    fn boot_file_present(&self, bootenv: &Object, arch: &str, file: &str) -> bool {
+        self.presence.file_present(bootenv, arch, file)
+    }
+
+    fn boot_file_hint(&self, bootenv: &Object) -> Option<String> {
+        self.presence.hint(bootenv)
+    }
+
+    fn param_schema(&self, param: &str) -> Option<Arc<ParamSchema>> {
+        let compile = || {
+            let declared = Lookup::get(self, "params", param)?;
+            ParamSchema::compile(&declared).ok().map(Arc::new)
+        };
+        // A declaration that is about to change is not for others to see.
+        if self
+            .pending
+            .borrow()
+            .iter()
+            .any(|(of, key)| *of == "params" && key == param)
+        {
+            return compile();
+        }
+        self.core.schemas.get(param, compile)
+    }
+}

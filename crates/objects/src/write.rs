@@ -1,0 +1,358 @@
+//! The way of every change: read, change, seal, settle, validate, tell the hook, commit with its events.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use isobar_model::patch::Patch;
+use isobar_model::{ApiError, Noun, Object};
+use isobar_store::{Delete, Event, Put, Txn};
+use serde_json::Value;
+
+use crate::core::{Draft, Order};
+use crate::login::random;
+use crate::objects::row;
+use crate::read::public;
+use crate::view::{Found, Place, View, entries};
+use crate::{Objects, Principal, refs, rules, secure};
+
+/// Members of its own machine that a machine's token does not change.
+const NOT_BY_MACHINES: &[&str] = &["Name", "Secret", "Locked", "Pool", "PoolAllocated", "PoolStatus"];
+/// Params of its own machine that a machine's token does not change: whoever could move the BMC's address could have its
+/// password sent to a place of their own.
+const PARAMS_NOT_BY_MACHINES: &[&str] = &["ipmi/", "boot-virtual-iso", "isobar/"];
+
+/// Who makes a change, and how.
+#[derive(Clone, Copy)]
+pub(crate) struct How<'a> {
+    pub(crate) by: &'a Principal,
+    pub(crate) force: bool,
+}
+
+impl Objects {
+    /// Creates an object; what is missing in `input` is filled in as DRP does.
+    ///
+    /// # Errors
+    /// 400 for what makes no sense, 409 when the key is taken, 422 when it is not valid.
+    pub fn create(&self, noun: &str, input: &Value, by: &Principal) -> Result<Arc<Object>, ApiError> {
+        let noun = row(noun)?;
+        let mut base = noun.accept(input, None).map_err(|e| e.with_type("CREATE"))?;
+        if noun.name == "machines" && noun.key_of(&base).is_empty() {
+            base.insert("Uuid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+        }
+        let key = noun.key_of(&base).to_owned();
+        if key.is_empty() {
+            return Err(ApiError::empty_key(noun.name));
+        }
+        if base.get("Secret").and_then(Value::as_str) == Some("") {
+            base.insert("Secret".to_owned(), new_secret().into());
+        }
+        refuse_machines(by, noun, &key)?;
+        self.core
+            .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
+                if view.find(noun, &key).is_some() {
+                    return Err(ApiError::already_exists(noun.name, &key));
+                }
+                self.finish(view, draft, noun, &key, None, base.clone(), How { by, force: false })
+            })
+    }
+
+    /// Applies `ops` (RFC 6902). `force` allows a change of stage or bootenv that DRP refuses without.
+    ///
+    /// # Errors
+    /// 404, 409 for a failed `test` or a missing path, 422 when the result is not valid.
+    pub fn patch(
+        &self,
+        noun: &str,
+        key: &str,
+        ops: &Value,
+        force: bool,
+        by: &Principal,
+    ) -> Result<Arc<Object>, ApiError> {
+        let noun = row(noun)?;
+        let patch = Patch::parse(ops).map_err(|e| in_model(e, noun, key))?;
+        self.change(noun, key, "PATCH", How { by, force }, |old| patch.apply_to(noun, old))
+    }
+
+    /// Replaces an object by `input`, whose own key has to be the same.
+    ///
+    /// # Errors
+    /// As [`Objects::patch`].
+    pub fn replace(
+        &self,
+        noun: &str,
+        key: &str,
+        input: &Value,
+        force: bool,
+        by: &Principal,
+    ) -> Result<Arc<Object>, ApiError> {
+        let noun = row(noun)?;
+        self.change(noun, key, "PUT", How { by, force }, |old| {
+            let new = noun.accept(input, Some(old)).map_err(|e| e.with_type("PUT"))?;
+            let (from, to) = (noun.key_of(old), noun.key_of(&new));
+            if from == to {
+                Ok(new)
+            } else {
+                Err(ApiError::key_change(noun.name, from, to))
+            }
+        })
+    }
+
+    /// Reads the object, lets `change` edit it, validates, commits; again from the start when somebody else was faster,
+    /// so `change` must have no effect but on its argument. An edit that changes nothing is no commit.
+    ///
+    /// # Errors
+    /// 404, what `change` returns, 422 when the result is not valid.
+    pub fn update_with(
+        &self,
+        noun: &str,
+        key: &str,
+        by: &Principal,
+        mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        let noun = row(noun)?;
+        self.change(noun, key, "PATCH", How { by, force: false }, |old| {
+            let mut new = old.clone();
+            change(&mut new)?;
+            let new = noun
+                .accept(&Value::Object(new), Some(old))
+                .map_err(|e| in_model(e, noun, key))?;
+            if noun.key_of(&new) == noun.key_of(old) {
+                Ok(new)
+            } else {
+                Err(ApiError::patch_key_change(noun.name, noun.key_of(&new)))
+            }
+        })
+    }
+
+    /// Deletes an object and returns it.
+    ///
+    /// # Errors
+    /// 404, 400 for content, 409 with one message for each reference to it.
+    pub fn delete(&self, noun: &str, key: &str, by: &Principal) -> Result<Arc<Object>, ApiError> {
+        let noun = row(noun)?;
+        self.core
+            .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
+                let (key, old) = view.meant("DELETE", noun, key)?;
+                refuse_machines(by, noun, &key)?;
+                if old.place == Place::Content {
+                    return Err(ApiError::read_only("DELETE", noun.name, &key));
+                }
+                rules::deletable(noun, &key, &old.object)?;
+                let reasons = refs::in_use(view, noun, &key);
+                if !reasons.is_empty() {
+                    return Err(ApiError::still_in_use(noun.name, &key, reasons));
+                }
+                draft.txn.deletes.push(Delete {
+                    kind: noun.name.to_owned(),
+                    key: key.clone(),
+                    expect: old.place.expect(),
+                });
+                let shown = public(noun, &old.object);
+                draft
+                    .txn
+                    .events
+                    .push(event(noun, "delete", &key, by, Some(&shown), None)?);
+                view.set(noun, &key, None, old.place);
+                self.ask_hook(draft, noun, &key, Some(&old.object), None)?;
+                Ok(shown)
+            })
+    }
+
+    /// A change of one object that is there.
+    pub(crate) fn change(
+        &self,
+        noun: &'static Noun,
+        key: &str,
+        verb: &str,
+        how: How<'_>,
+        mut change: impl FnMut(&Object) -> Result<Object, ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.core
+            .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
+                let (key, old) = view.meant(verb, noun, key)?;
+                if old.place == Place::Content {
+                    return Err(ApiError::read_only(verb, noun.name, &key));
+                }
+                let new = change(&old.object)?;
+                refuse_machine_change(how.by, noun, &key, &old.object, &new)?;
+                self.finish(view, draft, noun, &key, Some(&old), new, how)
+            })
+    }
+
+    /// From the wanted object to the draft: everything that is the same for create and update.
+    #[allow(clippy::too_many_arguments)]
+    fn finish(
+        &self,
+        view: &View<'_>,
+        draft: &mut Draft,
+        noun: &'static Noun,
+        key: &str,
+        old: Option<&Found>,
+        mut new: Object,
+        how: How<'_>,
+    ) -> Result<Arc<Object>, ApiError> {
+        let before = old.map(|found| found.object.as_ref());
+        secure::seal(view, &self.core.vault, noun, key, before, &mut new)?;
+        rules::admit(noun, before, &mut new, how.force, view)?;
+        if let Some(old) = old
+            && *old.object == new
+        {
+            return Ok(public(noun, &old.object));
+        }
+        let new = Arc::new(new);
+        let place = old.map_or(Place::New, |found| found.place);
+        let action = if old.is_none() { "create" } else { "update" };
+        self.put(view, draft, noun, key, old, &new, (place, action, how.by))?;
+        if noun.name == "params" {
+            self.seal_declared(view, draft, before, &new, how.by)?;
+        }
+        self.refresh_dependents(view, draft, noun, key)?;
+        Ok(public(noun, &new))
+    }
+
+    /// Adds one object's write, its event and the hook's share to the draft.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn put(
+        &self,
+        view: &View<'_>,
+        draft: &mut Draft,
+        noun: &'static Noun,
+        key: &str,
+        old: Option<&Found>,
+        new: &Arc<Object>,
+        (place, action, by): (Place, &str, &Principal),
+    ) -> Result<(), ApiError> {
+        let body = serde_json::to_vec(new.as_ref()).map_err(|e| unwritable(noun, key, &e))?;
+        draft.txn.puts.push(Put {
+            kind: noun.name.to_owned(),
+            key: key.to_owned(),
+            body: body.into(),
+            expect: place.expect(),
+            indexes: entries(noun, new),
+        });
+        // What the server does on its own account is a save, as DRP's watchers expect.
+        let action = if action == "update" && by.is_system() {
+            "save"
+        } else {
+            action
+        };
+        let shown = public(noun, new);
+        let original = old.map(|found| public(noun, &found.object));
+        draft
+            .txn
+            .events
+            .push(event(noun, action, key, by, Some(&shown), original.as_deref())?);
+        view.set(noun, key, Some(Arc::clone(new)), place);
+        self.ask_hook(draft, noun, key, old.map(|found| found.object.as_ref()), Some(new))
+    }
+
+    fn ask_hook(
+        &self,
+        draft: &mut Draft,
+        noun: &Noun,
+        key: &str,
+        old: Option<&Object>,
+        new: Option<&Object>,
+    ) -> Result<(), ApiError> {
+        if noun.name != "machines" {
+            return Ok(());
+        }
+        draft.machines.push(key.to_owned());
+        if let Some(hook) = self.core.hook() {
+            let mut share = Txn::default();
+            hook.machine_changing(self, old, new, &mut share)?;
+            draft.txn.puts.append(&mut share.puts);
+            draft.txn.deletes.append(&mut share.deletes);
+            draft.txn.events.append(&mut share.events);
+            draft.txn.fences.append(&mut share.fences);
+        }
+        Ok(())
+    }
+}
+
+fn in_model(error: ApiError, noun: &Noun, key: &str) -> ApiError {
+    ApiError {
+        model: noun.name.to_owned(),
+        key: key.to_owned(),
+        type_: "PATCH".to_owned(),
+        ..error
+    }
+}
+
+fn unwritable(noun: &Noun, key: &str, error: &serde_json::Error) -> ApiError {
+    ApiError::new(500, "STORE_ERROR", noun.name, key, error.to_string())
+}
+
+pub(crate) fn event(
+    noun: &Noun,
+    action: &str,
+    key: &str,
+    by: &Principal,
+    object: Option<&Object>,
+    original: Option<&Object>,
+) -> Result<Event, ApiError> {
+    let json = |object: &Object| {
+        let bytes = serde_json::to_vec(object).map_err(|e| unwritable(noun, key, &e))?;
+        Ok::<_, ApiError>(bytes.into())
+    };
+    Ok(Event {
+        kind: noun.name.to_owned(),
+        action: action.to_owned(),
+        key: key.to_owned(),
+        principal: by.name().to_owned(),
+        object: object.map(json).transpose()?,
+        original: original.map(json).transpose()?,
+    })
+}
+
+/// 16 random characters.
+pub(crate) fn new_secret() -> String {
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random::<12>())
+}
+
+fn forbidden(noun: &Noun, key: &str, what: &str) -> ApiError {
+    ApiError::new(
+        403,
+        "AUTH",
+        noun.name,
+        key,
+        format!("a machine's token does not allow to {what}"),
+    )
+}
+
+/// Machines neither create nor delete.
+fn refuse_machines(by: &Principal, noun: &Noun, key: &str) -> Result<(), ApiError> {
+    match by.machine() {
+        Some(_) => Err(forbidden(noun, key, "create or delete")),
+        None => Ok(()),
+    }
+}
+
+/// Whatever the route's claims allowed: a machine changes itself only, and not everything of that.
+fn refuse_machine_change(by: &Principal, noun: &Noun, key: &str, old: &Object, new: &Object) -> Result<(), ApiError> {
+    let Some(machine) = by.machine() else { return Ok(()) };
+    if noun.name != "machines" || key != machine {
+        return Err(forbidden(noun, key, "change other objects"));
+    }
+    if let Some(member) = NOT_BY_MACHINES
+        .iter()
+        .find(|member| old.get(**member) != new.get(**member))
+    {
+        return Err(forbidden(noun, key, &format!("change {member}")));
+    }
+    let params = |object: &Object| {
+        object
+            .get("Params")
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (old, new) = (params(old), params(new));
+    let changed = old.keys().chain(new.keys()).find(|param| {
+        old.get(*param) != new.get(*param) && PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix))
+    });
+    match changed {
+        Some(param) => Err(forbidden(noun, key, &format!("change the param {param}"))),
+        None => Ok(()),
+    }
+}
