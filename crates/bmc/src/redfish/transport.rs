@@ -17,6 +17,8 @@ use crate::{BmcError, Endpoint, ErrorClass, Exchange, Recorder};
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 /// Redirects within the same authority (`/redfish/v1` to `/redfish/v1/`) followed for a GET.
 const REDIRECTS: usize = 3;
+/// How long a logout may take.
+const LOGOUT: Duration = Duration::from_secs(10);
 pub(crate) const ROOT: &str = "/redfish/v1/";
 
 /// An answer, whatever its status.
@@ -195,8 +197,8 @@ impl Transport {
         let reply = self.request(Method::GET, uri, None, None).await?;
         match reply.status {
             _ if reply.is_good() => Ok(Some(reply)),
-            // Half-built firmware links to resources that it refuses or breaks on.
-            403..=405 | 410 | 500 | 501 => Ok(None),
+            // Half-built firmware links to resources that it does not have or breaks on.
+            404 | 405 | 410 | 500 | 501 => Ok(None),
             _ => Err(self.refusal("GET", uri, &reply)),
         }
     }
@@ -452,6 +454,12 @@ impl Transport {
                 _ => self.error(ErrorClass::Tls, format!("TLS failed: {tls}")),
             };
         }
+        if causes.contains("tls handshake") {
+            let text = format!("it ended the TLS handshake: {causes}");
+            return self.error(ErrorClass::Tls, text).hinted(
+                "the port may speak plain HTTP (write http://HOST:PORT in ipmi/address), or only TLS older than 1.2",
+            );
+        }
         if err.is_connect() {
             let text = if err.is_timeout() {
                 "no answer to the connection".to_owned()
@@ -566,12 +574,37 @@ impl Transport {
         {
             let session = session.clone();
             self.begin("log out");
-            self.deadline = Instant::now() + Duration::from_secs(10);
+            self.deadline = Instant::now() + LOGOUT;
             if let Err(err) = self.send(Method::DELETE, &session, None, None, true).await {
                 tracing::debug!(bmc = %self.name, %err, "could not log out");
             }
         }
-        self.login = Login::Not;
+        // A login that was refused stays refused.
+        if !matches!(self.login, Login::Wrong(_)) {
+            self.login = Login::Not;
+        }
+    }
+}
+
+/// A conversation that was dropped in its middle logs out all the same: a BMC has few sessions, and keeps
+/// them for minutes.
+impl Drop for Transport {
+    fn drop(&mut self) {
+        let Login::Token {
+            token,
+            session: Some(session),
+        } = &self.login
+        else {
+            return;
+        };
+        if let (Ok(runtime), Ok(url)) = (tokio::runtime::Handle::try_current(), self.endpoint.url.join(session)) {
+            let request = self
+                .client
+                .delete(url)
+                .header("X-Auth-Token", token.clone())
+                .timeout(LOGOUT);
+            runtime.spawn(request.send());
+        }
     }
 }
 
@@ -653,20 +686,14 @@ fn chain(err: &dyn std::error::Error) -> String {
     texts.join(": ")
 }
 
-fn tls_error(err: &reqwest::Error) -> Option<rustls::Error> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(err);
-    while let Some(err) = source {
-        if let Some(tls) = err.downcast_ref::<rustls::Error>() {
-            return Some(tls.clone());
-        }
-        // rustls's errors travel inside io::Error, which is not a source of itself.
-        if let Some(tls) = err
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>())
-        {
-            return Some(tls.clone());
-        }
-        source = err.source();
+/// The TLS error among the causes. An `io::Error` hides what it wraps from `source`.
+fn tls_error(err: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
+    if let Some(tls) = err.downcast_ref::<rustls::Error>() {
+        return Some(tls.clone());
     }
-    None
+    let wrapped = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match wrapped {
+        Some(inner) => tls_error(inner),
+        None => err.source().and_then(tls_error),
+    }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub const USER: &str = "admin";
 pub const PASSWORD: &str = "p4ssw0rd-of-the-test";
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Records(pub Mutex<Vec<Exchange>>);
 
 impl Recorder for Records {
