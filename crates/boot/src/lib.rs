@@ -1,1 +1,30 @@
-//! Placeholder.
+//! Booting machines: rendering, the boot saga, evidence from reads, what is owed to BMCs.
+//!
+//! Layer: decides. It uses objects, images and BMCs, and speaks HTTP to nobody: users come through the
+//! API, machines through the file plane, which asks [`attempts`] and tells [`reads`].
+
+pub mod actions;
+pub mod address;
+mod agent_protocol;
+pub mod agents;
+pub mod attempts;
+pub mod bases;
+pub mod evidence;
+pub mod gate;
+mod hook;
+mod kernel_args;
+pub mod reads;
+pub mod reason;
+pub mod record;
+pub mod render;
+mod saga;
+mod service;
+pub mod settings;
+pub mod timing;
+pub mod view;
+
+pub use address::ServerAddr;
+pub use gate::{Connector, RedfishConnector};
+pub use service::{BootOptions, Booter};
+pub use timing::Timing;
+pub use view::BootView;

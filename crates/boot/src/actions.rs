@@ -1,0 +1,460 @@
+//! The `ipmi` provider's actions on machines: one exchange each, as durable operations.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isobar_bmc::{BmcError, BootTarget, Exchange, Media, PowerAction, PowerState, Recorder};
+use isobar_model::params::ParamSchema;
+use isobar_model::{ApiError, Object};
+use isobar_objects::Objects;
+use isobar_store::{Expect, IndexEntry, Put, Txn};
+use serde_json::{Map, Value, json};
+
+use crate::attempts::parse_name;
+use crate::gate::{self, Answer, Verb};
+use crate::reason::Reason;
+use crate::record::{Intent, Operation, State, kind};
+use crate::service::{Booter, Inner, member, store_error};
+use crate::settings::{Settings, param};
+use crate::view::iso_name;
+
+/// What an action does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    PowerStatus,
+    Power(PowerAction),
+    BootOnce(BootTarget),
+    MediaStatus,
+    Mount,
+    Unmount,
+}
+
+/// An action of the provider, as DRP lists it.
+#[derive(Clone, Copy, Debug)]
+pub struct Action {
+    /// Name.
+    pub command: &'static str,
+    /// Params needed beside those of every action.
+    pub extra: &'static [&'static str],
+    deed: Deed,
+}
+
+/// Provider that offers them.
+pub const PROVIDER: &str = "ipmi";
+/// Params that every action needs.
+pub const REQUIRED: &[&str] = &[
+    param::IPMI_ADDRESS,
+    param::IPMI_MODE,
+    param::IPMI_PASSWORD,
+    param::IPMI_USERNAME,
+];
+/// Params that every action uses when they are set.
+pub const OPTIONAL: &[&str] = &[param::IPMI_PORT];
+const URL: &str = "ipmi/virtual-media-url";
+const BOOT: &str = "ipmi/virtual-media-boot";
+
+/// All actions, by name.
+pub const ACTIONS: &[Action] = &[
+    Action {
+        command: "mountVirtualMedia",
+        extra: &[BOOT, URL],
+        deed: Deed::Mount,
+    },
+    Action {
+        command: "nextbootcd",
+        extra: &[],
+        deed: Deed::BootOnce(BootTarget::Cd),
+    },
+    Action {
+        command: "nextbootdisk",
+        extra: &[],
+        deed: Deed::BootOnce(BootTarget::Disk),
+    },
+    Action {
+        command: "nextbootpxe",
+        extra: &[],
+        deed: Deed::BootOnce(BootTarget::Pxe),
+    },
+    Action {
+        command: "powercycle",
+        extra: &[],
+        deed: Deed::Power(PowerAction::Cycle),
+    },
+    Action {
+        command: "poweroff",
+        extra: &[],
+        deed: Deed::Power(PowerAction::ForceOff),
+    },
+    Action {
+        command: "poweron",
+        extra: &[],
+        deed: Deed::Power(PowerAction::On),
+    },
+    Action {
+        command: "powerstatus",
+        extra: &[],
+        deed: Deed::PowerStatus,
+    },
+    Action {
+        command: "statusVirtualMedia",
+        extra: &[],
+        deed: Deed::MediaStatus,
+    },
+    Action {
+        command: "unmountVirtualMedia",
+        extra: &[],
+        deed: Deed::Unmount,
+    },
+];
+
+/// The write of an operation's row.
+pub(crate) fn put_operation(operation: &Operation, expect: Expect) -> Put {
+    let index = |name, value: &str| IndexEntry {
+        name,
+        value: value.to_owned(),
+        unique: false,
+    };
+    Put {
+        kind: kind::OPERATIONS.to_owned(),
+        key: operation.id.clone(),
+        body: Bytes::from(serde_json::to_vec(operation).unwrap_or_default()),
+        expect,
+        indexes: vec![index("Machine", &operation.machine), index("State", &operation.state)],
+    }
+}
+
+/// What an action has to go on.
+struct Call {
+    operation: Operation,
+    settings: Settings,
+    deed: Deed,
+    url: Option<String>,
+    boot: bool,
+}
+
+struct NoRecord;
+
+impl Recorder for NoRecord {
+    fn record(&self, _: Exchange) {}
+}
+
+/// How long a caller waits for an action: a little more than the longest exchange in front of it and its own.
+fn patience(inner: &Inner) -> Duration {
+    inner.timing.insert() * 2 + inner.timing.exchange() * 2
+}
+
+impl Booter {
+    /// An action by name.
+    #[must_use]
+    pub fn action(command: &str) -> Option<&'static Action> {
+        ACTIONS.iter().find(|action| action.command == command)
+    }
+
+    /// The first param that the action needs and this machine has not.
+    ///
+    /// # Errors
+    /// No such machine.
+    pub fn missing_param(&self, machine: &str, action: &Action) -> Result<Option<&'static str>, ApiError> {
+        // These two are given per call; a machine without them can still take the action.
+        for name in REQUIRED {
+            if self
+                .inner
+                .objects
+                .resolve(machine, name)?
+                .is_none_or(|v| v.value.is_null())
+            {
+                return Ok(Some(name));
+            }
+        }
+        let _ = action;
+        Ok(None)
+    }
+
+    /// Runs an action. The caller's params go before the machine's. The work goes on when the caller is gone.
+    ///
+    /// # Errors
+    /// In DRP's shapes: unknown action, missing or bad param (400), what the BMC says (with a hint).
+    pub async fn run_action(
+        &self,
+        machine: &str,
+        key: &str,
+        command: &str,
+        params: Map<String, Value>,
+        principal: &str,
+    ) -> Result<Value, ApiError> {
+        let action = Self::action(command).ok_or_else(|| ApiError::action_not_found("machines", key, command))?;
+        let (uuid, key, principal) = (machine.to_owned(), key.to_owned(), principal.to_owned());
+        let call = self
+            .inner
+            .objects
+            .run(move |objects| prepare(objects, &uuid, &key, action, params, principal))
+            .await?;
+        let inner = Arc::clone(&self.inner);
+        let work = tokio::spawn(async move { inner.perform(call).await });
+        match tokio::time::timeout(patience(&self.inner), work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ApiError::new(
+                500,
+                "INVOKE",
+                "machines",
+                machine,
+                "the action was broken off",
+            )),
+            Err(_) => Err(ApiError::new(
+                504,
+                "INVOKE",
+                "machines",
+                machine,
+                format!(
+                    "{command} is still waiting for the BMC; it goes on, look again with statusVirtualMedia or powerstatus"
+                ),
+            )),
+        }
+    }
+}
+
+fn prepare(
+    objects: &Objects,
+    uuid: &str,
+    key: &str,
+    action: &Action,
+    params: Map<String, Value>,
+    principal: String,
+) -> Result<Call, ApiError> {
+    let command = action.command;
+    let mut machine: Object = (*objects.get("machines", uuid)?).clone();
+    for (name, value) in &params {
+        let declared = objects.find("params", name)?;
+        if declared.is_some_and(|p| p.get("Secure") == Some(&Value::Bool(true))) {
+            return Err(ApiError::action_secure_param("machines", key, command, name));
+        }
+        if REQUIRED.contains(&name.as_str())
+            || OPTIONAL.contains(&name.as_str())
+            || action.extra.contains(&name.as_str())
+        {
+            check(objects, name, value)
+                .map_err(|reason| ApiError::action_bad_param("machines", key, command, name, &reason))?;
+        }
+    }
+    // What the caller says stands before what the machine has.
+    if let Some(Value::Object(own)) = machine.get_mut("Params") {
+        own.extend(params);
+    }
+    let value = |name: &str| objects.resolve_in("machines", &machine, name);
+    for name in REQUIRED {
+        if value(name)?.is_none_or(|v| v.value.is_null()) {
+            return Err(ApiError::action_missing_param("INVOKE", "machines", key, command, name));
+        }
+    }
+    let mode = value(param::IPMI_MODE)?.map(|v| v.value);
+    let mode = mode.as_ref().and_then(Value::as_str).unwrap_or("auto");
+    if !matches!(mode, "auto" | "redfish") {
+        return Err(ApiError::new(
+            404,
+            "INVOKE",
+            "machines",
+            key,
+            format!("Unavailable ipmi driver: {mode}"),
+        ));
+    }
+    let url = value(URL)?
+        .and_then(|v| v.value.as_str().map(str::to_owned))
+        .filter(|url| !url.is_empty());
+    let boot = value(BOOT)?.is_some_and(|v| v.value == Value::Bool(true));
+    let settings = Settings::of(objects, &machine).map_err(|reason| failure(key, &reason))?;
+    let operation = Operation {
+        id: uuid::Uuid::new_v4().to_string(),
+        machine: uuid.to_owned(),
+        command: command.to_owned(),
+        principal,
+        at_ms: 0,
+        state: "running".to_owned(),
+        intent: None,
+        outcome: None,
+    };
+    Ok(Call {
+        operation,
+        settings,
+        deed: action.deed,
+        url,
+        boot,
+    })
+}
+
+/// A value against the schema of its param; what is not declared is free.
+fn check(objects: &Objects, param: &str, value: &Value) -> Result<(), String> {
+    match objects.find("params", param) {
+        Ok(Some(declared)) => ParamSchema::compile(&declared)?.check(value),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn failure(machine: &str, reason: &Reason) -> ApiError {
+    let code = match reason.reason.as_str() {
+        "bmc-not-configured" | "bmc-address" | "network-data" => 400,
+        "bmc-timeout" | "bmc-unreachable" => 504,
+        "missing-kernel" => 422,
+        _ => 502,
+    };
+    let mut error = ApiError::new(code, "INVOKE", "machines", machine, reason.message.clone());
+    if !reason.hint.is_empty() {
+        error.messages.push(reason.hint.clone());
+    }
+    error
+}
+
+impl Inner {
+    async fn perform(self: Arc<Self>, mut call: Call) -> Result<Value, ApiError> {
+        call.operation.at_ms = self.now_ms();
+        let machine = call.operation.machine.clone();
+        let result = self.act(&mut call).await.map_err(|reason| failure(&machine, &reason));
+        let operation = &mut call.operation;
+        operation.intent = None;
+        let (state, outcome) = match &result {
+            Ok(value) => ("done", value.clone()),
+            Err(error) => ("failed", json!(error.to_string())),
+        };
+        state.clone_into(&mut operation.state);
+        operation.outcome = Some(outcome);
+        tracing::info!(machine, command = operation.command, state, "action");
+        let txn = Txn {
+            puts: vec![put_operation(operation, Expect::Any)],
+            ..Txn::default()
+        };
+        self.store.submit(txn).await.map_err(|e| store_error(&e))?;
+        result
+    }
+
+    async fn act(self: &Arc<Self>, call: &mut Call) -> Result<Value, Reason> {
+        let success = || json!("Success");
+        match call.deed {
+            Deed::PowerStatus => match self.ask(call, Verb::PowerState).await? {
+                Answer::Power(PowerState::On | PowerState::PoweringOff) => Ok(json!("On")),
+                Answer::Power(PowerState::Off | PowerState::PoweringOn) => Ok(json!("Off")),
+                _ => Ok(json!("Unknown")),
+            },
+            Deed::Power(action) => self.ask(call, Verb::Power(action)).await.map(|_| success()),
+            Deed::BootOnce(target) => self.ask(call, Verb::BootOnce(target)).await.map(|_| success()),
+            Deed::MediaStatus => match self.ask(call, Verb::Media).await? {
+                Answer::Media(media) => self.media_status(&media),
+                _ => Ok(Value::Null),
+            },
+            Deed::Unmount => {
+                self.ask(call, Verb::Eject).await?;
+                let busy = self.open_boots(&call.operation.machine).map_err(store_reason)?;
+                if !busy.iter().any(|row| row.boot.state == State::Running) {
+                    self.end_attempts(&call.operation.machine, None)
+                        .await
+                        .map_err(store_reason)?;
+                }
+                Ok(success())
+            }
+            Deed::Mount => {
+                let url = self.mount_url(call).await?;
+                match self.ask(call, Verb::Insert(url)).await? {
+                    Answer::Media(media) if !media.inserted => {
+                        return Err(Reason::new(
+                            "insert-not-mounted",
+                            "the BMC accepted the image, but its virtual CD stays empty",
+                            "look at virtual media in the BMC's web page (licence, another session's media)",
+                        ));
+                    }
+                    _ => {}
+                }
+                if call.boot {
+                    self.ask(call, Verb::BootOnce(BootTarget::Cd)).await?;
+                }
+                Ok(success())
+            }
+        }
+    }
+
+    /// A URL of ours, by its name for people or not given at all, means a fresh token; any other is passed on as it is.
+    async fn mount_url(self: &Arc<Self>, call: &Call) -> Result<String, Reason> {
+        let uuid = call.operation.machine.clone();
+        let named = match &call.url {
+            None => None,
+            Some(url) => {
+                let path = url.split_once("://").map_or(url.as_str(), |(_, rest)| {
+                    rest.split_once('/').map_or("", |(_, path)| path)
+                });
+                match parse_name(path) {
+                    None => return Ok(url.clone()),
+                    Some((machine, _)) if machine != uuid => {
+                        return Err(Reason::new(
+                            "other-machines-iso",
+                            format!("{url} is the ISO of another machine"),
+                            "leave ipmi/virtual-media-url out: the machine's own ISO is mounted then",
+                        ));
+                    }
+                    Some((_, bootenv)) => Some(bootenv.to_owned()),
+                }
+            }
+        };
+        let inner = Arc::clone(self);
+        let settings = self.settings(&uuid)?;
+        let planned = self
+            .objects
+            .run(move |objects| {
+                let api = |error: ApiError| Reason::new("bootenv", error.to_string(), "name a bootenv that has an ISO");
+                let machine = objects.get("machines", &uuid).map_err(api)?;
+                let env = named.unwrap_or_else(|| member(&machine, "BootEnv").to_owned());
+                let bootenv = objects.get("bootenvs", &env).map_err(api)?;
+                if crate::hook::kernel(&bootenv, &machine).is_empty() {
+                    return Err(Reason::new(
+                        "bootenv",
+                        format!("bootenv {env} has no ISO"),
+                        format!(
+                            "give ipmi/virtual-media-url, for instance http://SERVER:8091/{}",
+                            iso_name(&uuid, "sledgehammer")
+                        ),
+                    ));
+                }
+                inner.plan(objects, &machine, &bootenv, &settings, None)
+            })
+            .await?;
+        let mut txn = Txn::default();
+        self.commit_planned(&planned, &mut txn);
+        self.store.submit(txn).await.map_err(store_reason)?;
+        self.follow(&planned.attempt)?;
+        // A mount by hand is followed by a power cycle by hand: all its reads may be the machine's.
+        self.image_url(&planned.attempt)
+    }
+
+    fn media_status(&self, media: &Media) -> Result<Value, Reason> {
+        let image = media.image.clone().unwrap_or_default();
+        let shown = match self.attempt_of_url(&image).map_err(store_reason)? {
+            // The token is a secret; people know the disc by its name.
+            Some(attempt) => format!("{}/{}", attempt.authority, iso_name(&attempt.machine, &attempt.bootenv)),
+            None => image,
+        };
+        Ok(json!({"Image": shown, "Inserted": media.inserted}))
+    }
+
+    async fn ask(&self, call: &mut Call, verb: Verb) -> Result<Answer, Reason> {
+        let endpoint = call.settings.endpoint.clone()?;
+        let turn = self.gate.turn(&endpoint).await;
+        let now = self.now_ms();
+        let deadline = u64::try_from(verb.deadline(&self.timing).as_millis()).unwrap_or(u64::MAX);
+        call.operation.intent = Some(Intent {
+            verb: verb.name().to_owned(),
+            bmc: gate::authority(&endpoint),
+            at_ms: now,
+            until_ms: now.saturating_add(deadline),
+        });
+        let txn = Txn {
+            puts: vec![put_operation(&call.operation, Expect::Any)],
+            ..Txn::default()
+        };
+        self.store.submit(txn).await.map_err(store_reason)?;
+        turn.exchange(Arc::new(NoRecord), &verb)
+            .await
+            .map_err(|error: BmcError| Reason::of_bmc(&error))
+    }
+}
+
+fn store_reason(error: isobar_store::StoreError) -> Reason {
+    Reason::new("store", error.to_string(), "look at the server's log")
+}

@@ -1,0 +1,263 @@
+//! One exchange at a time per BMC, each with a deadline.
+//!
+//! Boots, actions and clean-ups all come through here. Nobody holds the gate while waiting for a
+//! machine: a boot that takes an hour lets `powerstatus` through between any two of its exchanges.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use isobar_bmc::address::AddressPolicy;
+use isobar_bmc::redfish;
+use isobar_bmc::{Bmc, BmcError, BootTarget, Endpoint, ErrorClass, Media, PowerAction, PowerState, Probe, Recorder};
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+
+use crate::timing::Timing;
+
+/// Opens conversations with BMCs.
+#[async_trait]
+pub trait Connector: Send + Sync {
+    /// Logs in.
+    async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError>;
+}
+
+/// Speaks Redfish.
+#[derive(Clone, Debug, Default)]
+pub struct RedfishConnector {
+    /// Networks where BMCs may be.
+    pub addresses: AddressPolicy,
+}
+
+#[async_trait]
+impl Connector for RedfishConnector {
+    async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError> {
+        let options = redfish::Options {
+            addresses: self.addresses.clone(),
+            ..redfish::Options::default()
+        };
+        Ok(Box::new(redfish::connect(endpoint.clone(), recorder, options).await?))
+    }
+}
+
+/// What an exchange does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Who are you.
+    Probe,
+    /// State of the virtual CD.
+    Media,
+    /// Take out whatever is in.
+    Eject,
+    /// Put this URL in.
+    Insert(String),
+    /// Boot from there once.
+    BootOnce(BootTarget),
+    /// Remove the one-time boot.
+    ClearOverride,
+    /// Is it on.
+    PowerState,
+    /// Change the power.
+    Power(PowerAction),
+}
+
+impl Verb {
+    /// Name in intents and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Media => "media",
+            Self::Eject => "eject",
+            Self::Insert(_) => "insert",
+            Self::BootOnce(_) => "boot-once",
+            Self::ClearOverride => "clear-override",
+            Self::PowerState => "power-state",
+            Self::Power(PowerAction::On) => "power-on",
+            Self::Power(PowerAction::ForceOff) => "power-off",
+            Self::Power(PowerAction::GracefulShutdown) => "shutdown",
+            Self::Power(PowerAction::Cycle) => "power-cycle",
+        }
+    }
+
+    /// How long it may take, logging in included.
+    #[must_use]
+    pub fn deadline(&self, timing: &Timing) -> Duration {
+        match self {
+            Self::Insert(_) => timing.insert(),
+            _ => timing.exchange(),
+        }
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Of [`Verb::Probe`].
+    Probe(Probe),
+    /// Of [`Verb::Media`] and [`Verb::Insert`].
+    Media(Media),
+    /// Of [`Verb::PowerState`].
+    Power(PowerState),
+    /// Of all others.
+    Done,
+}
+
+/// The door to all BMCs.
+pub struct Gate {
+    connector: Arc<dyn Connector>,
+    doors: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Endpoints where an exchange of an earlier process may still be under way, and until when.
+    doubts: Mutex<HashMap<String, Instant>>,
+    all: Semaphore,
+    timing: Timing,
+}
+
+/// The right to have one exchange with one BMC.
+pub struct Turn<'a> {
+    gate: &'a Gate,
+    endpoint: &'a Endpoint,
+    _door: OwnedMutexGuard<()>,
+    _slot: Option<SemaphorePermit<'a>>,
+}
+
+impl Gate {
+    /// `timing.bmc_connections` bounds the conversations with all BMCs together.
+    pub fn new(connector: Arc<dyn Connector>, timing: Timing) -> Self {
+        Self {
+            connector,
+            doors: Mutex::default(),
+            doubts: Mutex::default(),
+            all: Semaphore::new(timing.bmc_connections.max(1)),
+            timing,
+        }
+    }
+
+    /// Keeps everybody away from an endpoint for a while: an exchange that was begun before a crash may still be
+    /// under way there, and two at once is what locks BMCs up.
+    pub fn keep_away(&self, authority: &str, time: Duration) {
+        let until = Instant::now() + time;
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = doubts.entry(authority.to_owned()).or_insert(until);
+        *entry = until.max(*entry);
+    }
+
+    /// Waits until this BMC is free.
+    pub async fn turn<'a>(&'a self, endpoint: &'a Endpoint) -> Turn<'a> {
+        let key = authority(endpoint);
+        let door = self.door(&key).lock_owned().await;
+        let doubt = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(until) = doubt {
+            // A caller that gives up here must not take the doubt with it.
+            let restore = RestoreDoubt {
+                gate: self,
+                key: &key,
+                until,
+            };
+            tokio::time::sleep_until(until.into()).await;
+            std::mem::forget(restore);
+        }
+        Turn {
+            gate: self,
+            endpoint,
+            _door: door,
+            _slot: self.all.acquire().await.ok(),
+        }
+    }
+
+    /// [`Gate::turn`] and [`Turn::exchange`].
+    ///
+    /// # Errors
+    /// As the latter's.
+    pub async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        recorder: Arc<dyn Recorder>,
+        verb: &Verb,
+    ) -> Result<Answer, BmcError> {
+        self.turn(endpoint).await.exchange(recorder, verb).await
+    }
+
+    /// Per endpoint, not per machine: four nodes can share one BMC.
+    fn door(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = doors.get(key).and_then(Weak::upgrade) {
+            return door;
+        }
+        doors.retain(|_, door| door.strong_count() > 0);
+        let door = Arc::new(tokio::sync::Mutex::new(()));
+        doors.insert(key.to_owned(), Arc::downgrade(&door));
+        door
+    }
+}
+
+struct RestoreDoubt<'a> {
+    gate: &'a Gate,
+    key: &'a str,
+    until: Instant,
+}
+
+impl Drop for RestoreDoubt<'_> {
+    fn drop(&mut self) {
+        self.gate
+            .keep_away(self.key, self.until.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Turn<'_> {
+    /// Logs in, does one thing, logs out.
+    ///
+    /// # Errors
+    /// Of the BMC; [`ErrorClass::Timeout`] when the deadline passed, and then it is unknown what the BMC did.
+    pub async fn exchange(self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
+        let deadline = verb.deadline(&self.gate.timing);
+        let talk = async {
+            let mut bmc = self.gate.connector.connect(self.endpoint, recorder).await?;
+            let answer = act(bmc.as_mut(), verb).await;
+            bmc.close().await;
+            answer
+        };
+        tokio::time::timeout(deadline, talk)
+            .await
+            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)))
+    }
+}
+
+async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
+    Ok(match verb {
+        Verb::Probe => Answer::Probe(bmc.probe().await?),
+        Verb::Media => Answer::Media(bmc.media().await?),
+        Verb::Insert(url) => Answer::Media(bmc.insert(url).await?),
+        Verb::PowerState => Answer::Power(bmc.power_state().await?),
+        Verb::Eject => bmc.eject().await.map(|()| Answer::Done)?,
+        Verb::BootOnce(target) => bmc.boot_once(*target).await.map(|()| Answer::Done)?,
+        Verb::ClearOverride => bmc.clear_boot_override().await.map(|()| Answer::Done)?,
+        Verb::Power(action) => bmc.power(*action).await.map(|()| Answer::Done)?,
+    })
+}
+
+/// `host:port` of a BMC.
+#[must_use]
+pub fn authority(endpoint: &Endpoint) -> String {
+    format!(
+        "{}:{}",
+        endpoint.url.host_str().unwrap_or_default(),
+        endpoint.url.port_or_known_default().unwrap_or_default()
+    )
+}
+
+fn timed_out(endpoint: &Endpoint, verb: &Verb, deadline: Duration) -> BmcError {
+    BmcError {
+        class: ErrorClass::Timeout,
+        what: "waiting for the BMC",
+        message: format!(
+            "BMC {} did not finish `{}` within {} s",
+            authority(endpoint),
+            verb.name(),
+            deadline.as_secs()
+        ),
+        message_id: None,
+        status: None,
+        hint: "the BMC may be locked up: look at its web page, or reset it".to_owned(),
+    }
+}

@@ -1,0 +1,344 @@
+//! What a change of a machine means for booting it: decided inside the change's own commit.
+
+use std::sync::Arc;
+
+use isobar_image::{AttemptId, FileRole, Image};
+use isobar_model::{ApiError, Object};
+use isobar_objects::{ChangeHook, Objects, Presence};
+use isobar_store::{Expect, StoreError, Txn};
+use rand::Rng as _;
+use serde_json::Value;
+
+use crate::attempts::{hash, put_attempt, random_token};
+use crate::evidence::Phase;
+use crate::kernel_args;
+use crate::reason::Reason;
+use crate::record::{Attempt, Boot, State};
+use crate::render::{BootSecret, Disc, own_files};
+use crate::saga::{DECIDE, RELEASE, put_boot};
+use crate::service::{Booter, Inner, member, store_error};
+use crate::settings::{Settings, param};
+
+impl ChangeHook for Booter {
+    fn machine_changing(
+        &self,
+        objects: &Objects,
+        old: Option<&Object>,
+        new: Option<&Object>,
+        txn: &mut Txn,
+    ) -> Result<(), ApiError> {
+        let inner = &self.inner;
+        let Some(new) = new else {
+            return match old {
+                Some(old) => inner
+                    .cancel(member(old, "Uuid"), txn)
+                    .map(drop)
+                    .map_err(|e| store_error(&e)),
+                None => Ok(()),
+            };
+        };
+        // A locked machine is never touched.
+        if new.get("Locked") == Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        let env_changed = old.is_none_or(|old| member(old, "BootEnv") != member(new, "BootEnv"));
+        let params_changed = old.is_some_and(|old| ["Params", "Profiles"].iter().any(|m| old.get(*m) != new.get(*m)));
+        if !env_changed && !params_changed {
+            return Ok(());
+        }
+        let wants_iso = |machine: &Object| {
+            objects
+                .resolve_in("machines", machine, param::BOOT_VIRTUAL_ISO)
+                .is_ok_and(|v| v.is_some_and(|v| v.value == Value::Bool(true)))
+        };
+        let by_iso = wants_iso(new);
+        let change = if env_changed && by_iso {
+            match objects.find("bootenvs", member(new, "BootEnv"))? {
+                Some(bootenv) if !kernel(&bootenv, new).is_empty() => inner.begin(objects, new, &bootenv, txn),
+                _ => inner.release(new, txn),
+            }
+        } else if !by_iso && old.is_some_and(wants_iso) {
+            inner.release(new, txn)
+        } else {
+            Ok(())
+        };
+        change.map_err(|error| store_error(&error))
+    }
+
+    fn committed(&self, machine: &str) {
+        self.inner.wake(machine);
+        self.inner.tell_boot_error(machine);
+    }
+}
+
+impl Presence for Booter {
+    fn file_present(&self, bootenv: &Object, _arch: &str, file: &str) -> bool {
+        match self.inner.bases.by_name(os_name(bootenv)) {
+            Ok(Some((row, _))) => row.files.iter().any(|f| f == file),
+            _ => false,
+        }
+    }
+
+    fn hint(&self, bootenv: &Object) -> Option<String> {
+        (os_name(bootenv) == "sledgehammer").then(|| "run `isobar sledgehammer build`".to_owned())
+    }
+}
+
+/// A planned attempt: what to commit, and the image to have at hand.
+pub(crate) struct Planned {
+    pub(crate) attempt: Attempt,
+    pub(crate) image: Arc<Image>,
+}
+
+impl Inner {
+    /// A new boot takes the place of what is under way.
+    fn begin(&self, objects: &Objects, machine: &Object, bootenv: &Object, txn: &mut Txn) -> Result<(), StoreError> {
+        self.replace(member(machine, "Uuid"), txn)?;
+        let mut boot = self.new_boot(machine, DECIDE);
+        let planned = Settings::of(objects, machine).and_then(|settings| {
+            boot.leave_power = settings.leave_power;
+            settings.endpoint.as_ref().map_err(Clone::clone)?;
+            self.plan(objects, machine, bootenv, &settings, Some(&boot.id))
+        });
+        match planned {
+            Ok(planned) => {
+                boot.attempt = Some(planned.attempt.id.clone());
+                boot.note(boot.started_ms, Phase::Planned, "image planned");
+                self.commit_planned(&planned, txn);
+            }
+            Err(reason) => {
+                boot.state = State::Failed;
+                boot.note(boot.started_ms, Phase::Planned, &reason.message);
+                boot.error = Some(reason);
+            }
+        }
+        txn.puts.push(put_boot(&boot, Expect::Absent));
+        Ok(())
+    }
+
+    /// Adds an attempt and its image to a transaction. The token is live as soon as it is committed.
+    pub(crate) fn commit_planned(&self, planned: &Planned, txn: &mut Txn) {
+        let Planned { attempt, image } = planned;
+        txn.puts.push(put_attempt(attempt, Expect::Absent));
+        txn.puts.push(self.attempts.put_image(&attempt.id, image));
+    }
+
+    /// Machine + bootenv -> image, token, secret. Writes nothing.
+    pub(crate) fn plan(
+        &self,
+        objects: &Objects,
+        machine: &Object,
+        bootenv: &Object,
+        settings: &Settings,
+        boot: Option<&str>,
+    ) -> Result<Planned, Reason> {
+        let (uuid, env) = (member(machine, "Uuid"), member(bootenv, "Name"));
+        let store = |error: StoreError| Reason::new("store", error.to_string(), "look at the server's log");
+        let os = os_name(bootenv);
+        let missing = |what: String| {
+            Reason::new(
+                "missing-kernel",
+                format!("bootenv {env} cannot boot: {what}"),
+                if os == "sledgehammer" {
+                    "run `isobar sledgehammer build`, then set the bootenv again".to_owned()
+                } else {
+                    format!("import a base named {os}, then set the bootenv again")
+                },
+            )
+        };
+        let (row, base) = self
+            .bases
+            .by_name(os)
+            .map_err(store)?
+            .ok_or_else(|| missing(format!("there is no base `{os}` yet")))?;
+        let kernel = kernel(bootenv, machine);
+        let initrds = initrds(bootenv, machine);
+        for file in std::iter::once(&kernel).chain(&initrds) {
+            if !row.files.contains(file) {
+                return Err(missing(format!("its base has no file {file}")));
+            }
+        }
+        let arguments = kernel_args::render(objects, machine, bootenv, settings, &self.options.addr)?;
+        let attempt_id = AttemptId(rand::rng().random());
+        let (token, secret) = (random_token(), random_token());
+        let toward_machine = kernel_args::static_address(objects, machine);
+        let boot_secret = BootSecret {
+            machine: uuid.to_owned(),
+            attempt: attempt_id.to_string(),
+            secret: secret.clone(),
+            api: vec![
+                self.options
+                    .addr
+                    .machine_api_url(settings.for_machine.as_deref(), toward_machine),
+            ],
+            fingerprint: self.options.fingerprint.clone(),
+        };
+        let own = own_files(&Disc {
+            title: "Sledgehammer",
+            kernel: &kernel,
+            initrds: &initrds,
+            arguments: &arguments,
+            secret: &boot_secret,
+        });
+        let image = isobar_image::plan(&base, &own).map_err(|error| {
+            Reason::new(
+                "plan",
+                format!("no disc can be made for {}: {error}", settings.name),
+                "report this as a defect",
+            )
+        })?;
+        debug_assert!(image.files().iter().any(|f| f.role == FileRole::Kernel));
+        let id = attempt_id.to_string();
+        Ok(Planned {
+            attempt: Attempt {
+                machine: uuid.to_owned(),
+                bootenv: env.to_owned(),
+                boot: boot.map(str::to_owned),
+                token_hash: hash(&token),
+                token_sealed: self.attempts.seal(&id, &token),
+                secret_hash: hash(&secret),
+                nonce_hash: None,
+                machine_token_sealed: None,
+                over: false,
+                bmc_ip: settings.bmc_ip().map(|ip| ip.to_string()),
+                size: image.len(),
+                etag: image.etag().to_owned(),
+                authority: self
+                    .options
+                    .addr
+                    .bmc_url(settings.for_bmc.as_deref(), settings.bmc_ip()),
+                created_ms: self.now_ms(),
+                first_read_ms: None,
+                elsewhere: None,
+                agent_up_ms: None,
+                id,
+            },
+            image: Arc::new(image),
+        })
+    }
+
+    /// No more virtual media for this machine: what is under way is cancelled, what is mounted is taken out when
+    /// that is safe. Nothing is rebooted.
+    fn release(&self, machine: &Object, txn: &mut Txn) -> Result<(), StoreError> {
+        let uuid = member(machine, "Uuid");
+        let cancelled = self.cancel(uuid, txn)?;
+        let mounted = self.attempts.of_machine(uuid)?.iter().any(|(attempt, _)| !attempt.over);
+        if mounted && !cancelled {
+            let mut boot = self.new_boot(machine, RELEASE);
+            boot.note(
+                boot.started_ms,
+                Phase::Planned,
+                "the virtual CD is to be ejected when that is safe",
+            );
+            txn.puts.push(put_boot(&boot, Expect::Absent));
+        }
+        Ok(())
+    }
+
+    /// Ends a machine's open boots for the operator; whether one of them still has media to take out.
+    fn cancel(&self, machine: &str, txn: &mut Txn) -> Result<bool, StoreError> {
+        let mut owes = false;
+        for row in self.open_boots(machine)? {
+            let mut boot = row.boot;
+            if boot.state == State::Running {
+                boot.state = State::Cancelled;
+                boot.cleanup = boot.inserted || boot.override_set || boot.intent.is_some();
+                boot.tries = 0;
+                let phase = boot.phase;
+                boot.note(
+                    self.now_ms(),
+                    phase,
+                    "cancelled: the machine is not to boot from its virtual CD any more",
+                );
+            }
+            owes |= boot.cleanup;
+            txn.puts.push(put_boot(&boot, Expect::Rev(row.rev)));
+        }
+        Ok(owes)
+    }
+
+    /// Ends a machine's open boots for a newer one, which ejects what they have left.
+    fn replace(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
+        for row in self.open_boots(machine)? {
+            let mut boot = row.boot;
+            if boot.state == State::Running {
+                boot.state = State::Replaced;
+                let phase = boot.phase;
+                boot.note(self.now_ms(), phase, "replaced by a newer boot");
+            }
+            boot.cleanup = false;
+            txn.puts.push(put_boot(&boot, Expect::Rev(row.rev)));
+        }
+        Ok(())
+    }
+
+    fn new_boot(&self, machine: &Object, step: &str) -> Boot {
+        let now = self.now_ms();
+        Boot {
+            id: uuid::Uuid::new_v4().to_string(),
+            machine: member(machine, "Uuid").to_owned(),
+            machine_name: member(machine, "Name").to_owned(),
+            bootenv: member(machine, "BootEnv").to_owned(),
+            attempt: None,
+            state: State::Running,
+            step: step.to_owned(),
+            tries: 0,
+            step_ms: now,
+            asked_ms: None,
+            forced_ms: None,
+            intent: None,
+            way: None,
+            leave_power: false,
+            inserted: false,
+            override_set: false,
+            cleanup: false,
+            handed_over_ms: None,
+            phase: Phase::Planned,
+            error: None,
+            detail: String::new(),
+            started_ms: now,
+            updated_ms: now,
+            log: Vec::new(),
+        }
+    }
+}
+
+/// `OS.Name` of a bootenv: the base that it boots.
+pub(crate) fn os_name(bootenv: &Object) -> &str {
+    bootenv
+        .get("OS")
+        .and_then(|os| os.get("Name"))
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+fn arch_info<'a>(bootenv: &'a Object, machine: &Object) -> Option<&'a Value> {
+    bootenv
+        .get("OS")?
+        .get("SupportedArchitectures")?
+        .get(member(machine, "Arch"))
+}
+
+/// Kernel of a bootenv for the machine's architecture; empty when it has none, and so no ISO.
+pub(crate) fn kernel(bootenv: &Object, machine: &Object) -> String {
+    let own = arch_info(bootenv, machine)
+        .and_then(|info| info.get("Kernel"))
+        .and_then(Value::as_str);
+    own.filter(|kernel| !kernel.is_empty())
+        .unwrap_or_else(|| member(bootenv, "Kernel"))
+        .to_owned()
+}
+
+fn initrds(bootenv: &Object, machine: &Object) -> Vec<String> {
+    let own = arch_info(bootenv, machine)
+        .and_then(|info| info.get("Initrds"))
+        .and_then(Value::as_array);
+    let list = own
+        .filter(|list| !list.is_empty())
+        .or_else(|| bootenv.get("Initrds").and_then(Value::as_array));
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,0 +1,226 @@
+//! Who reads what: the observer of the file plane.
+//!
+//! Lives in memory, one small record an attempt; only the first read of an attempt is made durable, by the
+//! boot that waits for it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use isobar_image::coverage::Coverage;
+use isobar_image::vfs::{Read, ReadKind, ReadObserver};
+use isobar_image::{AttemptId, FileEntry, Image};
+use tokio::sync::Notify;
+
+use crate::evidence::{self, FileReads, Reading, Reads};
+
+/// Reads of all attempts that are live.
+#[derive(Default)]
+pub struct ReadBook {
+    attempts: Mutex<HashMap<AttemptId, Arc<AttemptReads>>>,
+}
+
+/// Reads of one attempt.
+pub struct AttemptReads {
+    image: Arc<Image>,
+    bmc: Option<IpAddr>,
+    state: Mutex<State>,
+    /// Rings at the first read.
+    pub first: Notify,
+}
+
+struct State {
+    before: Stretch,
+    after: Stretch,
+    powered_on: Option<SystemTime>,
+    elsewhere: Option<IpAddr>,
+    rate: Rate,
+}
+
+/// Reads on one side of the power-on.
+struct Stretch {
+    coverage: Coverage,
+    bytes: u64,
+    requests: u64,
+    first: Option<SystemTime>,
+    last: Option<SystemTime>,
+}
+
+/// Bytes a second over the last few seconds.
+#[derive(Default)]
+struct Rate {
+    since: Option<SystemTime>,
+    bytes: u64,
+    current: Option<f64>,
+}
+
+const RATE_WINDOW: Duration = Duration::from_secs(3);
+
+impl Rate {
+    fn add(&mut self, n: u64, at: SystemTime) {
+        let since = *self.since.get_or_insert(at);
+        self.bytes += n;
+        let passed = at.duration_since(since).unwrap_or_default();
+        if passed >= RATE_WINDOW {
+            self.current = Some(self.bytes as f64 / passed.as_secs_f64());
+            (self.since, self.bytes) = (Some(at), 0);
+        }
+    }
+
+    fn bps(&self, now: SystemTime) -> Option<f64> {
+        let stale = self
+            .since
+            .is_none_or(|s| now.duration_since(s).unwrap_or_default() > RATE_WINDOW * 4);
+        self.current.filter(|_| !stale)
+    }
+}
+
+impl Stretch {
+    fn new(image: &Arc<Image>) -> Self {
+        Self {
+            coverage: Coverage::new(Arc::clone(image)),
+            bytes: 0,
+            requests: 0,
+            first: None,
+            last: None,
+        }
+    }
+
+    fn add(&mut self, read: &Read) {
+        self.requests += 1;
+        self.bytes += read.len;
+        self.first.get_or_insert(read.at);
+        self.last = Some(read.at);
+        if read.len > 0 {
+            self.coverage.add(read.offset..read.offset + read.len);
+        }
+    }
+
+    fn reads(&self, files: &[FileEntry]) -> Reads {
+        Reads {
+            files: files
+                .iter()
+                .map(|f| FileReads {
+                    covered: self.coverage.covered(f.id),
+                    furthest: self.coverage.furthest(f.id),
+                })
+                .collect(),
+            padding: self.coverage.padding(),
+            bytes: self.bytes,
+            requests: self.requests,
+            first: self.first,
+            last: self.last,
+        }
+    }
+}
+
+/// What is known of an attempt's reads now.
+#[derive(Clone, Debug)]
+pub struct Now {
+    /// The verdict.
+    pub reading: Reading,
+    /// Bytes a second, when something flows.
+    pub rate_bps: Option<f64>,
+    /// First read ever.
+    pub first: Option<SystemTime>,
+    /// Latest read.
+    pub last: Option<SystemTime>,
+    /// Address of a reader that is not the BMC.
+    pub elsewhere: Option<IpAddr>,
+}
+
+impl ReadBook {
+    /// Begins (or goes on) to follow an attempt.
+    pub fn follow(&self, attempt: AttemptId, image: &Arc<Image>, bmc: Option<IpAddr>) -> Arc<AttemptReads> {
+        let mut attempts = lock(&self.attempts);
+        Arc::clone(attempts.entry(attempt).or_insert_with(|| {
+            Arc::new(AttemptReads {
+                image: Arc::clone(image),
+                bmc,
+                state: Mutex::new(State {
+                    before: Stretch::new(image),
+                    after: Stretch::new(image),
+                    powered_on: None,
+                    elsewhere: None,
+                    rate: Rate::default(),
+                }),
+                first: Notify::new(),
+            })
+        }))
+    }
+
+    /// The reads of an attempt that is being followed.
+    pub fn get(&self, attempt: AttemptId) -> Option<Arc<AttemptReads>> {
+        lock(&self.attempts).get(&attempt).cloned()
+    }
+
+    /// Stops to follow.
+    pub fn forget(&self, attempt: AttemptId) {
+        lock(&self.attempts).remove(&attempt);
+    }
+}
+
+impl ReadObserver for ReadBook {
+    fn seen(&self, read: Read) {
+        if let Some(reads) = self.get(read.attempt) {
+            reads.seen(&read);
+        }
+    }
+}
+
+impl AttemptReads {
+    /// From here on, reads are the machine's.
+    pub fn powered_on(&self, at: SystemTime) {
+        let mut state = lock(&self.state);
+        if state.powered_on.is_none() {
+            state.powered_on = Some(at);
+            // A reader that began before the power came on is at work for itself; what it goes on with is no boot.
+            state.rate = Rate::default();
+        }
+    }
+
+    /// The verdict on what has been read so far.
+    pub fn now(&self, now: SystemTime) -> Now {
+        let state = lock(&self.state);
+        let files = self.image.files();
+        Now {
+            reading: evidence::classify(
+                files,
+                &state.before.reads(files),
+                &state.after.reads(files),
+                state.powered_on,
+                now,
+            ),
+            rate_bps: state.rate.bps(now),
+            first: state.before.first.or(state.after.first),
+            last: state.after.last.or(state.before.last),
+            elsewhere: state.elsewhere,
+        }
+    }
+
+    fn seen(&self, read: &Read) {
+        let mut state = lock(&self.state);
+        if self.bmc.is_some_and(|bmc| bmc != read.peer) {
+            state.elsewhere.get_or_insert(read.peer);
+        }
+        let first = state.before.first.is_none() && state.after.first.is_none();
+        let stretch = if state.powered_on.is_some() {
+            &mut state.after
+        } else {
+            &mut state.before
+        };
+        stretch.add(read);
+        if read.kind != ReadKind::Head {
+            state.rate.add(read.len, read.at);
+        }
+        drop(state);
+        if first {
+            self.first.notify_waiters();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,242 @@
+//! What the store keeps of boots: rows that a restarted server goes on from.
+
+use isobar_image::AttemptId;
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::Phase;
+use crate::reason::Reason;
+
+/// Kinds of internal rows.
+pub mod kind {
+    /// Imported bases by name; JSON [`super::BaseRow`].
+    pub const BASES: &str = "_bases";
+    /// The bytes of a base by digest, as [`isobar_image::Base::to_bytes`] made them.
+    pub const BASE_BYTES: &str = "_base_bytes";
+    /// An attempt's image: base digest, then the sealed delta.
+    pub const IMAGES: &str = "_images";
+    /// Attempts; JSON [`super::Attempt`].
+    pub const ATTEMPTS: &str = "_attempts";
+    /// Boots; JSON [`super::Boot`].
+    pub const BOOTS: &str = "_boots";
+    /// Recorded exchanges of a boot, a bounded JSON list.
+    pub const EXCHANGES: &str = "_exchanges";
+    /// Actions that users asked for; JSON [`super::Operation`].
+    pub const OPERATIONS: &str = "_operations";
+}
+
+/// An imported base.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BaseRow {
+    /// Name: the `OS.Name` of the bootenvs that boot it.
+    pub name: String,
+    /// Digest of the base.
+    pub digest: String,
+    /// The bundle's own version text.
+    pub version: String,
+    /// Size of an image without own files, in bytes.
+    pub size: u64,
+    /// Paths on the disc: what bootenvs may name as kernel and initrd.
+    pub files: Vec<String>,
+}
+
+/// One try to boot, with its own token and secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attempt {
+    /// 32 hex digits.
+    pub id: String,
+    /// Machine.
+    pub machine: String,
+    /// Bootenv that the image is of.
+    pub bootenv: String,
+    /// The boot that made it; none for a mount by hand.
+    pub boot: Option<String>,
+    /// SHA-256 of the URL token, hex: what a path is looked up by.
+    pub token_hash: String,
+    /// The URL token, sealed: an insert may have to be repeated after a restart.
+    pub token_sealed: String,
+    /// SHA-256 of the boot secret, hex.
+    pub secret_hash: String,
+    /// SHA-256 of the nonce that the secret was exchanged with, hex.
+    pub nonce_hash: Option<String>,
+    /// The machine token of the exchange, sealed, until it is first used.
+    pub machine_token_sealed: Option<String>,
+    /// Ejected, replaced or failed: the token answers "gone".
+    pub over: bool,
+    /// Address of the BMC, to tell its reads from others'.
+    pub bmc_ip: Option<String>,
+    /// Size of the image in bytes.
+    pub size: u64,
+    /// Entity tag of the image.
+    pub etag: String,
+    /// URL that was (or is to be) given to the BMC, without the token: scheme, host and port.
+    pub authority: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// First read by anyone; durable as soon as it happens.
+    pub first_read_ms: Option<u64>,
+    /// Address of a reader that is not the BMC.
+    pub elsewhere: Option<String>,
+    /// Agent's check-in.
+    pub agent_up_ms: Option<u64>,
+}
+
+impl Attempt {
+    /// The id as the file plane knows it. Zero for a damaged row, which no attempt has.
+    #[must_use]
+    pub fn attempt_id(&self) -> AttemptId {
+        AttemptId(u128::from_str_radix(&self.id, 16).unwrap_or(0))
+    }
+}
+
+/// State of a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Under way.
+    Running,
+    /// The agent is up (or, for a release, all is cleared).
+    Done,
+    /// Ended with a reason.
+    Failed,
+    /// The operator chose a bootenv without ISO.
+    Cancelled,
+    /// A newer boot took its place.
+    Replaced,
+}
+
+/// Who reboots the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// We: off, media, on.
+    Power,
+    /// Its agent, whose root is in memory.
+    Agent,
+    /// The operator (policy `wait`).
+    Operator,
+}
+
+/// A change of the BMC that has been committed to and not been seen to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// What: `insert`, `power-off`.
+    pub verb: String,
+    /// `host:port` of the BMC.
+    pub bmc: String,
+    /// When it was committed; milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// It has ended by this time, whatever became of it: the exchange's deadline.
+    pub until_ms: u64,
+}
+
+/// The durable saga.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Boot {
+    /// UUID.
+    pub id: String,
+    /// Machine.
+    pub machine: String,
+    /// Its name when the boot began.
+    pub machine_name: String,
+    /// Bootenv.
+    pub bootenv: String,
+    /// Attempt; none for a release (nothing is booted, media are taken out) and for a boot that failed in planning.
+    pub attempt: Option<String>,
+    /// State.
+    pub state: State,
+    /// Cursor: name and version of the step, `insert/1`.
+    pub step: String,
+    /// Tries of this step that failed.
+    pub tries: u32,
+    /// When the step began.
+    pub step_ms: u64,
+    /// Step-local: when the graceful shutdown, or the power-on, was asked for.
+    pub asked_ms: Option<u64>,
+    /// Step-local: when the power was cut.
+    pub forced_ms: Option<u64>,
+    /// Change in flight.
+    pub intent: Option<Intent>,
+    /// Who reboots.
+    pub way: Option<Way>,
+    /// Policy of the machine when the boot began: leave the power to the operator.
+    pub leave_power: bool,
+    /// Something of ours may be in the BMC: to be taken out when this boot does not succeed.
+    pub inserted: bool,
+    /// An override of ours may be set.
+    pub override_set: bool,
+    /// Clean-up is owed to the BMC.
+    pub cleanup: bool,
+    /// Power was seen on, or the reboot asked for: the machine has been handed over.
+    pub handed_over_ms: Option<u64>,
+    /// Last phase, for a reader after a restart.
+    pub phase: Phase,
+    /// What went wrong.
+    pub error: Option<Reason>,
+    /// What is being waited for, for people.
+    pub detail: String,
+    /// Begin.
+    pub started_ms: u64,
+    /// Last change.
+    pub updated_ms: u64,
+    /// Phases as they were entered.
+    pub log: Vec<LogLine>,
+}
+
+/// A line of a boot's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// RFC 3339.
+    pub at: String,
+    /// Phase.
+    pub phase: Phase,
+    /// What happened.
+    pub text: String,
+}
+
+/// Lines kept of a boot's history.
+pub const LOG_LINES: usize = 64;
+
+impl Boot {
+    /// Appends to the history; repeats and what does not fit are dropped.
+    pub fn note(&mut self, at_ms: u64, phase: Phase, text: &str) {
+        self.phase = phase;
+        text.clone_into(&mut self.detail);
+        if self.log.len() < LOG_LINES && self.log.last().is_none_or(|l| l.text != text) {
+            self.log.push(LogLine {
+                at: rfc3339(at_ms),
+                phase,
+                text: text.to_owned(),
+            });
+        }
+    }
+}
+
+/// An action that a user asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Operation {
+    /// UUID.
+    pub id: String,
+    /// Machine.
+    pub machine: String,
+    /// Command: `powercycle`.
+    pub command: String,
+    /// Who asked.
+    pub principal: String,
+    /// When.
+    pub at_ms: u64,
+    /// `running`, `done`, `failed`, `interrupted`.
+    pub state: String,
+    /// Change of the BMC in flight.
+    pub intent: Option<Intent>,
+    /// Result or error text.
+    pub outcome: Option<serde_json::Value>,
+}
+
+/// Milliseconds since the Unix epoch as RFC 3339.
+#[must_use]
+pub fn rfc3339(ms: u64) -> String {
+    time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .ok()
+        .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default()
+}

@@ -1,0 +1,789 @@
+//! The boot saga: a durable row with a cursor, and a task that moves it on.
+//!
+//! ```text
+//!  decide ──> shut-down ──> eject ──> insert ──> boot-once ──> power-on ──> await ──> settle ──> done
+//!     │                       ^                      │                        ^
+//!     └── agent or operator ──┘                      ├──> ask-agent ──────────┤
+//!                                                    └──> (operator) ─────────┘
+//!  release (media out, override cleared when that is safe) ──> done
+//! ```
+//!
+//! Every step first observes, then acts, so that it can be repeated after a crash. A change of the BMC is
+//! committed as an intent before it is sent. The task holds no lock while it waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use isobar_bmc::{BmcError, BootTarget, ErrorClass, Exchange, PowerAction, PowerState, Recorder};
+use isobar_store::{Expect, IndexEntry, Put, Rev, StoreError, Txn};
+
+use crate::evidence::{Phase, bytes};
+use crate::gate::{self, Answer, Verb};
+use crate::reason::{Reason, worth_retrying};
+use crate::record::{Attempt, Boot, Intent, State, Way, kind};
+use crate::service::Inner;
+use crate::settings::Settings;
+
+/// What a step came to.
+enum Outcome {
+    /// On to this step.
+    Next(&'static str),
+    /// Look again after a pause, or when something happens.
+    Stay(Duration),
+    /// The end, with a reason.
+    Fail(Reason),
+    /// The end.
+    Done,
+}
+
+/// Why the task stops.
+enum Stop {
+    /// The row was changed by someone else (replaced, cancelled): read it again.
+    Changed,
+    /// The store is gone or broken.
+    Store(StoreError),
+    /// The BMC said no.
+    Bmc(BmcError),
+    /// Nothing can be sent at all: the machine's settings do not say where.
+    Settings(Reason),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict { .. } => Self::Changed,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<BmcError> for Stop {
+    fn from(error: BmcError) -> Self {
+        Self::Bmc(error)
+    }
+}
+
+/// A boot and the revision that it was read at.
+pub(crate) struct Row {
+    pub(crate) boot: Boot,
+    pub(crate) rev: Rev,
+}
+
+/// The write of a boot's row.
+pub(crate) fn put_boot(boot: &Boot, expect: Expect) -> Put {
+    let state = match boot.state {
+        State::Running => "open",
+        _ if boot.cleanup => "open",
+        _ => "closed",
+    };
+    let index = |name, value: &str| IndexEntry {
+        name,
+        value: value.to_owned(),
+        unique: false,
+    };
+    Put {
+        kind: kind::BOOTS.to_owned(),
+        key: boot.id.clone(),
+        body: Bytes::from(serde_json::to_vec(boot).unwrap_or_default()),
+        expect,
+        indexes: vec![index("Machine", &boot.machine), index("State", state)],
+    }
+}
+
+/// Keeps the last exchanges of a boot.
+#[derive(Default)]
+pub(crate) struct Exchanges(std::sync::Mutex<Vec<Exchange>>);
+
+const EXCHANGES: usize = 60;
+
+impl Recorder for Exchanges {
+    fn record(&self, exchange: Exchange) {
+        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if kept.len() >= EXCHANGES {
+            kept.remove(0);
+        }
+        kept.push(exchange);
+    }
+}
+
+impl Exchanges {
+    fn put(&self, boot: &str) -> Option<Put> {
+        let kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (!kept.is_empty()).then(|| Put {
+            kind: kind::EXCHANGES.to_owned(),
+            key: boot.to_owned(),
+            body: Bytes::from(serde_json::to_vec(&*kept).unwrap_or_default()),
+            expect: Expect::Any,
+            indexes: Vec::new(),
+        })
+    }
+}
+
+/// Runs a boot until it is over and owes nothing to the BMC.
+pub(crate) async fn run(inner: Arc<Inner>, id: String) {
+    let mut task = Saga {
+        inner,
+        exchanges: Arc::default(),
+    };
+    let mut resumed = true;
+    loop {
+        let mut row = match task.inner.boot_row(&id) {
+            Ok(Some(row)) => row,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(boot = id, %error, "cannot read the boot; it goes on after a restart");
+                return;
+            }
+        };
+        let open = row.boot.state == State::Running || row.boot.cleanup;
+        if !open {
+            task.inner.over(&row.boot);
+            return;
+        }
+        if std::mem::take(&mut resumed) {
+            forget_doubt(&mut row.boot);
+        }
+        match task.advance(row).await {
+            Ok(()) | Err(Stop::Changed) => {}
+            Err(Stop::Store(StoreError::Closed)) => return,
+            Err(Stop::Store(error)) => {
+                tracing::error!(boot = id, %error, "the boot cannot be saved; trying again");
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            // Both are dealt with inside `advance`.
+            Err(Stop::Bmc(_) | Stop::Settings(_)) => {}
+        }
+    }
+}
+
+/// An intent of an earlier process may or may not have been carried out. The gate has waited it out; from
+/// here on the state of the BMC tells, and the command may be sent once more if it shows no effect.
+fn forget_doubt(boot: &mut Boot) {
+    if let Some(intent) = boot.intent.take() {
+        match intent.verb.as_str() {
+            "power-off" => boot.forced_ms = None,
+            "shutdown" | "power-on" => boot.asked_ms = None,
+            _ => {}
+        }
+    }
+}
+
+struct Saga {
+    inner: Arc<Inner>,
+    exchanges: Arc<Exchanges>,
+}
+
+impl Saga {
+    /// One move of the cursor, or one wait.
+    async fn advance(&mut self, mut row: Row) -> Result<(), Stop> {
+        let step = row.boot.step.clone();
+        let outcome = if row.boot.state == State::Running {
+            self.step(&mut row, &step).await
+        } else {
+            self.clean_up(&mut row).await
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(Stop::Bmc(error)) => self.after_error(&mut row, &error),
+            Err(Stop::Settings(reason)) => Outcome::Fail(reason),
+            Err(other) => return Err(other),
+        };
+        let now = self.inner.now_ms();
+        match outcome {
+            Outcome::Next(next) => {
+                let boot = &mut row.boot;
+                next.clone_into(&mut boot.step);
+                (boot.tries, boot.step_ms, boot.intent) = (0, now, None);
+                (boot.asked_ms, boot.forced_ms) = (None, None);
+                self.save(&mut row).await
+            }
+            Outcome::Stay(pause) => {
+                self.save(&mut row).await?;
+                let bell = self.inner.bell(&row.boot.id);
+                let _ = tokio::time::timeout(pause, bell.notified()).await;
+                Ok(())
+            }
+            Outcome::Fail(reason) if row.boot.state == State::Running => {
+                let boot = &mut row.boot;
+                tracing::warn!(
+                    boot = boot.id,
+                    machine = boot.machine_name,
+                    reason = reason.reason,
+                    "{}",
+                    reason.line()
+                );
+                boot.state = State::Failed;
+                boot.intent = None;
+                boot.cleanup = boot.inserted || boot.override_set;
+                (boot.tries, boot.step_ms) = (0, now);
+                let phase = boot.phase;
+                boot.note(now, phase, &reason.message);
+                boot.error = Some(reason);
+                self.save(&mut row).await?;
+                self.inner.condition_changed(&row.boot.machine).await;
+                Ok(())
+            }
+            Outcome::Fail(reason) => {
+                // A clean-up that can never succeed (the login is gone) is over, and says so.
+                let boot = &mut row.boot;
+                boot.cleanup = false;
+                let phase = boot.phase;
+                boot.note(now, phase, &format!("clean-up given up: {}", reason.message));
+                self.save(&mut row).await
+            }
+            Outcome::Done => {
+                let boot = &mut row.boot;
+                boot.intent = None;
+                if boot.state == State::Running {
+                    boot.state = State::Done;
+                }
+                boot.cleanup = false;
+                self.save(&mut row).await?;
+                self.inner.condition_changed(&row.boot.machine).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn step(&self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
+        match step {
+            DECIDE => self.decide(row).await,
+            SHUT_DOWN => self.shut_down(row).await,
+            EJECT => self.eject(row).await,
+            INSERT => self.insert(row).await,
+            BOOT_ONCE => self.boot_once(row).await,
+            POWER_ON => self.power_on(row).await,
+            ASK_AGENT => self.ask_agent(row).await,
+            AWAIT => self.await_agent(row).await,
+            SETTLE => self.settle(row).await,
+            RELEASE => self.release(row).await,
+            other => Ok(Outcome::Fail(Reason::new(
+                "unknown-step",
+                format!("this boot stands at step `{other}`, which this program does not know"),
+                "it was begun by a newer isobar: start that one, or set the bootenv again",
+            ))),
+        }
+    }
+
+    /// Who reboots the machine.
+    async fn decide(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let machine = row.boot.machine.clone();
+        if self
+            .inner
+            .agents
+            .live(&machine, self.inner.steady())
+            .is_some_and(|agent| agent.root_in_memory)
+        {
+            row.boot.way = Some(Way::Agent);
+            return Ok(Outcome::Next(EJECT));
+        }
+        if let Some(pause) = self.inner.agent_may_return(&machine)? {
+            "waiting for the agent to be heard again after the restart".clone_into(&mut row.boot.detail);
+            return Ok(Outcome::Stay(pause));
+        }
+        let power = self.power(row).await?;
+        let way = if power == PowerState::On && row.boot.leave_power {
+            Way::Operator
+        } else {
+            Way::Power
+        };
+        row.boot.way = Some(way);
+        Ok(Outcome::Next(if way == Way::Power { SHUT_DOWN } else { EJECT }))
+    }
+
+    /// Graceful shutdown with a deadline, then the power is cut, and it is seen to be off.
+    async fn shut_down(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let timing = &self.inner.timing;
+        match self.power(row).await? {
+            PowerState::Off => return Ok(Outcome::Next(EJECT)),
+            PowerState::PoweringOff => return Ok(Outcome::Stay(timing.poll())),
+            _ => {}
+        }
+        let now = self.inner.now_ms();
+        let graceful = millis(timing.shutdown());
+        match row.boot.asked_ms {
+            None => {
+                row.boot.asked_ms = Some(now);
+                self.note(row, Phase::PoweringOff, "asking the operating system to shut down");
+                match self.change(row, Verb::Power(PowerAction::GracefulShutdown)).await {
+                    Ok(_) => {}
+                    Err(Stop::Bmc(error)) if matches!(error.class, ErrorClass::Unsupported | ErrorClass::Refused) => {
+                        row.boot.asked_ms = Some(now.saturating_sub(graceful));
+                    }
+                    Err(other) => {
+                        row.boot.asked_ms = None;
+                        return Err(other);
+                    }
+                }
+                Ok(Outcome::Stay(timing.poll()))
+            }
+            Some(asked) if now < asked + graceful => Ok(Outcome::Stay(timing.poll())),
+            Some(_) => match row.boot.forced_ms {
+                None => {
+                    row.boot.forced_ms = Some(now);
+                    self.note(row, Phase::PoweringOff, "cutting the power");
+                    if let Err(stop) = self.change(row, Verb::Power(PowerAction::ForceOff)).await {
+                        row.boot.forced_ms = None;
+                        return Err(stop);
+                    }
+                    Ok(Outcome::Stay(timing.poll()))
+                }
+                Some(forced) if now < forced + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
+                Some(_) => Ok(Outcome::Fail(self.power_stuck(row, "off"))),
+            },
+        }
+    }
+
+    async fn eject(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        if row.boot.way == Some(Way::Operator) && self.foreign_root_may_be_mounted(row).await? {
+            self.note(
+                row,
+                Phase::Planned,
+                "waiting for the machine to be off: another image is in its virtual CD",
+            );
+            return Ok(Outcome::Stay(self.inner.timing.poll() * 5));
+        }
+        self.note(row, Phase::Ejecting, "ejecting what is in the virtual CD");
+        self.change(row, Verb::Eject).await?;
+        self.inner
+            .end_attempts(&row.boot.machine, row.boot.attempt.as_deref())
+            .await?;
+        Ok(Outcome::Next(INSERT))
+    }
+
+    async fn insert(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let attempt = self.attempt(row)?;
+        let url = self.inner.image_url(&attempt).map_err(Stop::Settings)?;
+        // Some BMCs read while they insert: the observer is there before the command is.
+        self.inner.follow(&attempt).map_err(Stop::Settings)?;
+        if row.boot.inserted {
+            // An earlier try or process may have got through.
+            if let Answer::Media(media) = self.look(row, Verb::Media).await?
+                && media.inserted
+                && media.image.as_deref().is_some_and(|image| same_url(image, &url))
+            {
+                self.note(row, Phase::Inserted, "inserted");
+                return Ok(Outcome::Next(BOOT_ONCE));
+            }
+        }
+        row.boot.inserted = true;
+        self.note(row, Phase::Inserting, "inserting the image");
+        let answer = self.change(row, Verb::Insert(url.clone())).await?;
+        let mounted = matches!(&answer, Answer::Media(media)
+            if media.inserted && media.image.as_deref().is_none_or(|image| same_url(image, &url)));
+        if mounted {
+            self.note(row, Phase::Inserted, "inserted");
+            return Ok(Outcome::Next(BOOT_ONCE));
+        }
+        row.boot.tries += 1;
+        if row.boot.tries >= self.inner.timing.tries {
+            return Ok(Outcome::Fail(Reason::new(
+                "insert-not-mounted",
+                format!(
+                    "{} accepted the image, but its virtual CD stays empty",
+                    self.bmc_name(row)
+                ),
+                "look at virtual media in the BMC's web page (licence, another session's media); a BMC reset often helps",
+            )));
+        }
+        Ok(Outcome::Stay(
+            self.inner.timing.backoff(row.boot.tries, Duration::from_secs(60)),
+        ))
+    }
+
+    async fn boot_once(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        row.boot.override_set = true;
+        self.note(row, Phase::BootOnce, "setting one-time boot from the virtual CD");
+        self.change(row, Verb::BootOnce(BootTarget::Cd)).await?;
+        Ok(Outcome::Next(match row.boot.way {
+            Some(Way::Agent) => ASK_AGENT,
+            Some(Way::Operator) => AWAIT,
+            Some(Way::Power) | None => POWER_ON,
+        }))
+    }
+
+    async fn power_on(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let timing = &self.inner.timing;
+        let power = self.power(row).await?;
+        if power == PowerState::On {
+            self.handed_over(row, Phase::Firmware, "machine is on");
+            return Ok(Outcome::Next(AWAIT));
+        }
+        let now = self.inner.now_ms();
+        match row.boot.asked_ms {
+            Some(asked) if now > asked + millis(timing.power()) => Ok(Outcome::Fail(self.power_stuck(row, "on"))),
+            // A lazy BMC shows the old state for a while: one command is enough.
+            Some(_) => Ok(Outcome::Stay(timing.poll())),
+            None => {
+                row.boot.asked_ms = Some(now);
+                self.note(row, Phase::PoweringOn, "switching the machine on");
+                // Reads from here on may be the machine's own.
+                self.inner.powered_on(&self.attempt(row)?);
+                if let Err(stop) = self.change(row, Verb::Power(PowerAction::On)).await {
+                    row.boot.asked_ms = None;
+                    return Err(stop);
+                }
+                Ok(Outcome::Stay(timing.poll()))
+            }
+        }
+    }
+
+    async fn ask_agent(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let timing = &self.inner.timing;
+        let attempt = row.boot.attempt.clone().unwrap_or_default();
+        if self.inner.agents.took_order(&row.boot.machine, &attempt) {
+            self.handed_over(
+                row,
+                Phase::RebootAsked,
+                "the agent has been asked to reboot the machine",
+            );
+            self.inner.powered_on(&self.attempt(row)?);
+            return Ok(Outcome::Next(AWAIT));
+        }
+        self.inner.agents.order_reboot(&row.boot.machine, &attempt);
+        let waited = self.inner.now_ms().saturating_sub(row.boot.step_ms);
+        if waited < millis(timing.agent_reboot()) {
+            self.note(
+                row,
+                Phase::BootOnce,
+                "waiting for the agent to take the order to reboot",
+            );
+            return Ok(Outcome::Stay(Duration::from_secs(1)));
+        }
+        self.note(row, Phase::BootOnce, "the agent is silent: the power is cycled instead");
+        row.boot.way = Some(Way::Power);
+        Ok(Outcome::Next(SHUT_DOWN))
+    }
+
+    /// Follows the reads until the agent is up, or a verdict is due.
+    async fn await_agent(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let inner = &self.inner;
+        let (timing, now) = (&inner.timing, inner.now_ms());
+        let attempt = self.attempt(row)?;
+        if attempt.agent_up_ms.is_some() {
+            self.handed_over(row, Phase::AgentUp, "agent is up");
+            return Ok(Outcome::Next(SETTLE));
+        }
+        let Some(handed_over) = row.boot.handed_over_ms else {
+            return self.await_operator(row, &attempt).await;
+        };
+        let reads = inner.follow(&attempt).map_err(Stop::Settings)?;
+        reads.powered_on(time_of(handed_over));
+        let seen = reads.now(inner.wall());
+        if let Some(first) = seen.first
+            && attempt.first_read_ms.is_none()
+        {
+            inner.first_read(&attempt, first, seen.elsewhere).await?;
+        }
+        let detail = match (seen.rate_bps, seen.reading.left) {
+            (Some(rate), Some(left)) if rate > 0.0 && left > 0 => format!(
+                "{}, {}/s, {:.0} s left",
+                seen.reading.detail,
+                bytes(rate as u64),
+                (left as f64 / rate).ceil()
+            ),
+            _ => seen.reading.detail.clone(),
+        };
+        inner.show(&row.boot.id, seen.reading.phase, &detail, &seen);
+        if seen.reading.phase > row.boot.phase && seen.reading.percent.is_none() {
+            row.boot.note(now, seen.reading.phase, &seen.reading.detail);
+        } else if seen.reading.phase > row.boot.phase {
+            row.boot.note(now, seen.reading.phase, phase_began(seen.reading.phase));
+        }
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
+        let verdict = match seen.last {
+            None if attempt.first_read_ms.is_none() => {
+                (since(handed_over) > timing.first_read()).then(|| self.never_read(row, &attempt))
+            }
+            _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => Some(Reason::new(
+                "read-stalled",
+                format!("reading stopped: {}", seen.reading.detail),
+                "look at the machine's console; a slow or broken link between BMC and isobar shows here too",
+            )),
+            last => {
+                let quiet_since = last.map_or(handed_over, ms_of).max(handed_over);
+                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(&seen.reading.detail))
+            }
+        };
+        Ok(verdict.map_or(Outcome::Stay(Duration::from_secs(1)), Outcome::Fail))
+    }
+
+    async fn await_operator(&self, row: &mut Row, attempt: &Attempt) -> Result<Outcome, Stop> {
+        self.note(
+            row,
+            Phase::WaitingForPower,
+            "image and one-time boot are set; the power is left to the operator: cycle it when it suits",
+        );
+        let reads = self.inner.follow(attempt).map_err(Stop::Settings)?;
+        // Off and on again, or reads that only a boot makes.
+        match self.power(row).await? {
+            PowerState::Off | PowerState::PoweringOn => row.boot.asked_ms = Some(self.inner.now_ms()),
+            PowerState::On if row.boot.asked_ms.is_some() => {
+                reads.powered_on(self.inner.wall());
+                self.handed_over(row, Phase::Firmware, "machine is on");
+            }
+            _ => {}
+        }
+        Ok(Outcome::Stay(self.inner.timing.poll() * 3))
+    }
+
+    /// The agent is up: an override that the firmware has not used up would boot the CD again.
+    async fn settle(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        self.note(row, Phase::AgentUp, "agent is up");
+        match self.change(row, Verb::ClearOverride).await {
+            Ok(_) => row.boot.override_set = false,
+            Err(Stop::Bmc(error)) => {
+                row.boot.tries += 1;
+                if row.boot.tries < self.inner.timing.tries && worth_retrying(&error) {
+                    return Ok(Outcome::Stay(
+                        self.inner.timing.backoff(row.boot.tries, Duration::from_secs(10)),
+                    ));
+                }
+                tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Media out and override cleared, when that is safe; nothing is rebooted.
+    async fn release(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        if let Some(why) = self.unsafe_to_eject(row).await? {
+            self.note(row, Phase::Ejecting, &format!("the virtual CD is ejected when {why}"));
+            return Ok(Outcome::Stay(self.inner.timing.poll() * 3));
+        }
+        self.take_out(row).await?;
+        self.note(
+            row,
+            Phase::Released,
+            "the virtual CD is empty, the one-time boot is cleared",
+        );
+        Ok(Outcome::Done)
+    }
+
+    /// What an unsuccessful boot owes to the BMC.
+    async fn clean_up(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        if self.inner.is_superseded(&row.boot)? {
+            return Ok(Outcome::Done);
+        }
+        if self.unsafe_to_eject(row).await?.is_some() {
+            return Ok(Outcome::Stay(self.inner.timing.poll() * 3));
+        }
+        self.take_out(row).await?;
+        let phase = row.boot.phase;
+        row.boot.note(
+            self.inner.now_ms(),
+            phase,
+            "cleaned up: media ejected, one-time boot cleared",
+        );
+        Ok(Outcome::Done)
+    }
+
+    async fn take_out(&self, row: &mut Row) -> Result<(), Stop> {
+        self.change(row, Verb::Eject).await?;
+        self.change(row, Verb::ClearOverride).await?;
+        (row.boot.inserted, row.boot.override_set) = (false, false);
+        self.inner.end_attempts(&row.boot.machine, None).await?;
+        Ok(())
+    }
+
+    /// Nothing is ejected under a root that lives on the medium, or in the middle of a boot's reads.
+    async fn unsafe_to_eject(&self, row: &mut Row) -> Result<Option<&'static str>, Stop> {
+        let live = self.inner.agents.live(&row.boot.machine, self.inner.steady());
+        if live.is_some_and(|agent| agent.root_in_memory) || self.inner.reads_quiet(&row.boot.machine)? {
+            return Ok(None);
+        }
+        Ok(match self.power(row).await? {
+            PowerState::Off => None,
+            _ => Some("the machine is off or has stopped reading"),
+        })
+    }
+
+    async fn foreign_root_may_be_mounted(&self, row: &mut Row) -> Result<bool, Stop> {
+        let Answer::Media(media) = self.look(row, Verb::Media).await? else {
+            return Ok(false);
+        };
+        let foreign = media.inserted
+            && media
+                .image
+                .is_some_and(|image| self.inner.attempt_of_url(&image).ok().flatten().is_none());
+        Ok(foreign && self.power(row).await? != PowerState::Off)
+    }
+
+    fn after_error(&self, row: &mut Row, error: &BmcError) -> Outcome {
+        let cleaning = row.boot.state != State::Running || row.boot.step == RELEASE;
+        row.boot.tries += 1;
+        row.boot.intent = None;
+        let tries = row.boot.tries;
+        if !worth_retrying(error) || (!cleaning && tries >= self.inner.timing.tries) {
+            return Outcome::Fail(Reason::of_bmc(error));
+        }
+        let limit = if cleaning {
+            self.inner.timing.cleanup()
+        } else {
+            Duration::from_secs(60)
+        };
+        let pause = self.inner.timing.backoff(tries, limit);
+        row.boot.detail = if cleaning {
+            format!(
+                "clean-up is owed; the BMC does not answer ({error}); next try in {:.0} s",
+                pause.as_secs_f64()
+            )
+        } else {
+            format!(
+                "{error}; try {tries} of {}, next in {:.0} s",
+                self.inner.timing.tries,
+                pause.as_secs_f64()
+            )
+        };
+        Outcome::Stay(pause)
+    }
+
+    /// An exchange that changes nothing.
+    async fn look(&self, row: &mut Row, verb: Verb) -> Result<Answer, Stop> {
+        let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
+        let recorder: Arc<dyn Recorder> = Arc::clone(&self.exchanges) as Arc<dyn Recorder>;
+        Ok(self.inner.gate.exchange(&endpoint, recorder, &verb).await?)
+    }
+
+    async fn power(&self, row: &mut Row) -> Result<PowerState, Stop> {
+        match self.look(row, Verb::PowerState).await? {
+            Answer::Power(state) => Ok(state),
+            _ => Ok(PowerState::Unknown),
+        }
+    }
+
+    /// An exchange that changes the BMC: its turn, then the intent on disk, then the wire.
+    async fn change(&self, row: &mut Row, verb: Verb) -> Result<Answer, Stop> {
+        let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
+        let turn = self.inner.gate.turn(&endpoint).await;
+        let now = self.inner.now_ms();
+        row.boot.intent = Some(Intent {
+            verb: verb.name().to_owned(),
+            bmc: gate::authority(&endpoint),
+            at_ms: now,
+            until_ms: now + millis(verb.deadline(&self.inner.timing)),
+        });
+        self.save(row).await?;
+        let recorder: Arc<dyn Recorder> = Arc::clone(&self.exchanges) as Arc<dyn Recorder>;
+        let answer = turn.exchange(recorder, &verb).await;
+        row.boot.intent = None;
+        Ok(answer?)
+    }
+
+    async fn save(&self, row: &mut Row) -> Result<(), Stop> {
+        row.boot.updated_ms = self.inner.now_ms();
+        let mut txn = Txn {
+            puts: vec![put_boot(&row.boot, Expect::Rev(row.rev))],
+            ..Txn::default()
+        };
+        txn.puts.extend(self.exchanges.put(&row.boot.id));
+        row.rev = self.inner.store.submit(txn).await?;
+        self.inner.changed(&row.boot);
+        Ok(())
+    }
+
+    fn note(&self, row: &mut Row, phase: Phase, text: &str) {
+        row.boot.note(self.inner.now_ms(), phase, text);
+    }
+
+    fn handed_over(&self, row: &mut Row, phase: Phase, text: &str) {
+        let now = self.inner.now_ms();
+        row.boot.handed_over_ms.get_or_insert(now);
+        row.boot.note(now, phase, text);
+    }
+
+    fn settings(&self, row: &Row) -> Result<Settings, Stop> {
+        self.inner.settings(&row.boot.machine).map_err(Stop::Settings)
+    }
+
+    fn attempt(&self, row: &Row) -> Result<Attempt, Stop> {
+        let id = row.boot.attempt.as_deref().unwrap_or_default();
+        self.inner.attempt(id)?.ok_or_else(|| {
+            Stop::Settings(Reason::new(
+                "attempt-lost",
+                format!("the attempt {id} of this boot is not in the store"),
+                "set the bootenv again: the machine gets a new image",
+            ))
+        })
+    }
+
+    fn bmc_name(&self, row: &Row) -> String {
+        match self.settings(row).map(|s| s.endpoint) {
+            Ok(Ok(endpoint)) => format!("BMC {} of {}", gate::authority(&endpoint), row.boot.machine_name),
+            _ => format!("the BMC of {}", row.boot.machine_name),
+        }
+    }
+
+    fn power_stuck(&self, row: &Row, wanted: &str) -> Reason {
+        Reason::new(
+            "power-stuck",
+            format!(
+                "{} took the power command, but the machine is not {wanted}",
+                self.bmc_name(row)
+            ),
+            "look at the machine's console and the BMC's event log; it may want a BMC reset",
+        )
+    }
+
+    fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
+        Reason::new(
+            "image-never-read",
+            format!(
+                "{} says that the image is inserted, but never asked for it",
+                self.bmc_name(row)
+            ),
+            format!(
+                "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that it can",
+                attempt.authority
+            ),
+        )
+    }
+
+    fn agent_silent(&self, detail: &str) -> Reason {
+        Reason::new(
+            "agent-silent",
+            format!("the image was read ({detail}), but no agent has checked in"),
+            "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that the machine can reach the API",
+        )
+    }
+}
+
+/// Steps by name and version: what the rows say.
+pub(crate) const DECIDE: &str = "decide/1";
+const SHUT_DOWN: &str = "shut-down/1";
+const EJECT: &str = "eject/1";
+const INSERT: &str = "insert/1";
+const BOOT_ONCE: &str = "boot-once/1";
+const POWER_ON: &str = "power-on/1";
+pub(crate) const ASK_AGENT: &str = "ask-agent/1";
+pub(crate) const AWAIT: &str = "await/1";
+const SETTLE: &str = "settle/1";
+pub(crate) const RELEASE: &str = "release/1";
+
+fn phase_began(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Kernel => "GRUB is reading the kernel",
+        Phase::Initrd => "GRUB is reading the initrd",
+        _ => "going on",
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn time_of(ms: u64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+pub(crate) fn ms_of(time: std::time::SystemTime) -> u64 {
+    time.duration_since(std::time::UNIX_EPOCH).map_or(0, millis)
+}
+
+/// Some BMCs leave out the scheme when they report what is in.
+fn same_url(reported: &str, ours: &str) -> bool {
+    let path = |url: &str| url.split_once("://").map_or(url, |(_, rest)| rest).to_ascii_lowercase();
+    path(reported) == path(ours)
+}

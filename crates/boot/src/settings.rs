@@ -1,0 +1,136 @@
+//! What a machine's params say about booting it.
+
+use std::net::IpAddr;
+
+use isobar_bmc::{Endpoint, Secret, TlsTrust};
+use isobar_model::Object;
+use isobar_objects::{Objects, Resolved};
+use serde_json::Value;
+
+use crate::reason::Reason;
+
+/// Params, by name.
+pub mod param {
+    /// Boot this machine from an ISO through its BMC.
+    pub const BOOT_VIRTUAL_ISO: &str = "boot-virtual-iso";
+    /// Base URL of image URLs for this machine's BMC.
+    pub const BOOT_VIRTUAL_ISO_URL: &str = "boot-virtual-iso-url";
+    /// What to do with a machine that is on: `cycle` or `wait`.
+    pub const POWER_POLICY: &str = "boot-virtual-iso-power";
+    /// Address of this server as the BMC reaches it.
+    pub const SERVER_FOR_BMC: &str = "isobar/server-address-bmc";
+    /// Address of this server as the machine reaches it.
+    pub const SERVER_FOR_MACHINE: &str = "isobar/server-address-machine";
+    /// Static network of the machine.
+    pub const NETWORK_DATA: &str = "network-data";
+    /// BMC: address, port, login.
+    pub const IPMI_ADDRESS: &str = "ipmi/address";
+    /// Port of the BMC's web server.
+    pub const IPMI_PORT: &str = "ipmi/port-redfish";
+    /// Login.
+    pub const IPMI_USERNAME: &str = "ipmi/username";
+    /// Password; secure.
+    pub const IPMI_PASSWORD: &str = "ipmi/password";
+    /// How to talk to the BMC.
+    pub const IPMI_MODE: &str = "ipmi/mode";
+}
+
+/// A machine as a boot sees it.
+pub struct Settings {
+    /// UUID.
+    pub uuid: String,
+    /// Name.
+    pub name: String,
+    /// Whether it boots from a virtual ISO.
+    pub virtual_iso: bool,
+    /// Policy `wait`: the power of a machine that is on is the operator's.
+    pub leave_power: bool,
+    /// Its BMC, or what is missing to talk to it.
+    pub endpoint: Result<Endpoint, Reason>,
+    /// Own choice of the address for BMCs.
+    pub for_bmc: Option<String>,
+    /// Own choice of the address for machines.
+    pub for_machine: Option<String>,
+}
+
+fn text(value: Option<Resolved>) -> Option<String> {
+    match value?.value {
+        Value::String(s) if !s.trim().is_empty() => Some(s.trim().to_owned()),
+        _ => None,
+    }
+}
+
+impl Settings {
+    /// Reads them from a machine and all that it inherits.
+    ///
+    /// # Errors
+    /// A param that cannot be read at all (its secret was made for another key).
+    pub fn of(objects: &Objects, machine: &Object) -> Result<Self, Reason> {
+        let member = |name: &str| machine.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (uuid, name) = (member("Uuid"), member("Name"));
+        let get = |param: &str| {
+            objects.resolve_in("machines", machine, param).map_err(|error| {
+                Reason::new(
+                    "param-unreadable",
+                    format!("param {param} of {name}: {error}"),
+                    "set the param again",
+                )
+            })
+        };
+        let flag = |param: &str| Ok::<_, Reason>(get(param)?.is_some_and(|v| v.value == Value::Bool(true)));
+        let leave_power = text(get(param::POWER_POLICY)?).is_some_and(|policy| policy == "wait");
+        let port = get(param::IPMI_PORT)?
+            .and_then(|v| v.value.as_u64())
+            .and_then(|p| u16::try_from(p).ok());
+        let endpoint = endpoint(
+            &name,
+            text(get(param::IPMI_ADDRESS)?),
+            port,
+            text(get(param::IPMI_USERNAME)?),
+            get(param::IPMI_PASSWORD)?,
+        );
+        Ok(Self {
+            virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
+            leave_power,
+            for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
+            for_machine: text(get(param::SERVER_FOR_MACHINE)?),
+            endpoint,
+            uuid,
+            name,
+        })
+    }
+
+    /// Address of the BMC, where it is given as an address.
+    #[must_use]
+    pub fn bmc_ip(&self) -> Option<IpAddr> {
+        let endpoint = self.endpoint.as_ref().ok()?;
+        match endpoint.url.host()? {
+            url::Host::Ipv4(ip) => Some(ip.into()),
+            url::Host::Ipv6(ip) => Some(ip.into()),
+            url::Host::Domain(_) => None,
+        }
+    }
+}
+
+fn endpoint(
+    machine: &str,
+    address: Option<String>,
+    port: Option<u16>,
+    username: Option<String>,
+    password: Option<Resolved>,
+) -> Result<Endpoint, Reason> {
+    let missing = |param: &str, how: &str| {
+        Reason::new(
+            "bmc-not-configured",
+            format!("{machine} has no {param}: isobar does not know how to reach its BMC"),
+            format!("isobar machines set Name:{machine} param {param} to {how}"),
+        )
+    };
+    let address = address.ok_or_else(|| missing(param::IPMI_ADDRESS, "10.0.0.5"))?;
+    let username = username.ok_or_else(|| missing(param::IPMI_USERNAME, "root"))?;
+    let password = text(password).ok_or_else(|| missing(param::IPMI_PASSWORD, "@FILE (the password in a file)"))?;
+    // Which certificate a BMC shows is not pinned yet: self-signed is the norm.
+    let (password, tls) = (Secret::new(password), TlsTrust::Insecure);
+    Endpoint::from_params(&address, port.filter(|p| *p != 0), &username, password, tls, None)
+        .map_err(|error| Reason::new("bmc-address", format!("{machine}: {}", error.message), error.hint))
+}

@@ -1,0 +1,108 @@
+//! How long things may take. All of it can be set in the configuration file, section `[timing]`.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Deadlines, pauses and limits of boots. All times in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timing {
+    /// An exchange with a BMC, logging in included.
+    pub exchange_s: f64,
+    /// An insert: some BMCs copy the whole image before they answer.
+    pub insert_s: f64,
+    /// Tries of a step whose exchanges fail in a way that may pass.
+    pub tries: u32,
+    /// Pause after the first failed try; doubles with each further one, up to a minute.
+    pub retry_s: f64,
+    /// Pause between two looks at the power state.
+    pub poll_s: f64,
+    /// From asking the operating system to shut down until the power is cut.
+    pub shutdown_s: f64,
+    /// From a power command until its effect must show.
+    pub power_s: f64,
+    /// From asking the agent for its reboot until the power is cycled instead.
+    pub agent_reboot_s: f64,
+    /// From power-on until the first byte of the image must have been read: firmware self-tests can take long.
+    pub first_read_s: f64,
+    /// Silence in the middle of kernel or initrd until the boot has failed.
+    pub stalled_s: f64,
+    /// From the last byte read until the agent must have checked in.
+    pub agent_s: f64,
+    /// An agent whose last heartbeat is older is taken for gone.
+    pub agent_gone_s: f64,
+    /// Pause between two heartbeats of an agent.
+    pub heartbeat_s: u64,
+    /// Longest pause between two tries of a clean-up at a BMC that does not answer.
+    pub cleanup_s: f64,
+    /// Conversations with BMCs at one time.
+    pub bmc_connections: usize,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            exchange_s: 60.0,
+            insert_s: 180.0,
+            tries: 4,
+            retry_s: 2.0,
+            poll_s: 2.0,
+            shutdown_s: 90.0,
+            power_s: 60.0,
+            agent_reboot_s: 60.0,
+            first_read_s: 600.0,
+            stalled_s: 180.0,
+            agent_s: 600.0,
+            agent_gone_s: 20.0,
+            heartbeat_s: 5,
+            cleanup_s: 300.0,
+            bmc_connections: 200,
+        }
+    }
+}
+
+fn seconds(s: f64) -> Duration {
+    Duration::try_from_secs_f64(s).unwrap_or(Duration::ZERO)
+}
+
+macro_rules! durations {
+    ($($(#[$doc:meta])* $name:ident = $field:ident;)*) => {
+        impl Timing {
+            $($(#[$doc])* #[must_use] pub fn $name(&self) -> Duration { seconds(self.$field) })*
+        }
+    };
+}
+
+durations! {
+    /// See [`Timing::exchange_s`].
+    exchange = exchange_s;
+    /// See [`Timing::insert_s`].
+    insert = insert_s;
+    /// See [`Timing::poll_s`].
+    poll = poll_s;
+    /// See [`Timing::shutdown_s`].
+    shutdown = shutdown_s;
+    /// See [`Timing::power_s`].
+    power = power_s;
+    /// See [`Timing::agent_reboot_s`].
+    agent_reboot = agent_reboot_s;
+    /// See [`Timing::first_read_s`].
+    first_read = first_read_s;
+    /// See [`Timing::stalled_s`].
+    stalled = stalled_s;
+    /// See [`Timing::agent_s`].
+    agent = agent_s;
+    /// See [`Timing::agent_gone_s`].
+    agent_gone = agent_gone_s;
+    /// See [`Timing::cleanup_s`].
+    cleanup = cleanup_s;
+}
+
+impl Timing {
+    /// Pause after `tries` failed tries, at most `limit`.
+    #[must_use]
+    pub fn backoff(&self, tries: u32, limit: Duration) -> Duration {
+        seconds(self.retry_s * f64::from(1_u32 << tries.saturating_sub(1).min(16))).min(limit)
+    }
+}
