@@ -9,7 +9,7 @@ use isobar_model::table::{KeyKind, NOUNS};
 use crate::nearest::nearest;
 use crate::settings::global_args;
 use crate::verbs::{self, Call, SERVICES, Verb};
-use crate::{CliError, ExtraCommand, Program};
+use crate::{CliError, Program};
 
 const ABOUT: &str = "Boots bare metal over its BMC, and talks to Digital Rebar Provision servers";
 
@@ -21,7 +21,7 @@ pub(crate) enum Parsed<'a> {
 }
 
 /// The grammar.
-pub(crate) fn command(program: Program, extra: &[ExtraCommand]) -> Command {
+pub(crate) fn command(program: Program, extra: &[Command]) -> Command {
     let mut command = Command::new(program.name())
         .about(ABOUT)
         .after_help(format!(
@@ -34,9 +34,7 @@ pub(crate) fn command(program: Program, extra: &[ExtraCommand]) -> Command {
         .disable_help_subcommand(true)
         .disable_version_flag(true)
         .args(global_args());
-    for (name, about) in extra.iter().map(|extra| (extra.name, extra.about)) {
-        command = command.subcommand(Command::new(name).about(about));
-    }
+    command = command.subcommands(extra);
     for noun in NOUNS {
         let verbs = verbs::of_noun(noun);
         command = command.subcommand(group(noun.name, noun.doc, verbs.into_iter(), Some(noun), program));
@@ -135,17 +133,14 @@ fn example(verb: &Verb, group: &str, noun: Option<&Noun>) -> String {
 }
 
 /// From clap's matches to the verb and its arguments.
-pub(crate) fn parse<'a>(
-    matches: &'a ArgMatches,
-    program: Program,
-    extra: &[ExtraCommand],
-) -> Result<Parsed<'a>, CliError> {
+pub(crate) fn parse<'a>(matches: &'a ArgMatches, program: Program, extra: &[Command]) -> Result<Parsed<'a>, CliError> {
     let missing = || CliError::text(format!("nothing to do; try {} --help", program.name()));
     let (group, below) = matches.subcommand().ok_or_else(missing)?;
-    if let Some(extra) = extra.iter().find(|extra| extra.name == group) {
+    if let Some(extra) = extra.iter().find(|extra| extra.get_name() == group) {
         return Err(CliError::text(format!(
-            "{} is a command of the program itself",
-            extra.name
+            "{} must be the first word after {}",
+            extra.get_name(),
+            program.name()
         )));
     }
     match group {
@@ -195,7 +190,7 @@ pub(crate) fn parse<'a>(
 }
 
 /// A command line that clap refuses, in the words of drpcli.
-pub(crate) fn usage_error(error: &clap::Error, words: &[String], program: Program, extra: &[ExtraCommand]) -> CliError {
+pub(crate) fn usage_error(error: &clap::Error, words: &[String], program: Program, extra: &[Command]) -> CliError {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.first().cloned().unwrap_or_default(),

@@ -23,6 +23,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Command;
 use clap::error::ErrorKind;
 
 use crate::error::CliError;
@@ -30,15 +31,6 @@ use crate::grammar::Parsed;
 use crate::host::Host;
 use crate::session::Session;
 use crate::settings::Settings;
-
-/// A command of the binary that is not handled here but belongs into the help.
-#[derive(Clone, Copy, Debug)]
-pub struct ExtraCommand {
-    /// The word after the program's name.
-    pub name: &'static str,
-    /// One line about it.
-    pub about: &'static str,
-}
 
 /// Whose manners a command line has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +67,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     main_with(args, &[])
 }
 
-/// Like [`main`], with further commands in the top-level help.
-pub fn main_with(args: impl IntoIterator<Item = OsString>, extra: &[ExtraCommand]) -> ExitCode {
+/// Like [`main`], with commands of the binary's own in the help and in completions. They are not run here: the
+/// binary looks for them first.
+pub fn main_with(args: impl IntoIterator<Item = OsString>, extra: &[Command]) -> ExitCode {
     let mut words = Vec::new();
     for arg in args {
         match arg.into_string() {
@@ -91,8 +84,9 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>, extra: &[ExtraCommand
 }
 
 /// Runs a command line in some surroundings. Returns the exit status.
-fn run(words: &[String], extra: &[ExtraCommand], host: &Host) -> u8 {
+fn run(words: &[String], extra: &[Command], host: &Host) -> u8 {
     let program = Program::of(words.first().map_or("", String::as_str));
+    let extra = if program == Program::Drpcli { &[] } else { extra };
     match execute(words, extra, host, program).and_then(|()| host.flush()) {
         Ok(()) => 0,
         // As if the signal that such programs die from had come.
@@ -108,7 +102,7 @@ fn run(words: &[String], extra: &[ExtraCommand], host: &Host) -> u8 {
     }
 }
 
-fn execute(words: &[String], extra: &[ExtraCommand], host: &Host, program: Program) -> Result<(), CliError> {
+fn execute(words: &[String], extra: &[Command], host: &Host, program: Program) -> Result<(), CliError> {
     let mut command = grammar::command(program, extra);
     let matches = match command.try_get_matches_from_mut(words) {
         Ok(matches) => matches,

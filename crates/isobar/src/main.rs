@@ -65,6 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn cli(_args: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+fn cli(args: Vec<OsString>) -> ExitCode {
+    let own: Vec<Command> = OWN.iter().map(|own| (own.command)()).collect();
+    isobar_cli::main_with(args, &own)
 }
