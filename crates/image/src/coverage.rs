@@ -10,8 +10,9 @@ use crate::vfs::FileId;
 /// Runs of bytes that are remembered for one file.
 const MAX_RUNS: usize = 64;
 
-/// The bytes of an image that have been read at least once, by file, and those between files. Memory is bounded: a file whose reads are so scattered that they leave more than 64 runs has
-/// the smallest gap between two of them counted as read.
+/// The bytes of an image that have been read at least once, by file, and those between files. Memory is
+/// bounded: a file whose reads are so scattered that they leave more than 64 runs has the smallest gap
+/// between two of them counted as read.
 #[derive(Clone, Debug)]
 pub struct Coverage {
     image: Arc<Image>,

@@ -1,9 +1,25 @@
 //! The EFI system partition: a FAT image that holds the EFI loaders, pointed to by the El Torito entry
 //! for EFI.
+//!
+//! What firmware and GRUB make of it, seen with OVMF (Secure Boot on and off) and SeaBIOS in QEMU and
+//! Debian 12's signed loaders (shim, `grubx64`, `gcdx64`, GRUB 2.06):
+//!
+//! - OVMF starts `EFI/BOOT/BOOTX64.EFI` (shim) from this image, and shim starts `EFI/BOOT/grubx64.efi`
+//!   from it. From then on GRUB sees one device, `(cd0)`: the whole disc, not this partition. `root` is
+//!   `cd0`, `cmdpath` is `(cd0)/EFI/BOOT`, so that a `grub.cfg` in here is *not* read from a CD. It is
+//!   when a BMC presents the image as a disk.
+//! - `grubx64` has the prefix `(cd0)/EFI/debian` and reads `grub.cfg` there when that folder is on the
+//!   *disc*. `gcdx64` has the prefix `(cd0)/boot/grub`. Without its prefix either of them searches all
+//!   disks for `/.disk/info`, takes `/boot/grub` there as its prefix and reads, of these, the first that
+//!   is there: `x86_64-efi/grub.cfg`, `grub.cfg` (both below the prefix), `$cmdpath/grub.cfg`.
+//! - With Secure Boot on, `$lockdown` is `y` and the unsigned `grub.cfg` is read all the same.
+//! - SeaBIOS and GRUB's `i386-pc-eltorito` core with the prefix `/boot/grub`: `root` is `hd96` (the BIOS
+//!   number of the CD drive) though `ls` names the device `(cd)`. A menu that is read by both must not
+//!   name a device: `$root` is right in both.
 
 use std::io::{self, Cursor, Write};
 
-use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
+use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
 use sha2::{Digest, Sha256};
 
 use crate::eltorito::MAX_EFI_IMAGE;
@@ -45,6 +61,32 @@ const CLUSTER: u64 = 512;
 /// Space for boot sector, both FATs (2 bytes a cluster each), root folder and rounding.
 const OVERHEAD: u64 = 128 * 1024;
 
+/// The same first day of FAT for all times.
+#[derive(Debug)]
+struct FirstDay;
+
+impl TimeProvider for FirstDay {
+    fn get_current_date(&self) -> Date {
+        Date {
+            year: 1980,
+            month: 1,
+            day: 1,
+        }
+    }
+
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime {
+            date: self.get_current_date(),
+            time: Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
+    }
+}
+
 /// Builds the partition: the same files in the same order give the same bytes (the times are FAT's
 /// first day, the serial number is the digest of the files).
 ///
@@ -80,7 +122,8 @@ pub fn build(files: &[EspFile<'_>]) -> Result<Vec<u8>, EspError> {
         .volume_label(*b"ISOBAR     ");
     fatfs::format_volume(Cursor::new(&mut image[..]), options).map_err(EspError::Format)?;
     {
-        let fs = FileSystem::new(Cursor::new(&mut image[..]), FsOptions::new()).map_err(EspError::Format)?;
+        let fs = FileSystem::new(Cursor::new(&mut image[..]), FsOptions::new().time_provider(&FirstDay))
+            .map_err(EspError::Format)?;
         for file in files {
             write_file(&fs, file).map_err(|source| EspError::File {
                 path: file.path.to_owned(),

@@ -765,7 +765,7 @@ impl<'a> Draft<'a> {
         for file in &mut self.files {
             file.lba = cursor.place(file.role, file.len)?;
         }
-        self.sectors = cursor.end();
+        self.sectors = cursor.end()?;
         Ok(())
     }
 

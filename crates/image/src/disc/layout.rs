@@ -7,6 +7,11 @@ use crate::vfs::FileRole;
 /// does not look like reading the next.
 const GAP: u64 = 512 * 1024 / 2048;
 
+/// Sectors of padding after the last region, the number that mastering programs use. Readers fetch
+/// more than they were asked for: GRUB reads blocks of 32 KiB, and under SeaBIOS one that reaches past
+/// the end of the disc leaves other sectors' bytes in its buffer without an error.
+const PADDING: u64 = 150;
+
 /// The end of the disc so far.
 pub(super) struct Cursor {
     next: u64,
@@ -34,14 +39,14 @@ impl Cursor {
         }
         self.apart = apart;
         let at = u32::try_from(self.next).map_err(|_| TooLarge)?;
-        self.next = self.next.checked_add(sectors(len)).ok_or(TooLarge)?;
-        u32::try_from(self.next).map_err(|_| TooLarge)?;
+        self.next += sectors(len); // no overflow: less than 2^32 + 2^53
+        self.end()?;
         Ok(at)
     }
 
     /// Sectors of the disc.
-    pub(super) fn end(&self) -> u32 {
-        self.next as u32 // `place` checked it
+    pub(super) fn end(&self) -> Result<u32, TooLarge> {
+        u32::try_from(self.next + PADDING).map_err(|_| TooLarge)
     }
 }
 

@@ -92,8 +92,8 @@ impl From<WireError> for PlanError {
 pub fn plan(base: &Arc<Base>, own: &[OwnFile]) -> Result<Image, PlanError> {
     let mut planner = Planner::new(base, own);
     planner.merge()?;
-    planner.lay_out()?;
-    let delta = planner.emit();
+    let tail = planner.lay_out()?;
+    let delta = planner.emit(&tail);
     Ok(Image::from_sealed(Arc::clone(base), delta)?)
 }
 
@@ -151,7 +151,6 @@ struct Planner<'a> {
     order: Vec<DirRef>,
     /// Base directories whose place or length is not the base's.
     respanned: BTreeMap<u32, Span>,
-    tail: Option<Tail>,
 }
 
 /// Where the parts of the tail lie.
@@ -165,6 +164,7 @@ struct Tail {
     sectors: u32,
 }
 
+#[derive(Clone)]
 struct PathTablesAt {
     l: u32,
     m: u32,
@@ -185,7 +185,6 @@ impl<'a> Planner<'a> {
             touched: HashMap::new(),
             order: Vec::new(),
             respanned: BTreeMap::new(),
-            tail: None,
         }
     }
 
@@ -359,7 +358,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Finds a place for directories that do not fit theirs, for path tables and for own files.
-    fn lay_out(&mut self) -> Result<(), PlanError> {
+    fn lay_out(&mut self) -> Result<Tail, PlanError> {
         let base = self.base;
         let mut moved = Vec::new();
         let mut metadata_sectors = 0_u32;
@@ -422,7 +421,7 @@ impl<'a> Planner<'a> {
             let file = self.own[*own as usize];
             self.own_at[*own as usize] = cursor.place(own_role(file), file.bytes.len() as u64)?;
         }
-        self.tail = Some(Tail {
+        Ok(Tail {
             metadata,
             metadata_sectors,
             path_tables: path_tables_room.map(|len| {
@@ -438,10 +437,9 @@ impl<'a> Planner<'a> {
             sectors: if self.own.is_empty() {
                 base.sectors
             } else {
-                cursor.end()
+                cursor.end()?
             },
-        });
-        Ok(())
+        })
     }
 
     /// Bytes of a path table, if the base's one does not do.
@@ -460,10 +458,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Writes the sectors and seals them into a delta.
-    fn emit(&mut self) -> Bytes {
-        let Some(tail) = self.tail.take() else {
-            return Bytes::new();
-        };
+    fn emit(&mut self, tail: &Tail) -> Bytes {
         // A directory that lies elsewhere or has another length: its parent and its children say so.
         let respanned: Vec<u32> = self.respanned.keys().copied().collect();
         for dir in &respanned {
@@ -516,7 +511,7 @@ impl<'a> Planner<'a> {
             }
         }
         let old = self.base.path_tables;
-        let path_tables = tail.path_tables.unwrap_or(PathTablesAt {
+        let path_tables = tail.path_tables.clone().unwrap_or(PathTablesAt {
             l: old.l,
             m: old.m,
             len: old.len,
