@@ -92,7 +92,7 @@ const CORE: &[&str] = &[
 
 /// Run by the BIOS core before `grub.cfg`. Where there is no serial port the command fails and the screen is used
 /// alone. (Under UEFI the firmware's console is used, which has the serial port where the operator asked for it.)
-const EARLY: &str = "serial --unit=0 --speed=115200\nterminal_output --append serial\n";
+const EARLY: &str = "serial --unit=0 --speed=115200\nterminal_input --append serial\nterminal_output --append serial\n";
 
 /// The configuration that is the same for all machines: find the disc, go on with the machine's own.
 pub(crate) fn shared_config(marker: &str) -> String {
