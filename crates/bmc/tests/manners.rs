@@ -87,6 +87,41 @@ async fn nothing_goes_to_another_authority() {
 }
 
 #[tokio::test]
+async fn every_part_of_the_authority_counts() {
+    let targets = [
+        "http://127.0.0.2:PORT/s",
+        "https://127.0.0.1:PORT/s",
+        "//127.0.0.2:PORT/s",
+        "http://127.0.0.1:1/s",
+    ];
+    for target in targets {
+        let bmc = small(move |seen| {
+            let port = seen.header("host")?.rsplit(':').next()?.to_owned();
+            (seen.path == "/redfish/v1/").then(|| {
+                let mut root = root();
+                root["Links"]["Sessions"]["@odata.id"] = target.replace("PORT", &port).into();
+                ok(&root)
+            })
+        });
+        let err = open(&bmc.address).await.unwrap_err();
+        assert_eq!(err.class, ErrorClass::Protocol, "{target}: {err}");
+        assert_eq!(bmc.paths(), ["GET /redfish/v1/"], "{target}");
+    }
+    let bmc = small(|seen| {
+        let mut root = root();
+        root["Links"]["Sessions"]["@odata.id"] =
+            format!("http://{}/redfish/v1/SessionService/Sessions", seen.header("host")?).into();
+        (seen.path == "/redfish/v1/").then(|| ok(&root))
+    });
+    let (mut client, _) = open(&bmc.address).await.unwrap();
+    assert_eq!(
+        client.power_state().await.unwrap(),
+        PowerState::On,
+        "absolute, and its own"
+    );
+}
+
+#[tokio::test]
 async fn redirects_within_the_bmc_are_followed() {
     let bmc = small(|seen| {
         (seen.path == "/redfish/v1/Systems").then(|| (308, "Location: /redfish/v1/Systems/\r\n", String::new()))
