@@ -169,8 +169,8 @@ impl Bmc {
         };
         Arc::new(Self {
             config,
+            faults: Arc::new(Faults::new(Arc::clone(&log))),
             log,
-            faults: Arc::default(),
             folder,
             console,
             state: Mutex::new(state),
@@ -402,11 +402,14 @@ impl Bmc {
                 FaultKind::StaleInserted { for_ms: Some(time) } => tokio::time::sleep(ms(time)).await,
                 _ => met.released().await,
             }
-            let mut state = bmc.lock();
-            let slot = Self::slot(&mut state, id);
-            if slot.turn == turn {
-                slot.view = SlotView::default();
+            {
+                let mut state = bmc.lock();
+                let slot = Self::slot(&mut state, id);
+                if slot.turn == turn {
+                    slot.view = SlotView::default();
+                }
             }
+            bmc.log.touch();
         });
     }
 

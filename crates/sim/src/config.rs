@@ -100,6 +100,11 @@ impl SimConfig {
             ..Self::default()
         }
     }
+
+    /// Serial number of the system, from its UUID so that two machines differ.
+    pub fn serial_number(&self) -> String {
+        self.uuid.simple().to_string()[..12].to_ascii_uppercase()
+    }
 }
 
 /// What is behind the BMC.

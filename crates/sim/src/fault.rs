@@ -1,9 +1,11 @@
 //! Faults that a test or an operator plants while the simulator runs.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::log::Log;
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,9 +210,18 @@ impl Met {
 #[derive(Default)]
 pub(crate) struct Faults {
     entries: Mutex<(u64, Vec<Entry>)>,
+    /// Whose waiters hear of faults that are met.
+    log: Arc<Log>,
 }
 
 impl Faults {
+    pub(crate) fn new(log: Arc<Log>) -> Self {
+        Self {
+            entries: Mutex::default(),
+            log,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, (u64, Vec<Entry>)> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -274,10 +285,13 @@ impl Faults {
             {
                 entry.spent = true;
             }
-            return Some(Met {
+            let met = Met {
                 kind: entry.planted.fault.kind.clone(),
                 over: entry.over.subscribe(),
-            });
+            };
+            drop(entries);
+            self.log.touch();
+            return Some(met);
         }
         None
     }

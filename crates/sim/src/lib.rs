@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod accel;
 mod bmc;
 mod config;
 mod console;
@@ -26,7 +27,10 @@ mod listen;
 mod log;
 mod machine;
 mod medium;
+mod nbd;
 mod paper;
+mod qemu;
+mod qmp;
 mod redfish;
 
 use std::net::SocketAddr;
@@ -63,8 +67,29 @@ pub struct Sim {
     fingerprint: Option<String>,
     listener: JoinHandle<()>,
     power: JoinHandle<()>,
-    /// Folder to remove at the end.
-    scratch: Option<PathBuf>,
+    _scratch: Scratch,
+}
+
+/// A folder of our own with a short path, removed at the end: sockets do not like long ones.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self, SimError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let folder = std::env::temp_dir().join(format!("isobar-sim-{}", hex::encode(rand::random::<[u8; 8]>())));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|source| SimError::io("make the folder", &folder, source))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left there is lost space in the temporary folder, nothing worse.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Starts a simulator; it serves when this returns.
@@ -89,13 +114,8 @@ pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
         true => listen::certificate(address).map(|(tls, fingerprint)| (Some(tls), Some(fingerprint)))?,
         false => (None, None),
     };
-    let (folder, scratch) = match &config.work_dir {
-        Some(folder) => (folder.clone(), None),
-        None => {
-            let folder = std::env::temp_dir().join(format!("isobar-sim-{}", hex::encode(rand::random::<[u8; 8]>())));
-            (folder.clone(), Some(folder))
-        }
-    };
+    let scratch = Scratch::make()?;
+    let folder = config.work_dir.clone().unwrap_or_else(|| scratch.0.clone());
     std::fs::create_dir_all(&folder).map_err(|source| SimError::io("make the work folder", &folder, source))?;
 
     let log = Arc::new(Log::default());
@@ -108,7 +128,10 @@ pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
             Arc::clone(&console),
             events,
         )),
-        MachineKind::Qemu => return Err(SimError::Config("QEMU machines: not yet".into())),
+        MachineKind::Qemu => {
+            let (log, console) = (Arc::clone(&log), Arc::clone(&console));
+            Box::new(qemu::QemuMachine::new(&config, &folder, &scratch.0, log, console, events).await?)
+        }
     };
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let bmc = Bmc::new(config, folder, log, console, commands, images);
@@ -120,7 +143,7 @@ pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
         fingerprint,
         listener,
         power,
-        scratch,
+        _scratch: scratch,
     })
 }
 
@@ -246,10 +269,6 @@ impl Drop for Sim {
     fn drop(&mut self) {
         self.listener.abort();
         self.power.abort();
-        if let Some(folder) = &self.scratch {
-            // What is left there is lost space in the temporary folder, nothing worse.
-            let _ = std::fs::remove_dir_all(folder);
-        }
     }
 }
 

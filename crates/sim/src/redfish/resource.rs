@@ -292,7 +292,7 @@ fn system(bmc: &Bmc) -> Value {
         "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem",
         "@odata.id": "/redfish/v1/Systems/1",
         "Id": "1", "Name": "System", "SystemType": "Physical", "Status": enabled(),
-        "Manufacturer": manners.manufacturer, "Model": manners.model, "SerialNumber": serial_number(bmc),
+        "Manufacturer": manners.manufacturer, "Model": manners.model, "SerialNumber": bmc.config.serial_number(),
         "AssetTag": bmc.asset_tag(), "UUID": bmc.config.uuid, "PowerState": bmc.power(), "BiosVersion": "1.0",
         "Boot": {
             "BootSourceOverrideEnabled": boot.enabled,
@@ -314,11 +314,6 @@ fn system(bmc: &Bmc) -> Value {
             "ResetType@Redfish.AllowableValues": manners.reset_types,
         }},
     })
-}
-
-/// From the UUID, so that two machines differ.
-pub(crate) fn serial_number(bmc: &Bmc) -> String {
-    bmc.config.uuid.simple().to_string()[..12].to_ascii_uppercase()
 }
 
 fn manager(bmc: &Bmc) -> Value {

@@ -29,6 +29,7 @@ pub struct Client {
     pub token: Option<String>,
 }
 
+#[derive(Debug)]
 pub struct Reply {
     pub status: u16,
     pub headers: http::HeaderMap,
