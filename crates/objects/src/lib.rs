@@ -6,8 +6,11 @@
 //! Everything here is synchronous and may wait for the disk. Async code goes through [`Objects::run`], which moves the
 //! call to a thread that may block:
 //!
-//! ```ignore
+//! ```no_run
+//! # async fn example(objects: isobar_objects::Objects) -> Result<(), isobar_model::ApiError> {
 //! let machine = objects.run(|o| o.get("machines", "Name:mach-01")).await?;
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! Where to look: `write` is the way of every change; `core` orders and retries it; `view` is the world that it sees;

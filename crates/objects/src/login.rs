@@ -101,7 +101,7 @@ impl Logins {
             make_room(&mut tables.failures, |f| f.until <= now);
             let failures = tables.failures.entry(who).or_insert(Failures { count: 0, until: 0 });
             failures.count = failures.count.saturating_add(1);
-            if let Some(over) = failures.count.checked_sub(FREE_FAILURES) {
+            if let Some(over) = failures.count.checked_sub(FREE_FAILURES + 1) {
                 let wait = 1_u64.checked_shl(over.min(10)).unwrap_or(MAX_WAIT_S).min(MAX_WAIT_S);
                 failures.until = now + wait * SECOND;
             }
@@ -185,9 +185,9 @@ mod tests {
                 logins.wait("jane", "b"),
                 logins.wait("joe", "a")
             ),
-            (2, 0, 0)
+            (1, 0, 0)
         );
-        clock.advance(2);
+        clock.advance(1);
         assert_eq!(logins.wait("jane", "a"), 0);
         assert!(check("right", "a"));
         assert!(!check("wrong", "a"));

@@ -2,19 +2,17 @@
 
 use std::sync::{Arc, PoisonError};
 
-use isobar_model::{ApiError, Noun, noun};
+use isobar_model::{ApiError, Noun, content, noun};
 use isobar_store::vault::VaultError;
 use isobar_store::{Clock, Expect, Put, Store, StoreError, SystemClock, Txn, Vault};
 
-use crate::content::{self, Content};
+use crate::content::Content;
 use crate::core::Core;
 use crate::hook::{AllPresent, ChangeHook, Presence};
 
 /// `info.features`: clients switch their behaviour on these, so each is something that works.
 pub const FEATURES: &[&str] = &[
     "api-v3",
-    "sane-exit-codes",
-    "common-blob-size",
     "profileless-machine",
     "workflows",
     "default-workflow",
@@ -31,8 +29,8 @@ pub const FEATURES: &[&str] = &[
 /// How the objects are set up.
 #[derive(Clone)]
 pub struct Options {
-    /// Isobar's own content pack: bootenv `sledgehammer`, workflows `discover-base` and the like. The built-in layer and
-    /// the declarations of the params of BMC actions (`ipmi/…`) are always there.
+    /// Isobar's own content pack: bootenv `sledgehammer`, workflows `discover-base`, the params of BMC actions and the
+    /// like. The built-in layer is always there.
     pub content: bool,
     /// Preferences that are set when the database is new, such as `defaultWorkflow`.
     pub prefs: Vec<(String, String)>,
@@ -81,7 +79,7 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// An initial preference or the first user was refused.
+    /// A content pack, an initial preference or the first user was refused.
     #[error(transparent)]
     Refused(#[from] ApiError),
 }
@@ -108,8 +106,10 @@ impl Objects {
     /// See [`OpenError`].
     pub fn open(store: Arc<dyn Store>, vault: Arc<Vault>, options: Options) -> Result<Self, OpenError> {
         check_key(store.as_ref(), &vault)?;
-        let mut packs = vec![content::BASIC, content::IPMI];
-        packs.extend(options.content.then_some(content::ISOBAR));
+        let mut packs = vec![content::from_files(content::BUILTIN)?];
+        if options.content {
+            packs.push(content::from_files(content::ISOBAR)?);
+        }
         let mut layers = Content::load(&packs)?;
         let mut shadowed = Vec::new();
         for (noun, key) in layers.ids() {
@@ -129,7 +129,7 @@ impl Objects {
         let core = Core::new(store, vault, Arc::clone(&options.clock), layers, Arc::new(AllPresent));
         let objects = Self { core: Arc::new(core) };
         objects.prepare_token_secrets()?;
-        objects.make_global_profile()?;
+        objects.make_first_objects()?;
         objects.refresh_content()?;
         objects.make_first_user(&options)?;
         objects.set_first_prefs(&options.prefs)?;

@@ -94,13 +94,17 @@ fn hash_of(token: &str) -> String {
 }
 
 impl Objects {
-    /// Issues a token to a user, with no more rights than `by` has at hand.
+    /// Issues a token to a user: to themself, or on behalf of somebody with the right to (`users`, `token`). What limits
+    /// `by` limits the token.
     ///
     /// # Errors
     /// 404; 403 for a role that the user does not have.
     pub fn issue_user_token(&self, user: &str, request: &UserTokenRequest, by: &Principal) -> Result<Token, ApiError> {
         let view = View::new(&self.core);
         let (user, found) = view.meant("GET", crate::objects::row("users")?, user)?;
+        if by.user() != Some(&user) && !by.allows("users", "token", &user) {
+            return Err(ApiError::token_refused());
+        }
         let own: BTreeSet<&str> = list(&found.object, "Roles").collect();
         let mut limits = by.limits();
         if !request.roles.is_empty() {

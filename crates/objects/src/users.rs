@@ -5,8 +5,7 @@ use std::sync::{Arc, PoisonError};
 use isobar_model::{ApiError, Lookup, Object, noun};
 use serde_json::{Value, json};
 
-use crate::core::store_failed;
-use crate::objects::{OpenError, Options, row};
+use crate::objects::{OpenError, Options};
 use crate::view::View;
 use crate::write::new_secret;
 use crate::{Claim, Objects, Principal};
@@ -92,24 +91,14 @@ impl Objects {
         Ok(())
     }
 
-    /// Makes the profile that every server has.
-    pub(crate) fn make_global_profile(&self) -> Result<(), ApiError> {
-        let profiles = row("profiles")?;
-        if self
-            .core
-            .store
-            .get(profiles.name, "global")
-            .map_err(|e| store_failed(&e))?
-            .is_some()
-        {
-            return Ok(());
+    /// Makes the objects that every server has and that can be changed: the profile `global`.
+    pub(crate) fn make_first_objects(&self) -> Result<(), ApiError> {
+        for (noun, object) in isobar_model::content::first_objects() {
+            if self.find(noun.name, noun.key_of(&object))?.is_none() {
+                self.create(noun.name, &Value::Object(object), &Principal::system())?;
+            }
         }
-        let global = json!({
-            "Name": "global",
-            "Description": "Params for all machines",
-            "Meta": {"icon": "world", "color": "blue", "title": "Isobar"},
-        });
-        self.create(profiles.name, &global, &Principal::system()).map(|_| ())
+        Ok(())
     }
 }
 

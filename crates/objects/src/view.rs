@@ -251,6 +251,13 @@ impl Lookup for View<'_> {
         self.presence.hint(bootenv)
     }
 
+    fn check_template(&self, text: &str) -> Result<(), String> {
+        isobar_template::check("", text).map_err(|e| match e.line {
+            0 => e.message,
+            line => format!("line {line}: {}", e.message),
+        })
+    }
+
     fn param_schema(&self, param: &str) -> Option<Arc<ParamSchema>> {
         let compile = || {
             let declared = Lookup::get(self, "params", param)?;
