@@ -31,7 +31,6 @@ pub(crate) fn command(program: Program, extra: &[Command]) -> Command {
         ))
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .disable_help_subcommand(true)
         .disable_version_flag(true)
         .args(global_args());
     command = command.subcommands(extra);

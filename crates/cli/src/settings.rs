@@ -137,7 +137,7 @@ const GLOBALS: &[Global] = &[
         "truncate-length",
         Some("N"),
         Some("RS_TRUNCATE_LENGTH"),
-        "Cut columns at this width [default: 40]",
+        "Cut columns at this width [default: 60]",
     ),
     flag(
         'H',
@@ -318,7 +318,7 @@ impl Settings {
                 .unwrap_or_default(),
             truncate: number("truncate-length")?
                 .and_then(|n| usize::try_from(n).ok())
-                .unwrap_or(40),
+                .unwrap_or(60),
             header: !set("no-header"),
             force: set("force"),
             reference: value("ref").filter(|text| !text.is_empty()),

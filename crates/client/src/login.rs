@@ -121,12 +121,13 @@ impl Login {
             user: user.to_owned(),
             password: password.clone(),
         });
-        let first: TokenAnswer = basic.get(&route).map_err(|error| match error.status() {
-            Some(401 | 403) => ClientError::Login {
+        let first: TokenAnswer = basic.get(&route).map_err(|error| match error {
+            // DRP's answer to a wrong password has no body; an answer with one says more than we can.
+            ClientError::Status { status: 401 | 403, .. } => ClientError::Login {
                 endpoint: endpoint.to_string(),
                 user: user.to_owned(),
             },
-            _ => error,
+            error => error,
         })?;
         let client = client.with_auth(Auth::token(first.token));
         let Some(cache) = cache else {

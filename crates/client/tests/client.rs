@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +59,16 @@ fn errors_of_drps_kind_keep_their_text_and_others_their_status() {
 }
 
 #[test]
+fn gzip_is_unpacked() {
+    let server = Server::start(|_| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(br#"{"Name":"mach-01"}"#).unwrap();
+        Answer::bytes(200, &packed.finish().unwrap()).with_header("Content-Encoding", "gzip")
+    });
+    assert_eq!(client(&server).get::<Value>("/x").unwrap(), json!({"Name": "mach-01"}));
+}
+
+#[test]
 fn pins_exactly_one_certificate() {
     let server = Server::start(|_| Answer::ok(json!({})));
     let pinned = |pin: &str| Client::new(&server.endpoint, Auth::None, TlsTrust::Pinned(pin.to_owned()));
@@ -95,7 +105,6 @@ fn a_plain_http_port_is_named_as_such() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("https://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
-        use std::io::Write as _;
         for mut tcp in listener.incoming().flatten() {
             let mut hello = [0; 64];
             let _ = tcp.read(&mut hello);

@@ -435,3 +435,29 @@ fn a_bare_name_and_a_misspelt_member_get_a_hint() {
     );
     assert!(!ran.lines.iter().any(|line| line.starts_with("PATCH")));
 }
+
+#[test]
+fn tasks_are_put_where_they_belong_and_not_twice() {
+    let world = world(false);
+    let server = serve(&world);
+    for (words, expected) in [
+        (&["add", UUID, "a", "b"][..], json!(["a", "b"])),
+        (&["add", UUID, "a", "b"], json!(["a", "b"])),
+        (&["add", UUID, "at", "0", "c", "a"], json!(["c", "a", "a", "b"])),
+        (&["add", UUID, "at", "0", "c", "a"], json!(["c", "a", "a", "b"])),
+        (&["del", UUID, "a", "a", "x"], json!(["c", "b"])),
+    ] {
+        let ran = run(&server, &[&["drpcli", "machines", "tasks"], words].concat());
+        assert_eq!(ran.status, 0, "{}", ran.err);
+        assert_eq!(world.lock().unwrap().machine["Tasks"], expected, "{words:?}");
+    }
+    world.lock().unwrap().machine["Tasks"] = json!(["stage:x", "t", "stage:y", "u"]);
+    world.lock().unwrap().machine["CurrentTask"] = json!(0);
+    run(&server, &["drpcli", "machines", "tasks", "add", UUID, "new"]);
+    assert_eq!(
+        world.lock().unwrap().machine["Tasks"],
+        json!(["stage:x", "t", "new", "stage:y", "u"])
+    );
+    let ran = run(&server, &["drpcli", "machines", "tasks", "move", UUID, "x"]);
+    assert!(ran.err.contains("\"move\" is neither add nor del"), "{}", ran.err);
+}

@@ -166,34 +166,59 @@ fn tasks(session: &Session, call: &Call) -> Result<Output, CliError> {
     match what.as_str() {
         "del" => remove_once(session, &inner),
         "add" if inner.arg(1) == "at" => {
-            let at: usize = inner
+            let at = inner
                 .arg(2)
                 .parse()
                 .map_err(|_| inner.misuse(format!("{:?} is no position", inner.arg(2))))?;
-            change_object(session, &inner, |machine| {
-                // Positions count from the task that runs next.
-                let done = machine["CurrentTask"]
-                    .as_i64()
-                    .and_then(|at| usize::try_from(at + 1).ok())
-                    .unwrap_or(0);
-                let tasks = list(machine, "Tasks")?;
-                let at = (done + at).min(tasks.len());
-                tasks.splice(at..at, inner.args.iter().skip(3).map(|name| Value::from(name.as_str())));
-                Ok(())
-            })
+            insert(session, &inner, Some(at), 3)
         }
-        "add" => add(session, &inner, "Tasks"),
+        "add" => insert(session, &inner, None, 1),
         other => Err(call.misuse(format!("{other:?} is neither add nor del"))),
     }
+}
+
+/// Puts the tasks named from argument `first` on at a position counted from the task that runs next, by
+/// default after the present stage's. Tasks that stand there already are not put there again.
+fn insert(session: &Session, call: &Call, at: Option<usize>, first: usize) -> Result<Output, CliError> {
+    change_object(session, call, |machine| {
+        let next = next_task(machine);
+        let tasks = list(machine, "Tasks")?;
+        let next = next.min(tasks.len());
+        let is_stage = |task: &Value| task.as_str().is_some_and(|task| task.starts_with("stage:"));
+        let end = tasks[next..]
+            .iter()
+            .position(is_stage)
+            .map_or(tasks.len(), |stage| next + stage);
+        let new: Vec<Value> = call
+            .args
+            .iter()
+            .skip(first)
+            .map(|name| Value::from(name.as_str()))
+            .collect();
+        let (at, there) = match at {
+            Some(at) => {
+                let at = next.saturating_add(at).min(end);
+                (at, tasks[at..].starts_with(&new))
+            }
+            None => (end, tasks[next..end].ends_with(&new)),
+        };
+        if !there {
+            tasks.splice(at..at, new);
+        }
+        Ok(())
+    })
+}
+
+/// Position of the task that runs next: the one after `CurrentTask`.
+fn next_task(machine: &Value) -> usize {
+    let current = machine["CurrentTask"].as_i64().unwrap_or(-1);
+    usize::try_from(current.saturating_add(1)).unwrap_or(0)
 }
 
 /// Each name takes the first task of that name away, as often as it is given.
 fn remove_once(session: &Session, call: &Call) -> Result<Output, CliError> {
     change_object(session, call, |machine| {
-        let done = machine["CurrentTask"]
-            .as_i64()
-            .and_then(|at| usize::try_from(at + 1).ok())
-            .unwrap_or(0);
+        let done = next_task(machine);
         let tasks = list(machine, "Tasks")?;
         for name in call.args.iter().skip(1) {
             if let Some(at) = tasks.iter().skip(done).position(|task| task == name) {
