@@ -128,3 +128,35 @@ impl Runs {
         self.covered += gap;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_bounded_and_count_the_gaps_they_close() {
+        let mut runs = Runs::default();
+        let mut read = 0;
+        for n in 0..10_000 {
+            let at = n * 7919 % 100_000 * 3;
+            runs.add(at..at + 1);
+            read += 1;
+            assert!(runs.runs.len() <= MAX_RUNS);
+            assert_eq!(
+                runs.covered,
+                runs.runs.iter().map(|run| run.end - run.start).sum::<u64>()
+            );
+            assert!(runs.runs.windows(2).all(|pair| pair[0].end < pair[1].start));
+        }
+        assert!(runs.covered > read);
+    }
+
+    #[test]
+    fn neighbours_are_one_run() {
+        let mut runs = Runs::default();
+        for start in [20, 0, 10, 30] {
+            runs.add(start..start + 10);
+        }
+        assert_eq!((runs.runs.len(), runs.covered), (1, 40));
+    }
+}

@@ -7,6 +7,7 @@
 //! directories that own files lie in.
 
 mod base;
+mod draft;
 mod image;
 mod layout;
 mod path;

@@ -126,15 +126,9 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A number of items of at least one byte each: never more than the bytes that are left, so that
-    /// a damaged count cannot make us reserve memory.
+    /// A number of items. It may be a lie: callers reserve memory for a bounded number of them.
     pub(crate) fn count(&mut self) -> Result<usize, WireError> {
-        let n = self.u64()?;
-        let left = self.bytes.len() - self.at;
-        usize::try_from(n)
-            .ok()
-            .filter(|n| *n <= left)
-            .ok_or(WireError::Damaged("a count is too big"))
+        usize::try_from(self.u64()?).map_err(|_| WireError::Damaged("a count is too big"))
     }
 
     pub(crate) fn sized(&mut self) -> Result<&'a [u8], WireError> {

@@ -92,7 +92,21 @@ fn scattered_reads_are_bounded_and_never_more_than_the_file() {
     }
     assert!(coverage.furthest(kernel.id) <= kernel.len);
     // Nothing of the neighbours is claimed.
-    assert_eq!(coverage.touched().count(), 1);
+    assert_eq!((coverage.touched().count(), coverage.padding()), (1, 0));
+    coverage.add(kernel.offset..kernel.offset + kernel.len);
+    assert_eq!(coverage.covered(kernel.id), kernel.len);
+}
+
+#[test]
+fn bytes_between_files_are_counted_apart() {
+    let image = image();
+    let kernel = image.file("vmlinuz0").unwrap();
+    let mut coverage = Coverage::new(Arc::clone(&image));
+    coverage.add(kernel.offset - 7_000..kernel.offset + 1);
+    assert_eq!((coverage.padding(), coverage.covered(kernel.id)), (7_000, 1));
+    coverage.add(0..image.len());
+    let files: u64 = image.files().iter().map(|file| file.len).sum();
+    assert_eq!(coverage.padding(), image.len() - files);
 }
 
 proptest! {

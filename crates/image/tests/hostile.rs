@@ -86,8 +86,15 @@ fn use_image(image: Image) {
     assert_eq!(sum, end);
 }
 
+fn check_order(base: &Base) {
+    for pair in base.files().windows(2) {
+        assert!(pair[0].offset + pair[0].len <= pair[1].offset, "{pair:?}");
+    }
+}
+
 fn use_base(base: Base) {
     let base = Arc::new(base);
+    check_order(&base);
     for own_files in [
         real_own(),
         vec![],
@@ -152,6 +159,7 @@ fn every_byte_of_a_base_and_a_delta() {
             bytes[at] = value;
             reseal(&mut bytes);
             if let Ok(base) = Base::from_bytes(&bytes) {
+                check_order(&base);
                 let _ = plan(&Arc::new(base), &real_own());
             }
         }

@@ -81,7 +81,8 @@ struct Case {
     expected: BTreeMap<String, Vec<u8>>,
 }
 
-fn case(base_tree: &Tree, own_tree: &Tree) -> Case {
+/// `flood`: so many own files for the folder of one of the base's files, with so long names.
+fn case(base_tree: &Tree, own_tree: &Tree, flood: (Index, usize, usize)) -> Case {
     let fixture = Fixture::new();
     let mut expected = BTreeMap::new();
     let mut files = Vec::new();
@@ -105,6 +106,23 @@ fn case(base_tree: &Tree, own_tree: &Tree) -> Case {
             let bytes = noise(1_000_000 + n as u64, *len);
             own_files.push(own(path, bytes.clone(), *role));
             expected.insert(path.clone(), bytes);
+        }
+    }
+    let folders: Vec<&str> = base_tree
+        .keys()
+        .map(|path| path.rsplit_once('/').map_or("", |(f, _)| f))
+        .collect();
+    if !folders.is_empty() {
+        let folder = flood.0.get(&folders);
+        for n in 0..flood.1 {
+            let name = format!("flood {n:03}{}", "x".repeat(flood.2));
+            let path = if folder.is_empty() {
+                name
+            } else {
+                format!("{folder}/{name}")
+            };
+            own_files.push(own(&path, vec![n as u8; n], FileRole::Other));
+            expected.insert(path, vec![n as u8; n]);
         }
     }
     Case {
@@ -177,9 +195,10 @@ proptest! {
     fn an_image_is_the_base_with_own_files(
         base in tree(40),
         own in tree(12),
+        flood in (any::<Index>(), prop_oneof![Just(0), 0..80_usize], 1..240_usize),
         ranges in prop::collection::vec((any::<Index>(), any::<Index>(), 1..70_000_usize), 1..20),
     ) {
-        let case = case(&base, &own);
+        let case = case(&base, &own, flood);
         let image = Arc::new(plan(&case.base, &case.own).unwrap());
         let disc = check(&image, &case.fixture.blobs, &case.expected);
 
@@ -285,9 +304,10 @@ fn a_base_alone_is_a_disc() {
 fn own_files_of_any_length_move_what_has_no_room() {
     let fixture = Fixture::new();
     let base = fixture.real_base();
-    // The base's own `grub.cfg` has 10 bytes; the folder of 286 modules gets 300 more files.
+    // The base's own `grub.cfg` has 10 bytes; the folder of 286 modules gets 600 more files,
+    // and 600 new folders are too many for the path tables.
     let mut own_files = vec![own("boot/grub/grub.cfg", noise(1, 3_000_000), FileRole::GrubConfig)];
-    for n in 0..300 {
+    for n in 0..600 {
         own_files.push(own(
             &format!("boot/grub/i386-pc/own_{n}.mod"),
             noise(n, 10),

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::base::{Base, BaseDigest, Node, Source};
-use super::layout::{role_of_stored, stored_role};
+use super::layout::{rank, role_of_rank};
 use super::planner::PlanError;
 use super::reader;
 use crate::blob::{BlobDir, BlobId};
@@ -64,7 +64,7 @@ pub(super) fn seal(delta: &Delta<'_>) -> Bytes {
     w.count(delta.own.len());
     for own in delta.own {
         w.sized(own.path.as_bytes());
-        w.u8(stored_role(own.role));
+        w.u8(rank(own.role));
         w.u32(own.lba);
         w.sized(own.bytes);
     }
@@ -344,7 +344,7 @@ impl Image {
         for _ in 0..r.count()? {
             let path = r.text()?.len();
             let path = r.position() - path..r.position();
-            let role = role_of_stored(r.u8()?).ok_or(WireError::Damaged("an unknown role"))?;
+            let role = role_of_rank(r.u8()?).ok_or(WireError::Damaged("an unknown role"))?;
             let lba = r.u32()?;
             let len = r.sized()?.len();
             add(Some(path), role, lba, r.position() - len..r.position())?;

@@ -50,7 +50,21 @@ impl Cursor {
     }
 }
 
-/// Regions lie in the order in which a boot reads them.
+/// Roles in the order in which a boot reads their regions, which is the order of regions on the disc. A
+/// role is stored as its place in this list: another order needs another version of both forms.
+const ORDER: [FileRole; 9] = [
+    FileRole::Metadata,
+    FileRole::BootCatalog,
+    FileRole::BiosImage,
+    FileRole::EfiImage,
+    FileRole::Other,
+    FileRole::GrubConfig,
+    FileRole::Kernel,
+    FileRole::Initrd,
+    FileRole::OwnInitrd,
+];
+
+/// Place of a role in [`ORDER`].
 pub(super) fn rank(role: FileRole) -> u8 {
     match role {
         FileRole::Metadata => 0,
@@ -65,23 +79,20 @@ pub(super) fn rank(role: FileRole) -> u8 {
     }
 }
 
-/// The number under which a role is stored. Numbers are never given anew.
-pub(super) fn stored_role(role: FileRole) -> u8 {
-    rank(role)
+/// The reverse of [`rank`].
+pub(super) fn role_of_rank(rank: u8) -> Option<FileRole> {
+    ORDER.get(usize::from(rank)).copied()
 }
 
-/// The reverse of [`stored_role`].
-pub(super) fn role_of_stored(n: u8) -> Option<FileRole> {
-    const ROLES: [FileRole; 9] = [
-        FileRole::Metadata,
-        FileRole::BootCatalog,
-        FileRole::BiosImage,
-        FileRole::EfiImage,
-        FileRole::Other,
-        FileRole::GrubConfig,
-        FileRole::Kernel,
-        FileRole::Initrd,
-        FileRole::OwnInitrd,
-    ];
-    ROLES.get(usize::from(n)).copied()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_is_a_place_in_the_order() {
+        for role in ORDER {
+            assert_eq!(role_of_rank(rank(role)), Some(role));
+        }
+        assert_eq!(role_of_rank(9), None);
+    }
 }
