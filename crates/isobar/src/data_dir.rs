@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rand::Rng;
+use rand::Rng as _;
 
 /// A data directory that this process holds until the value is dropped.
 pub(crate) struct DataDir {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_private_and_passwords_are_read_from_the_first_line() {
+    fn secrets_are_private_and_passwords_are_not_alike() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rocketskates.password");
         let password = random_password();
@@ -148,6 +148,14 @@ mod tests {
         write_secret(&path, &password).unwrap();
         assert_eq!(mode(&path), 0o600);
         assert_eq!(read_password(&path).unwrap(), password);
+    }
+
+    #[test]
+    fn a_password_is_the_first_line_of_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "two words\r\nx").unwrap();
+        assert_eq!(read_password(&path).unwrap(), "two words");
         std::fs::write(&path, "\nx").unwrap();
         assert!(read_password(&path).unwrap_err().to_string().contains("empty"));
     }

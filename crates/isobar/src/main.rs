@@ -1,7 +1,7 @@
 //! One binary: the server, the simulator, the image builder, and drpcli's nouns and verbs.
 
+mod boots;
 mod data_dir;
-mod no_boots;
 mod options;
 mod serve;
 mod settings;

@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     Number,
     /// Texts between commas.
     List,
+    /// `key=value` between commas: members of a section of the file, laid over what the file says.
+    Section,
 }
 
 /// One setting: `--name`, `PREFIX_NAME`, `name = …`.
@@ -72,7 +74,7 @@ impl Settings {
             match row.kind {
                 // `--x=false`, `--x`; never eats the next argument.
                 Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
-                Kind::List => arg.value_delimiter(',').num_args(1),
+                Kind::List | Kind::Section => arg.value_delimiter(',').num_args(1),
                 Kind::Text | Kind::Number => arg.num_args(1),
             }
         };
@@ -104,7 +106,12 @@ impl Settings {
             let mut alone = toml::Table::new();
             alone.insert(row.name.to_owned(), value.clone());
             alone.try_into::<T>().map(drop).with_context(place)?;
-            table.insert(row.name.to_owned(), value);
+            match (table.get_mut(row.name), value) {
+                (Some(toml::Value::Table(section)), toml::Value::Table(members)) => section.extend(members),
+                (_, value) => {
+                    table.insert(row.name.to_owned(), value);
+                }
+            }
         }
         table.try_into().context("the settings do not fit")
     }
@@ -121,6 +128,19 @@ impl Kind {
                 "false" | "no" | "off" | "0" => false,
                 _ => bail!("{text} is neither true nor false"),
             }),
+            Kind::Section => {
+                let member = |pair: &&str| {
+                    let (key, value) = pair
+                        .split_once('=')
+                        .with_context(|| format!("{pair} is not key=value"))?;
+                    let number = value.parse().map(toml::Value::Integer);
+                    let number = number.or_else(|_| value.parse().map(toml::Value::Float));
+                    let value = number.unwrap_or_else(|_| toml::Value::String(value.to_owned()));
+                    Ok((key.trim().to_owned(), value))
+                };
+                let pairs = values.iter().filter(|v| !v.is_empty()).map(member);
+                toml::Value::Table(pairs.collect::<anyhow::Result<_>>()?)
+            }
             Kind::List => toml::Value::Array(
                 values
                     .iter()
@@ -158,6 +178,7 @@ pub(crate) fn check_table<T: DeserializeOwned + serde::Serialize>(
         let text = sample(row.name).unwrap_or(match row.kind {
             Kind::Switch => "true",
             Kind::Number => "7",
+            Kind::Section => "",
             Kind::Text | Kind::List => "x",
         });
         all.insert(row.name.to_owned(), row.kind.parse(&[text]).unwrap());

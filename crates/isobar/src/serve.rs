@@ -7,13 +7,17 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ArgMatches;
 use isobar_api::{AppState, Limits, Server, ServerInfo, TlsIdentity, tls};
+use isobar_boot::address::local_toward;
+use isobar_boot::{BootOptions, Booter, RedfishConnector, ServerAddr};
+use isobar_files::FilePlane;
 use isobar_image::BlobDir;
 use isobar_objects::{Objects, Options};
 use isobar_store::sqlite::StoreOptions;
-use isobar_store::{SqliteStore, SystemClock, Vault};
+use isobar_store::{SqliteStore, Vault};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::boots::BootsOf;
 use crate::data_dir::{self, DataDir};
 use crate::settings::{LogFormat, Settings};
 
@@ -119,7 +123,8 @@ fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> 
     let database = data.join("isobar.db");
     let password_path = data.join("rocketskates.password");
     let fresh = !database.exists();
-    let password = match &settings.password_file {
+    let given = settings.password_file.as_deref();
+    let password = match given {
         Some(path) => Some(data_dir::read_password(path)?),
         // Written before the user is: a start that is killed in between finds it again, so that no user is left with
         // a password that nobody knows.
@@ -136,50 +141,112 @@ fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> 
         .with_context(|| format!("opening {}", database.display()))?;
     let options = Options {
         content: settings.content_pack,
-        prefs: Vec::new(),
         first_user: (FIRST_USER.to_owned(), password),
-        clock: Arc::new(SystemClock::default()),
+        ..Options::default()
     };
     let objects = Objects::open(Arc::new(store), Arc::new(vault), options)?;
+    // Every user was deleted, and the file too.
     if let Some(password) = objects.first_password() {
         data_dir::write_secret(&password_path, &password)
             .with_context(|| format!("writing {}", password_path.display()))?;
     }
     if fresh {
-        let from = settings.password_file.as_ref().unwrap_or(&password_path);
+        let from = given.unwrap_or(&password_path);
         tracing::info!(user = FIRST_USER, password_file = %from.display(), "first start: made the first user");
     }
     Ok(objects)
 }
 
 async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
-    let (api_address, file_address) = (parts.api.local_addr()?, parts.files.local_addr()?);
-    let fingerprint = parts.tls.fingerprint();
+    let Parts {
+        objects,
+        blobs,
+        spool,
+        tls,
+        api,
+        files,
+    } = parts;
+    let (api_address, file_address) = (api.local_addr()?, files.local_addr()?);
+    let fingerprint = tls.fingerprint();
+    let addr = ServerAddr {
+        for_bmc: settings.address_for_bmc.clone(),
+        for_machine: settings.address_for_machine.clone(),
+        file_port: file_address.port(),
+        api_port: api_address.port(),
+    };
     let info = ServerInfo {
         id: String::new(),
         version: concat!("v", env!("CARGO_PKG_VERSION"), "-isobar").to_owned(),
-        api_port: api_address.port(),
-        file_port: file_address.port(),
-        address: settings.address_for_machine.clone().unwrap_or_default(),
+        api_port: addr.api_port,
+        file_port: addr.file_port,
+        address: addr
+            .for_machine
+            .clone()
+            .unwrap_or_else(|| local_toward(None).to_string()),
     };
-    let boots = Arc::new(crate::no_boots::NoBoots);
-    let state = AppState::new(parts.objects, boots, parts.blobs, parts.spool, info);
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let options = BootOptions {
+        addr,
+        fingerprint: fingerprint.clone(),
+        timing: settings.timing.clone(),
+        strict_bmc_address: settings.strict_bmc_address,
+        open_iso_names: settings.open_isos,
+    };
+    let booter = start_boots(&objects, &blobs, settings, options).await?;
+    // Open boots go on from here, and their BMCs are reading.
+    let plane = FilePlane::start(
+        files,
+        isobar_files::Config::default(),
+        booter.resolver(),
+        booter.observer(),
+        Arc::clone(&blobs),
+    )?;
+    let boots = Arc::new(BootsOf::new(booter, objects.clone()));
+    let state = AppState::new(objects, boots, blobs, spool, info);
     let limits = Limits {
         connections: settings.max_connections,
         ..Limits::default()
     };
-    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
-    let server = Server::start_limited(parts.api, &parts.tls, state, limits).context("starting the API")?;
+    let server = Server::start_limited(api, &tls, state, limits).context("starting the API")?;
     tracing::info!(api = %api_address, files = %file_address, %fingerprint, "ready");
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
     }
+    let stop = async {
+        server.shutdown(GRACE).await;
+        let _ = tokio::task::spawn_blocking(move || plane.shutdown()).await;
+    };
     // A second signal ends it at once.
     tokio::select! {
-        () = server.shutdown(GRACE) => Ok(()),
+        () = stop => Ok(()),
         _ = terminate.recv() => bail!("stopped by a second SIGTERM"),
         _ = interrupt.recv() => bail!("stopped by a second SIGINT"),
     }
+}
+
+/// The booting side, with a say in changes of machines from here on.
+async fn start_boots(
+    objects: &Objects,
+    blobs: &Arc<BlobDir>,
+    settings: &Settings,
+    options: BootOptions,
+) -> anyhow::Result<Booter> {
+    let connector = Arc::new(RedfishConnector {
+        addresses: settings.bmc_networks.clone(),
+    });
+    let (objects, blobs) = (objects.clone(), Arc::clone(blobs));
+    // Reads and commits: not on a thread that others wait for.
+    let start = move || -> anyhow::Result<Booter> {
+        let booter = Booter::start(objects.clone(), blobs, connector, options).context("going on with boots")?;
+        objects.set_hook(Arc::new(booter.clone()));
+        objects
+            .set_presence(Arc::new(booter.clone()))
+            .context("looking which bootenvs have their files")?;
+        Ok(booter)
+    };
+    tokio::task::spawn_blocking(start)
+        .await
+        .context("starting the booting side")?
 }

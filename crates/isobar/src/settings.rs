@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{ArgMatches, Command};
+use isobar_bmc::address::AddressPolicy;
+use isobar_boot::Timing;
 use serde::Deserialize;
 
-use crate::options::Kind::{List, Number, Switch, Text};
+use crate::options::Kind::{List, Number, Section, Switch, Text};
 use crate::options::{self, setting};
 
 /// Read when it is there and no other is named.
@@ -90,6 +92,12 @@ const TABLE: options::Settings = options::Settings {
             "First start only: password of rocketskates, first line [default: a random one]",
         ),
         setting(
+            "timing",
+            Section,
+            "KEY=SECONDS,...",
+            "Deadlines and pauses of boots, section [timing] of the file: first_read_s=900,agent_s=300",
+        ),
+        setting(
             "max-connections",
             Number,
             "N",
@@ -125,9 +133,10 @@ pub(crate) struct Settings {
     pub(crate) address_for_machine: Option<String>,
     pub(crate) content_pack: bool,
     pub(crate) strict_bmc_address: bool,
-    pub(crate) bmc_networks: Vec<String>,
+    pub(crate) bmc_networks: AddressPolicy,
     pub(crate) open_isos: bool,
     pub(crate) password_file: Option<PathBuf>,
+    pub(crate) timing: Timing,
     pub(crate) max_connections: usize,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -155,9 +164,10 @@ impl Default for Settings {
             address_for_machine: None,
             content_pack: true,
             strict_bmc_address: false,
-            bmc_networks: Vec::new(),
+            bmc_networks: AddressPolicy::default(),
             open_isos: false,
             password_file: None,
+            timing: Timing::default(),
             max_connections: 4096,
             log_level: "info".into(),
             log_format: LogFormat::Text,
@@ -214,6 +224,7 @@ mod tests {
         options::check_table::<Settings>(TABLE, |name| match name {
             "log-format" => Some("json"),
             "api-listen" | "file-listen" => Some("[::1]:0"),
+            "bmc-networks" => Some("10.0.0.0/8"),
             _ => None,
         });
     }
@@ -231,12 +242,26 @@ mod tests {
         let settings = Settings::parse(&[&config, "--data-dir", "/srv/b"]).unwrap();
         assert_eq!(settings.data_dir, Path::new("/srv/b"));
         assert!(!settings.content_pack);
-        assert_eq!(settings.bmc_networks, ["10.0.0.0/8"]);
+        assert_eq!(settings.bmc_networks.allowed.len(), 1);
         assert_eq!(settings.max_connections, 5);
         assert_eq!(settings.file_listen.port(), 8091);
         let lists = Settings::parse(&[&config, "--content-pack", "--bmc-networks", "10.1.0.0/16,10.2.0.0/16"]).unwrap();
         assert!(lists.content_pack);
-        assert_eq!(lists.bmc_networks.len(), 2);
+        assert_eq!(lists.bmc_networks.allowed.len(), 2);
+    }
+
+    #[test]
+    fn a_section_is_laid_over_that_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("isobar.toml");
+        std::fs::write(&file, "[timing]\nagent_s = 7\nfirst_read_s = 8\n").unwrap();
+        let config = format!("--config={}", file.display());
+        let timing = Settings::parse(&[&config, "--timing", "first_read_s=0.5,heartbeat_s=2"])
+            .unwrap()
+            .timing;
+        assert_eq!((timing.agent_s, timing.first_read_s, timing.heartbeat_s), (7.0, 0.5, 2));
+        let error = Settings::parse(&["--timing", "no_such_s=1"]).unwrap_err();
+        assert!(format!("{error:#}").contains("no_such_s"), "{error:#}");
     }
 
     #[test]

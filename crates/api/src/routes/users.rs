@@ -38,7 +38,10 @@ pub(super) fn add(table: &mut Table) {
 async fn token(call: Call) -> Answer {
     let query = &call.query;
     let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
-    let claim = (text("scope"), text("action"), text("specific"));
+    let part = |name: &str| Some(text(name)).filter(|t| !t.is_empty());
+    let narrowed = ["scope", "action", "specific"].iter().any(|name| part(name).is_some());
+    let part = |name: &str| part(name).unwrap_or_else(|| "*".to_owned());
+    let claim = || (part("scope"), part("action"), part("specific"));
     let request = UserTokenRequest {
         ttl: Some(ttl(&call)?),
         roles: text("roles")
@@ -46,7 +49,7 @@ async fn token(call: Call) -> Answer {
             .filter(|r| !r.is_empty())
             .map(str::to_owned)
             .collect(),
-        claim: (!claim.0.is_empty() || !claim.1.is_empty() || !claim.2.is_empty()).then_some(claim),
+        claim: narrowed.then(claim),
     };
     let user = call.key().to_owned();
     let token = call

@@ -1,0 +1,202 @@
+//! The booting side, as the API asks for it.
+
+use std::fs::File;
+use std::io::{BufReader, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use isobar_api::boots::{AvailableAction, Boots, Checkin, Exchange, Heartbeat};
+use isobar_boot::actions::{self, Action};
+use isobar_boot::bases::ImportError;
+use isobar_boot::{BootView, Booter};
+use isobar_image::Image;
+use isobar_model::ApiError;
+use isobar_objects::Objects;
+use isobar_store::StoreError;
+use serde_json::{Map, Value, json};
+
+/// [`Booter`] behind the API's trait; what may wait for the disk goes to threads that may.
+pub(crate) struct BootsOf {
+    booter: Booter,
+    objects: Objects,
+}
+
+impl BootsOf {
+    pub(crate) fn new(booter: Booter, objects: Objects) -> Self {
+        Self { booter, objects }
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Booter) -> T + Send + 'static) -> T {
+        let booter = self.booter.clone();
+        self.objects.run(move |_| work(&booter)).await
+    }
+}
+
+fn store_failed(error: &StoreError) -> ApiError {
+    let code = if matches!(error, StoreError::Full { .. }) {
+        507
+    } else {
+        500
+    };
+    ApiError::new(code, "STORE_ERROR", "", "", error.to_string())
+}
+
+fn value(view: &BootView) -> Result<Value, ApiError> {
+    serde_json::to_value(view).map_err(|error| ApiError::new(500, "GET", "boots", &view.id, error.to_string()))
+}
+
+fn available(action: &Action) -> AvailableAction {
+    let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+    let mut required = owned(actions::REQUIRED);
+    required.extend(owned(action.extra));
+    AvailableAction {
+        provider: actions::PROVIDER.to_owned(),
+        model: "machines".to_owned(),
+        command: action.command.to_owned(),
+        required_params: required,
+        optional_params: owned(actions::OPTIONAL),
+    }
+}
+
+#[async_trait]
+impl Boots for BootsOf {
+    async fn exchange(&self, request: Exchange) -> Result<String, ApiError> {
+        self.booter
+            .exchange(&request.machine, &request.attempt, &request.secret, &request.nonce)
+            .await
+    }
+
+    async fn checkin(&self, request: Checkin) -> Result<Value, ApiError> {
+        tracing::info!(
+            machine = request.machine,
+            attempt = request.attempt,
+            version = request.version,
+            uptime_s = request.uptime_s,
+            "an agent checked in"
+        );
+        self.booter
+            .checkin(&request.machine, &request.attempt, request.root_in_memory)
+            .await
+    }
+
+    async fn heartbeat(&self, request: Heartbeat) -> Result<Value, ApiError> {
+        Ok(self.booter.heartbeat(&request.machine, &request.attempt))
+    }
+
+    async fn boots(&self, machine: Option<&str>) -> Result<Vec<Value>, ApiError> {
+        let machine = machine.map(str::to_owned);
+        let boots = self.run(move |booter| booter.boots(machine.as_deref())).await;
+        boots.map_err(|e| store_failed(&e))?.iter().map(value).collect()
+    }
+
+    async fn boot(&self, id: &str) -> Result<Value, ApiError> {
+        let key = id.to_owned();
+        match self.run(move |booter| booter.boot(&key)).await {
+            Ok(Some(view)) => value(&view),
+            Ok(None) => Err(ApiError::not_found("GET", "boots", id)),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    async fn wait_boot(&self, id: &str, after: u64, wait: Duration) -> Result<Value, ApiError> {
+        match self.booter.wait_boot(id, after, wait).await {
+            Ok(Some(view)) => value(&view),
+            Ok(None) => Err(ApiError::not_found("GET", "boots", id)),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    async fn isos(&self) -> Result<Vec<Value>, ApiError> {
+        self.run(Booter::isos).await.map_err(|e| store_failed(&e))
+    }
+
+    async fn iso_image(&self, machine: &str, bootenv: &str) -> Result<Arc<Image>, ApiError> {
+        let (uuid, env) = (machine.to_owned(), bootenv.to_owned());
+        match self.run(move |booter| booter.iso_image(&uuid, &env)).await {
+            Ok(Some(image)) => Ok(image),
+            Ok(None) => Err(ApiError::not_found("GET", "isos", &format!("{machine}/{bootenv}"))),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    async fn bases(&self) -> Result<Vec<Value>, ApiError> {
+        let rows = self.run(|booter| booter.bases().rows()).await;
+        let rows = rows.map_err(|e| store_failed(&e))?;
+        Ok(rows
+            .iter()
+            .map(|row| json!({ "name": row.name, "digest": row.digest, "size": row.size, "version": row.version }))
+            .collect())
+    }
+
+    async fn import_base(&self, name: &str, tar: File) -> Result<Value, ApiError> {
+        let key = name.to_owned();
+        let objects = self.objects.clone();
+        self.run(move |booter| {
+            let row = booter
+                .bases()
+                .import(&key, &mut BufReader::with_capacity(1 << 20, tar))
+                .map_err(|error| import_failed(&key, &error))?;
+            tracing::info!(
+                name = row.name,
+                digest = row.digest,
+                version = row.version,
+                "imported a base"
+            );
+            // Bootenvs that waited for these files become available.
+            objects.refresh()?;
+            Ok(json!({ "name": row.name, "digest": row.digest, "size": row.size, "version": row.version }))
+        })
+        .await
+    }
+
+    async fn actions(&self, machine: &str) -> Result<Vec<AvailableAction>, ApiError> {
+        let uuid = machine.to_owned();
+        self.run(move |booter| {
+            let mut found = Vec::new();
+            for action in actions::ACTIONS {
+                if booter.missing_param(&uuid, action)?.is_none() {
+                    found.push(available(action));
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn action(&self, machine: &str, command: &str) -> Result<AvailableAction, ApiError> {
+        let Some(action) = Booter::action(command) else {
+            return Err(ApiError::action_not_found("machines", machine, command));
+        };
+        let uuid = machine.to_owned();
+        match self.run(move |booter| booter.missing_param(&uuid, action)).await? {
+            None => Ok(available(action)),
+            Some(param) => Err(ApiError::action_missing_param(
+                "GET", "machines", machine, command, param,
+            )),
+        }
+    }
+
+    async fn run_action(
+        &self,
+        machine: &str,
+        key: &str,
+        command: &str,
+        params: Map<String, Value>,
+        principal: &str,
+    ) -> Result<Value, ApiError> {
+        if Booter::action(command).is_none() {
+            return Err(ApiError::action_unknown("machines", key, command));
+        }
+        self.booter.run_action(machine, key, command, params, principal).await
+    }
+}
+
+fn import_failed(name: &str, error: &ImportError) -> ApiError {
+    let code = match error {
+        ImportError::Store(error) => return store_failed(error),
+        ImportError::Io(error) if error.kind() == ErrorKind::StorageFull => 507,
+        _ => 422,
+    };
+    ApiError::new(code, "POST", "bases", name, error.to_string())
+}
