@@ -100,6 +100,8 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Puts TLS over ureq's TCP connections. ureq's own connector knows no pins.
+///
+/// The traits are those of `ureq::unversioned`: a newer ureq may need this adapted.
 pub(crate) struct TlsConnector(pub(crate) Arc<ClientConfig>);
 
 impl fmt::Debug for TlsConnector {

@@ -131,6 +131,19 @@ fn a_boot_that_takes_longer_goes_on_without_us() {
 }
 
 #[test]
+fn a_boot_that_was_there_before_is_not_taken_for_the_change_s() {
+    let world = world(true);
+    let failed = json!({"state": "failed", "error": {"message": "long ago"}});
+    world.lock().unwrap().boots.push(boot(7, "inserting", failed));
+    let server = serve(&world);
+    let ran = run(
+        &server,
+        &["isobar", "machines", "update", UUID, "{\"Description\": \"x\"}"],
+    );
+    assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+}
+
+#[test]
 fn an_original_server_is_not_followed() {
     let server = serve(&world(false));
     let ran = run(&server, &["isobar", "machines", "bootenv", "Name:mach-01", "local"]);
