@@ -275,3 +275,43 @@ impl Lookup for View<'_> {
         self.core.schemas.get(param, compile)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use isobar_store::{SqliteStore, Vault};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Objects, Options, Principal};
+
+    #[test]
+    fn a_view_shows_what_is_about_to_be_written() {
+        let store = Arc::new(SqliteStore::in_memory().unwrap());
+        let options = Options {
+            first_user: ("rocketskates".to_owned(), Some("x".to_owned())),
+            ..Options::default()
+        };
+        let objects = Objects::open(store, Arc::new(Vault::ephemeral()), options).unwrap();
+        let machine = |name: &str| {
+            let made = objects.create("machines", &json!({"Name": name}), &Principal::system());
+            made.unwrap()["Uuid"].as_str().unwrap().to_owned()
+        };
+        let (gone, moved) = (machine("gone"), machine("moved"));
+        let machines = noun("machines").unwrap();
+        let view = View::new(&objects.core);
+        let old = view.find(machines, &moved).unwrap();
+        let mut new = Object::clone(&old.object);
+        new.insert("Stage".to_owned(), "local".into());
+        view.set(machines, &moved, Some(Arc::new(new)), old.place);
+        view.set(machines, &gone, None, old.place);
+
+        assert_eq!(Lookup::find(&view, "machines", "Stage", "local"), [moved.as_str()]);
+        assert!(Lookup::find(&view, "machines", "Stage", "none").is_empty());
+        assert!(Lookup::find(&view, "machines", "Name", "gone").is_empty());
+        assert!(view.meant("GET", machines, &gone).is_err() && view.meant("GET", machines, "Name:moved").is_ok());
+        let all = view.all(machines);
+        assert_eq!((all.len(), &all[0].1.object["Stage"]), (1, &json!("local")));
+        assert_eq!(Lookup::find(&view, "bootenvs", "OnlyUnknown", "true"), ["ignore"]);
+    }
+}
