@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isobar_model::Object;
-use isobar_model::network::{Provisioning, prefix_length};
+use isobar_model::network::Provisioning;
 use isobar_objects::{Objects, Resolved};
-use isobar_template::{Dot, Limits, NoLibrary};
-use serde_json::{Value, json};
+use isobar_template::BootFiles;
+use serde_json::Value;
 
 use crate::address::ServerAddr;
 use crate::reason::Reason;
@@ -30,49 +30,17 @@ pub(crate) fn render(
     let web = addr.machine_files_url(settings.for_machine.as_deref(), address_of(network.as_ref()));
     let api = addr.machine_api_url(settings.for_machine.as_deref(), address_of(network.as_ref()));
     let plain = network.map(|(value, parsed)| parsed.normalise(&value));
-    let scope = Arc::new(Scope {
+    let scope: Arc<dyn isobar_template::Scope> = Arc::new(Scope {
         objects: objects.clone(),
         machine: machine.clone(),
+        bootenv: bootenv.clone(),
         network_data: plain,
+        web,
+        api,
     });
-    let mut shown = machine.clone();
-    // Other params are read through `.Param`, which refuses secrets.
-    shown.remove("Params");
-    let uuid = member(machine, "Uuid").to_owned();
-    shown.insert("UUID".to_owned(), json!(uuid));
-    let (of_param, of_exists, of_compose) = (Arc::clone(&scope), Arc::clone(&scope), scope);
-    let dot = Dot::new()
-        .data("Machine", Value::Object(shown))
-        .data("Machine.Path", json!(format!("machines/{uuid}")))
-        .data("Machine.Url", json!(format!("{web}/machines/{uuid}")))
-        .data("Env", Value::Object(bootenv.clone()))
-        .data("ProvisionerURL", json!(web))
-        .data("ApiURL", json!(api))
-        .method("Param", move |args| {
-            let name = first(args)?;
-            of_param
-                .value(name)?
-                .ok_or_else(|| format!("No such machine parameter {name}"))
-        })
-        .method("ParamExists", move |args| {
-            Ok(json!(of_exists.value(first(args)?)?.is_some()))
-        })
-        .method("ComposeParam", move |args| {
-            let name = first(args)?;
-            of_compose
-                .value(name)?
-                .ok_or_else(|| format!("No such machine parameter {name}"))
-        })
-        .method("NetmaskToCIDR", |args| {
-            let netmask = first(args)?;
-            let width = if netmask.contains(':') { 128 } else { 32 };
-            prefix_length(netmask, width)
-                .map(Value::from)
-                .ok_or_else(|| format!("{netmask} is no netmask"))
-        });
     let template = format!("{}/BootParams", member(bootenv, "Name"));
     let source = member(bootenv, "BootParams");
-    isobar_template::render(&template, source, &dot, &NoLibrary, Limits::default()).map_err(|error| {
+    isobar_template::render(&template, source, &scope).map_err(|error| {
         Reason::new(
             "template",
             format!("the boot parameters for {name} do not render: {error}"),
@@ -113,16 +81,66 @@ fn network(objects: &Objects, machine: &Object) -> Result<Option<(Value, Provisi
     }
 }
 
-fn first(args: &[Value]) -> Result<&str, String> {
-    args.first()
-        .and_then(Value::as_str)
-        .ok_or_else(|| "wants a name".to_owned())
-}
-
+/// What kernel arguments may ask for.
 struct Scope {
     objects: Objects,
     machine: Object,
+    bootenv: Object,
+    /// `network-data` in its plain form.
     network_data: Option<Value>,
+    web: String,
+    api: String,
+}
+
+impl isobar_template::Scope for Scope {
+    fn machine(&self) -> Option<Object> {
+        let mut shown = self.machine.clone();
+        // Params are read through `.Param`, which refuses secrets.
+        shown.remove("Params");
+        Some(shown)
+    }
+
+    fn env(&self) -> Option<Object> {
+        Some(self.bootenv.clone())
+    }
+
+    fn provisioner_address(&self) -> Result<String, String> {
+        let url = url::Url::parse(&self.web).map_err(|e| format!("{}: {e}", self.web))?;
+        Ok(url.host_str().unwrap_or_default().to_owned())
+    }
+
+    fn provisioner_url(&self) -> Result<String, String> {
+        Ok(self.web.clone())
+    }
+
+    fn api_url(&self) -> Result<String, String> {
+        Ok(self.api.clone())
+    }
+
+    fn param(&self, name: &str) -> Result<Option<Value>, String> {
+        self.value(name)
+    }
+
+    fn template(&self, id: &str) -> Option<String> {
+        let template = self.objects.find("templates", id).ok()??;
+        Some(member(&template, "Contents").to_owned())
+    }
+
+    fn boot(&self, arch: Option<&str>) -> Result<BootFiles, String> {
+        let arch = arch.unwrap_or_else(|| member(&self.machine, "Arch"));
+        let files = isobar_model::bootenv::for_arch(&self.bootenv, arch)
+            .ok_or_else(|| format!("{} boots nothing on {arch}", member(&self.bootenv, "Name")))?;
+        Ok(BootFiles {
+            kernel: files.kernel,
+            initrds: files.initrds,
+            boot_params: files.boot_params,
+        })
+    }
+
+    fn boot_path(&self, file: &str, arch: Option<&str>) -> Result<String, String> {
+        let arch = arch.unwrap_or_else(|| member(&self.machine, "Arch"));
+        Ok(isobar_model::bootenv::path_for(&self.bootenv, arch, file))
+    }
 }
 
 impl Scope {

@@ -252,9 +252,9 @@ impl Lookup for View<'_> {
     }
 
     fn check_template(&self, text: &str) -> Result<(), String> {
-        isobar_template::check("", text).map_err(|e| match e.line {
-            0 => e.message,
-            line => format!("line {line}: {}", e.message),
+        isobar_template::check("", text).map(drop).map_err(|e| match e.line {
+            None => e.message,
+            Some(line) => format!("line {line}: {}", e.message),
         })
     }
 

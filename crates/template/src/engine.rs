@@ -1,334 +1,703 @@
-//! The one module that knows `gotmpl`.
+//! The one file that knows the template engine.
 //!
-//! `gotmpl` calls no methods, but its syntax tree is open: a pass over it puts the builtin `call` in front of every
-//! member whose name is a method of dot. The same pass puts a marker in front of every action, so that an error at run
-//! time knows its line.
+//! The engine has no methods with arguments and no positions in run-time errors. Both are added on the
+//! parsed tree: a call is put in front of every field that is a method, and a marker that notes the line in
+//! front of every action.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
 
-use gotmpl::parse::{
-    ActionNode, BranchNode, CommandNode, Expr, ListNode, Node, Number, Parser, PipeNode, Pos, SmolStr,
-};
-use gotmpl::{MissingKey, Template, TemplateError as EngineError, Value as Val};
-use serde_json::Value;
+use gotmpl::parse::{ActionNode, CommandNode, Expr, ListNode, Node, Number, PipeNode, Pos, SmolStr};
+use gotmpl::{MissingKey, Template, Value};
+use serde_json::Value as Json;
 
-use crate::{Library, Limits, Member, Method, TemplateError, funcs};
+use crate::{Limits, Members, Scope, TemplateError, methods, sprig};
 
-/// Name of the marker function; no content can write it.
-const MARK: &str = "\u{1}mark";
+/// Renderings within renderings (`.StringExpand`, `.CallTemplate`, `.BootParams`).
+const MAX_NESTING: usize = 8;
+/// Values in one argument of a function; nested lists that share parts grow without using memory.
+const MAX_VALUES: usize = 50_000;
+const MAX_DEPTH: usize = 60;
+const MAX_TEXT: usize = 1 << 20;
+const MAX_TEMPLATES: usize = 200;
+/// Width or precision in `printf`.
+const MAX_WIDTH: usize = 4096;
+/// A rendering within a rendering starts on a stack of its own: the engine's limit of recursion fits one.
+const STACK: usize = 4 << 20;
 
-/// Where the render is.
-type Place = Arc<Mutex<(String, usize)>>;
+const END: &str = "isobar_end";
+const AT: &str = "isobar_at";
+const CALL: &str = "isobar_call";
+const ABSENT: &str = "isobar_absent";
 
-pub(crate) fn check(name: &str, source: &str) -> Result<(), TemplateError> {
-    parse(name, source).map(drop)
+/// The engine's own functions. Those that make text are wrapped, so that text stays bounded.
+const BUILTINS: &[&str] = &[
+    "and", "or", "not", "len", "index", "slice", "eq", "ne", "lt", "le", "gt", "ge", "call",
+];
+const WRAPPED: &[&str] = &["print", "printf", "println", "html", "js", "urlquery"];
+
+/// Top-level names that are nothing without what they stand for.
+const OBJECTS: &[&str] = &["Machine", "Env", "Stage", "Task"];
+
+fn failed(template: &str, line: Option<usize>, message: impl Into<String>) -> TemplateError {
+    TemplateError {
+        template: template.to_owned(),
+        line,
+        message: message.into(),
+    }
 }
 
-fn parse(name: &str, source: &str) -> Result<(ListNode, Vec<gotmpl::parse::DefineNode>), TemplateError> {
-    let parsed = Parser::with_name(None, source, "{{", "}}").and_then(Parser::parse);
-    parsed.map_err(|error| {
-        let (line, message) = match error {
-            EngineError::Parse { line, message, .. } | EngineError::Lex { line, message, .. } => (line, message),
-            other => (0, other.to_string()),
-        };
-        TemplateError {
-            template: name.to_owned(),
-            line,
-            message,
-        }
-    })
+/// Parses a text into its trees: the one called `name`, and those of its definitions.
+fn parse(name: &str, text: &str) -> Result<Vec<(String, ListNode)>, TemplateError> {
+    if text.len() > MAX_TEXT {
+        return Err(failed(name, None, format!("longer than {MAX_TEXT} bytes")));
+    }
+    // The engine takes a stray `{{end}}` or `{{else}}` for the end of the text and drops the rest, and closes what is
+    // open at the end. An action behind the text shows whether that was reached, outside of everything. A brace in
+    // front of it would become part of it.
+    let guard = if text.ends_with('{') { "\u{1}" } else { "" };
+    let template = Template::new(name)
+        .parse(&format!("{text}{guard}{{{{{END}}}}}"))
+        .map_err(|err| match err {
+            gotmpl::TemplateError::Parse { line, message, .. } | gotmpl::TemplateError::Lex { line, message, .. } => {
+                failed(name, Some(line), message)
+            }
+            other => failed(name, None, other.to_string()),
+        })?;
+    let mut trees: Vec<_> = template
+        .templates()
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), template.lookup(name)?.clone())))
+        .collect();
+    let own = trees
+        .iter_mut()
+        .find(|(tree, _)| tree == name)
+        .map(|(_, tree)| &mut tree.nodes);
+    let Some(nodes) = own.filter(|nodes| nodes.last().is_some_and(is_end)) else {
+        return Err(failed(
+            name,
+            None,
+            "{{if}}, {{range}}, {{with}} or {{define}} and {{end}} do not match up",
+        ));
+    };
+    nodes.pop();
+    if let (false, Some(Node::Text(last))) = (guard.is_empty(), nodes.last_mut()) {
+        last.text = last.text.trim_end_matches(guard).into();
+    }
+    Ok(trees)
 }
 
-pub(crate) fn render(
-    name: &str,
-    source: &str,
-    members: &BTreeMap<String, Member>,
-    library: &dyn Library,
+fn is_end(node: &Node) -> bool {
+    let Node::Action(action) = node else { return false };
+    let first = action.pipe.commands.first().and_then(|command| command.args.first());
+    matches!(first, Some(Expr::Identifier(_, name)) if name == END)
+}
+
+pub(crate) fn check(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
+    let trees = parse(name, text)?;
+    let mut pass = Pass::new(name, &[]);
+    let mut defined = Vec::new();
+    for (tree_name, mut tree) in trees {
+        pass.list(&mut tree);
+        defined.push(tree_name);
+    }
+    if let Some((function, line)) = pass.unknown {
+        return Err(failed(name, Some(line), format!("function {function} is not known")));
+    }
+    pass.included.retain(|id| !defined.contains(id));
+    pass.included.sort_unstable();
+    pass.included.dedup();
+    Ok(pass.included)
+}
+
+/// One rendering with everything that is nested in it.
+pub(crate) struct Run {
+    pub(crate) scope: Arc<dyn Scope>,
     limits: Limits,
-) -> Result<String, TemplateError> {
-    let mut methods = BTreeSet::new();
-    method_names(members, &mut methods);
-    let place: Place = Arc::new(Mutex::new((name.to_owned(), 0)));
-    let fail = |message: String| {
-        let (template, line) = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        TemplateError {
-            template,
-            line,
-            message,
-        }
-    };
+    deadline: Instant,
+    nesting: usize,
+}
 
-    let marker = Arc::clone(&place);
-    let mut template = Template::new("")
-        .missing_key(MissingKey::Error)
-        .max_range_iters(limits.turns)
-        .func(MARK, move |args: &[Val]| {
-            if let [Val::String(at), Val::Int(line)] = args {
-                *marker.lock().unwrap_or_else(PoisonError::into_inner) =
-                    (at.to_string(), usize::try_from(*line).unwrap_or(0));
-            }
-            Ok(Val::String("".into()))
-        });
-    for (name, call) in funcs::FUNCS {
-        template = template.func(name, move |args: &[Val]| {
-            let args: Vec<Value> = args.iter().map(to_json).collect();
-            call(&args)
-                .map(|value| to_val(&value))
-                .map_err(|why| EngineError::Exec(format!("{name}: {why}")))
-        });
+impl Run {
+    pub(crate) fn new(scope: Arc<dyn Scope>, limits: Limits) -> Run {
+        let deadline = Instant::now() + limits.time;
+        Run {
+            scope,
+            limits,
+            deadline,
+            nesting: 0,
+        }
     }
 
-    // The root and, breadth first, everything that it draws in.
-    let root = format!("\u{1}{name}");
-    let mut queue = vec![(root.clone(), name.to_owned(), source.to_owned())];
-    let mut known: BTreeSet<String> = [root.clone()].into();
-    while let Some((key, shown, source)) = queue.pop() {
-        let (mut body, defines) = parse(&shown, &source)?;
-        let pass = Pass {
-            methods: &methods,
-            template: &shown,
+    pub(crate) fn render(self, name: &str, text: &str) -> Result<String, TemplateError> {
+        Arc::new(self).render_dot(name, text, None)
+    }
+
+    /// Renders a text that was met while rendering another one. `dot` replaces the render object.
+    pub(crate) fn nested(self: &Arc<Run>, name: &str, text: &str, dot: Option<Json>) -> Result<String, String> {
+        if !text.contains("{{") {
+            return Ok(text.to_owned());
+        }
+        if self.nesting >= MAX_NESTING {
+            return Err(format!(
+                "{name}: texts are expanded within one another more than {MAX_NESTING} times"
+            ));
+        }
+        let inner = Arc::new(Run {
+            scope: self.scope.clone(),
+            limits: self.limits,
+            deadline: self.deadline,
+            nesting: self.nesting + 1,
+        });
+        std::thread::scope(|threads| {
+            let builder = std::thread::Builder::new()
+                .name("template".to_owned())
+                .stack_size(STACK);
+            let thread = builder.spawn_scoped(threads, || inner.render_dot(name, text, dot));
+            match thread.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => result.map_err(|err| err.to_string()),
+                Ok(Err(_)) => Err(format!("{name}: the rendering broke off")),
+                Err(err) => Err(format!("{name}: no thread to render it: {err}")),
+            }
+        })
+    }
+
+    fn render_dot(self: &Arc<Run>, name: &str, text: &str, dot: Option<Json>) -> Result<String, TemplateError> {
+        let objects = methods::Objects::fetch(self.scope.as_ref());
+        let absent = objects.absent();
+        let place = Arc::new(Mutex::new((name.to_owned(), None)));
+        let mut template = self.with_functions(Template::new(name), &place);
+        let mut todo = vec![(name.to_owned(), text.to_owned())];
+        let mut known = vec![name.to_owned()];
+        while let Some((id, text)) = todo.pop() {
+            let trees = parse(&id, &text)?;
+            let mut pass = Pass::new(&id, &absent);
+            for (tree_name, mut tree) in trees {
+                pass.list(&mut tree);
+                known.push(tree_name.clone());
+                template = template.add_parse_tree(&tree_name, tree);
+            }
+            if let Some((function, line)) = pass.unknown {
+                return Err(failed(&id, Some(line), format!("function {function} is not known")));
+            }
+            for included in pass.included {
+                if known.contains(&included) {
+                    continue;
+                }
+                let text = self.scope.template(&included);
+                let text = text.ok_or_else(|| failed(&id, None, format!("there is no template {included}")))?;
+                known.push(included.clone());
+                todo.push((included, text));
+            }
+            if known.len() > MAX_TEMPLATES {
+                return Err(failed(
+                    name,
+                    None,
+                    format!("includes more than {MAX_TEMPLATES} templates"),
+                ));
+            }
+        }
+        let dot = match dot {
+            Some(json) => from_json(&json),
+            None => objects.dot(self),
         };
-        let mut wanted = BTreeSet::new();
-        for mut define in defines {
-            pass.list(&mut define.body, &mut wanted);
-            known.insert(define.name.to_string());
-            template = template.add_parse_tree(&define.name, define.body);
-        }
-        pass.list(&mut body, &mut wanted);
-        template = template.add_parse_tree(&key, body);
-        for id in wanted {
-            if known.contains(&id) {
-                continue;
+        let mut output = Output {
+            text: String::new(),
+            run: self,
+            full: None,
+        };
+        let result = template.execute_template_fmt(&mut output, name, &dot);
+        let Output { text, full, .. } = output;
+        match result {
+            Ok(()) => Ok(text),
+            Err(err) => {
+                let (template, line) = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Err(failed(&template, line, full.unwrap_or_else(|| said(&err))))
             }
-            if known.len() >= limits.templates {
-                return Err(fail(format!("it draws in more than {} templates", limits.templates)));
-            }
-            let source = library.source(&id).ok_or_else(|| TemplateError {
-                template: shown.clone(),
-                line: 0,
-                message: format!("template {id} does not exist"),
-            })?;
-            known.insert(id.clone());
-            queue.push((id.clone(), id, source));
         }
     }
 
-    let mut out = Limited {
-        text: String::new(),
-        left: limits.output,
-    };
-    let dot = object(members);
-    match template.execute_template_fmt(&mut out, &root, &dot) {
-        Ok(()) => Ok(out.text),
-        Err(_) if out.left == 0 => Err(fail(format!("its output is over {} bytes", limits.output))),
-        Err(EngineError::Exec(message)) => Err(fail(message)),
-        Err(EngineError::MissingKey { key }) => Err(fail(format!("there is no {key} here"))),
-        Err(error) => Err(fail(error.to_string())),
+    fn spend(&self) -> Result<(), String> {
+        if Instant::now() > self.deadline {
+            return Err(format!("takes longer than {} s", self.limits.time.as_secs_f32()));
+        }
+        Ok(())
+    }
+
+    fn with_functions(
+        self: &Arc<Run>,
+        mut template: Template,
+        place: &Arc<Mutex<(String, Option<usize>)>>,
+    ) -> Template {
+        template = template
+            .missing_key(MissingKey::Error)
+            .max_range_iters(self.limits.iterations.max(1));
+        for (name, function) in sprig::FUNCTIONS {
+            let run = self.clone();
+            template = template.func(name, move |arguments| {
+                run.spend().map_err(exec)?;
+                let arguments = arguments
+                    .iter()
+                    .map(to_json)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(exec)?;
+                let value = function(&arguments).map_err(|reason| exec(format!("{name}: {reason}")))?;
+                run.bounded(&value)
+                    .map_err(|reason| exec(format!("{name}: {reason}")))?;
+                Ok(from_json(&value))
+            });
+        }
+        for name in WRAPPED {
+            let run = self.clone();
+            template = template.func(name, move |arguments| {
+                run.spend().map_err(exec)?;
+                run.text_function(name, arguments)
+                    .map_err(|reason| exec(format!("{name}: {reason}")))
+            });
+        }
+        let run = self.clone();
+        let place = place.clone();
+        template = template.func(AT, move |arguments| {
+            let line = arguments
+                .get(1)
+                .and_then(Value::as_int)
+                .and_then(|line| usize::try_from(line).ok());
+            if let Some(name) = arguments.first().and_then(Value::as_str) {
+                *place.lock().unwrap_or_else(PoisonError::into_inner) = (name.to_owned(), line);
+            }
+            run.spend().map_err(exec)?;
+            Ok(Value::Nil)
+        });
+        template = template.func(ABSENT, |arguments| {
+            let what = arguments.first().and_then(Value::as_str).unwrap_or_default();
+            Err(exec(format!(".{what}: there is none here")))
+        });
+        template.func(CALL, |arguments| match arguments {
+            [Value::Function(method), rest @ ..] => method(rest),
+            [value] => Ok(value.clone()),
+            _ => Err(exec("a value is used like a method".to_owned())),
+        })
+    }
+
+    /// The engine's text functions, with bounded results.
+    fn text_function(&self, name: &str, arguments: &[Value]) -> Result<Value, String> {
+        static TEMPLATES: LazyLock<BTreeMap<&str, Option<Template>>> = LazyLock::new(|| {
+            let one = |name: &&'static str| {
+                // As many arguments as any caller has; the engine's own function does the work.
+                let variants = (0..=MAX_PRINT).map(|count| {
+                    let list: String = (0..count).map(|i| format!(" (index .A {i})")).collect();
+                    format!("{{{{define \"{count}\"}}}}{{{{{name}{list}}}}}{{{{end}}}}")
+                });
+                (*name, Template::new(name).parse(&variants.collect::<String>()).ok())
+            };
+            WRAPPED.iter().map(one).collect()
+        });
+        const MAX_PRINT: usize = 24;
+        let mut size = 0;
+        for argument in arguments {
+            size += extent(&to_json(argument)?);
+        }
+        if size > self.limits.output {
+            return Err(format!("makes text of more than {} bytes", self.limits.output));
+        }
+        if let (true, Some(Value::String(format))) = (name == "printf", arguments.first()) {
+            widths_within_bounds(format)?;
+        }
+        if arguments.len() > MAX_PRINT {
+            return Err(format!("takes at most {MAX_PRINT} arguments"));
+        }
+        let template = TEMPLATES.get(name).and_then(Option::as_ref).ok_or("is not there")?;
+        let dot = Value::Map(Arc::new(BTreeMap::from([("A".into(), Value::List(arguments.into()))])));
+        let mut output = Output {
+            text: String::new(),
+            run: self,
+            full: None,
+        };
+        let result = template.execute_template_fmt(&mut output, &arguments.len().to_string(), &dot);
+        let Output { text, full, .. } = output;
+        result.map_err(|err| full.unwrap_or_else(|| said(&err)))?;
+        Ok(Value::String(text.into()))
+    }
+
+    /// Whether a value that a function made may live on.
+    pub(crate) fn bounded(&self, value: &Json) -> Result<(), String> {
+        if extent(value) > self.limits.output {
+            return Err(format!("makes a value of more than {} bytes", self.limits.output));
+        }
+        Ok(())
     }
 }
 
-/// Takes so much text and no more.
-struct Limited {
+fn exec(message: String) -> gotmpl::TemplateError {
+    gotmpl::TemplateError::Exec(message)
+}
+
+/// An error of the engine in words that need no knowledge of it.
+fn said(err: &gotmpl::TemplateError) -> String {
+    match err {
+        gotmpl::TemplateError::Exec(message) => message.clone(),
+        gotmpl::TemplateError::MissingKey { key } => format!("there is no .{key}"),
+        gotmpl::TemplateError::RecursionLimit => "templates include one another without end".to_owned(),
+        gotmpl::TemplateError::RangeIterLimit => "range goes round too often".to_owned(),
+        gotmpl::TemplateError::UndefinedFunction(name) => format!("function {name} is not known"),
+        gotmpl::TemplateError::UndefinedTemplate(name) => format!("there is no template {name}"),
+        other => other.to_string(),
+    }
+}
+
+fn widths_within_bounds(format: &str) -> Result<(), String> {
+    let mut number = String::new();
+    let mut in_verb = false;
+    for c in format.chars() {
+        match c {
+            '%' => in_verb = !in_verb,
+            '*' if in_verb => return Err("a width of * is not supported".to_owned()),
+            '0'..='9' if in_verb => number.push(c),
+            '.' | '+' | '-' | '#' | ' ' | '[' | ']' if in_verb => number.clear(),
+            _ => in_verb = false,
+        }
+        if number.len() > 6 || number.parse::<usize>().is_ok_and(|width| width > MAX_WIDTH) {
+            return Err(format!("a width of more than {MAX_WIDTH} is not supported"));
+        }
+        if !in_verb {
+            number.clear();
+        }
+    }
+    Ok(())
+}
+
+/// About as many bytes as the value takes as text.
+fn extent(value: &Json) -> usize {
+    match value {
+        Json::Null | Json::Bool(_) => 5,
+        Json::Number(_) => 8,
+        Json::String(text) => text.len() + 2,
+        Json::Array(items) => items.iter().fold(2, |sum, item| sum.saturating_add(extent(item))),
+        Json::Object(members) => members.iter().fold(2, |sum, (name, value)| {
+            sum.saturating_add(name.len() + 4 + extent(value))
+        }),
+    }
+}
+
+/// Text that stops growing at the limit and when time is up.
+struct Output<'a> {
     text: String,
-    left: usize,
+    run: &'a Run,
+    full: Option<String>,
 }
 
-impl fmt::Write for Limited {
+impl fmt::Write for Output<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        match self.left.checked_sub(text.len()) {
-            Some(left) if left > 0 => {
-                self.left = left;
-                self.text.push_str(text);
-                Ok(())
-            }
-            _ => {
-                self.left = 0;
-                Err(fmt::Error)
-            }
+        let limit = self.run.limits.output;
+        if self.text.len() + text.len() > limit {
+            self.full = Some(format!("makes more than {limit} bytes"));
+            return Err(fmt::Error);
         }
+        if let Err(reason) = self.run.spend() {
+            self.full = Some(reason);
+            return Err(fmt::Error);
+        }
+        self.text.push_str(text);
+        Ok(())
     }
 }
 
-fn method_names(members: &BTreeMap<String, Member>, names: &mut BTreeSet<String>) {
-    for (name, member) in members {
-        match member {
-            Member::Method(_) => drop(names.insert(name.clone())),
-            Member::Object(inner) => method_names(inner, names),
-            Member::Data(_) => {}
-        }
+pub(crate) fn from_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Nil,
+        Json::Bool(truth) => Value::Bool(*truth),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::Int(number),
+            (None, Some(number)) => Value::Uint(number),
+            (None, None) => Value::Float(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::String(text.as_str().into()),
+        Json::Array(items) => Value::List(items.iter().map(from_json).collect()),
+        Json::Object(members) => Value::Map(Arc::new(map_of(members))),
     }
 }
 
-fn object(members: &BTreeMap<String, Member>) -> Val {
-    let entries = members.iter().map(|(name, member)| {
-        let value = match member {
-            Member::Data(data) => to_val(data),
-            Member::Method(call) => function(name, call),
-            Member::Object(inner) => object(inner),
-        };
-        (Arc::from(name.as_str()), value)
-    });
-    Val::Map(Arc::new(entries.collect()))
+pub(crate) fn map_of(members: &Members) -> BTreeMap<Arc<str>, Value> {
+    members
+        .iter()
+        .map(|(name, value)| (name.as_str().into(), from_json(value)))
+        .collect()
 }
 
-fn function(name: &str, call: &Method) -> Val {
-    let (name, call) = (name.to_owned(), Arc::clone(call));
-    Val::Function(Arc::new(move |args: &[Val]| {
-        let args: Vec<Value> = args.iter().map(to_json).collect();
-        call(&args)
-            .map(|value| to_val(&value))
-            .map_err(|why| EngineError::Exec(format!(".{name}: {why}")))
-    }))
+/// Methods become `null`. Values are counted as often as they are reached.
+pub(crate) fn to_json(value: &Value) -> Result<Json, String> {
+    fn convert(value: &Value, left: &mut usize, depth: usize) -> Result<Json, String> {
+        if *left == 0 || depth > MAX_DEPTH {
+            return Err(format!(
+                "a value holds more than {MAX_VALUES} values or nests deeper than {MAX_DEPTH}"
+            ));
+        }
+        *left -= 1;
+        Ok(match value {
+            Value::Nil | Value::Function(_) => Json::Null,
+            Value::Bool(truth) => (*truth).into(),
+            Value::Int(number) => (*number).into(),
+            Value::Uint(number) => (*number).into(),
+            Value::Float(number) => (*number).into(),
+            Value::String(text) => text.as_ref().into(),
+            Value::List(items) => items
+                .iter()
+                .map(|item| convert(item, left, depth + 1))
+                .collect::<Result<Vec<_>, _>>()?
+                .into(),
+            Value::Map(members) => {
+                let mut object = Members::new();
+                for (name, value) in members.iter() {
+                    object.insert(name.to_string(), convert(value, left, depth + 1)?);
+                }
+                object.into()
+            }
+        })
+    }
+    let mut left = MAX_VALUES;
+    convert(value, &mut left, 0)
 }
 
-/// The pass over a syntax tree.
+/// A method of the render object or of one of its parts.
+pub(crate) fn method(
+    run: &Arc<Run>,
+    name: &'static str,
+    body: impl Fn(&Arc<Run>, &[Json]) -> Result<Json, String> + Send + Sync + 'static,
+) -> (Arc<str>, Value) {
+    let run = run.clone();
+    let call = move |arguments: &[Value]| {
+        run.spend().map_err(exec)?;
+        let arguments = arguments
+            .iter()
+            .map(to_json)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(exec)?;
+        let value = body(&run, &arguments).map_err(|reason| exec(format!(".{name}: {reason}")))?;
+        Ok(from_json(&value))
+    };
+    (name.into(), Value::Function(Arc::new(call)))
+}
+
+pub(crate) use gotmpl::Value as EngineValue;
+
+/// What is done to a parsed tree before it runs.
 struct Pass<'a> {
-    methods: &'a BTreeSet<String>,
-    template: &'a str,
+    template: SmolStr,
+    absent: &'a [&'static str],
+    included: Vec<String>,
+    unknown: Option<(String, usize)>,
 }
 
-impl Pass<'_> {
-    fn list(&self, list: &mut ListNode, wanted: &mut BTreeSet<String>) {
+impl<'a> Pass<'a> {
+    fn new(template: &str, absent: &'a [&'static str]) -> Pass<'a> {
+        Pass {
+            template: template.into(),
+            absent,
+            included: Vec::new(),
+            unknown: None,
+        }
+    }
+
+    fn list(&mut self, list: &mut ListNode) {
         let mut nodes = Vec::with_capacity(list.nodes.len() * 2);
         for mut node in std::mem::take(&mut list.nodes) {
-            let pos = match &mut node {
+            let position = match &mut node {
                 Node::Action(action) => {
                     self.pipe(&mut action.pipe);
                     Some(action.pos)
                 }
-                Node::If(branch) | Node::Range(branch) | Node::With(branch) => {
-                    self.branch(branch, wanted);
+                Node::If(branch) | Node::With(branch) | Node::Range(branch) => {
+                    self.pipe(&mut branch.pipe);
+                    self.list(&mut branch.body);
+                    if let Some(list) = &mut branch.else_body {
+                        self.list(list);
+                    }
                     Some(branch.pos)
                 }
                 Node::Template(call) => {
-                    wanted.insert(call.name.to_string());
+                    self.included.push(call.name.to_string());
                     if let Some(pipe) = &mut call.pipe {
                         self.pipe(pipe);
                     }
                     Some(call.pos)
                 }
-                Node::List(inner) => {
-                    self.list(inner, wanted);
+                Node::List(list) => {
+                    self.list(list);
                     None
                 }
-                Node::Define(define) => {
-                    self.list(&mut define.body, wanted);
-                    None
-                }
-                Node::Text(_) | Node::Break(_) | Node::Continue(_) => None,
+                Node::Text(_) | Node::Define(_) | Node::Break(_) | Node::Continue(_) => None,
             };
-            nodes.extend(pos.map(|pos| self.mark(pos)));
+            if let Some(position) = position {
+                nodes.push(self.marker(position));
+            }
+            if let Node::Action(action) = &node {
+                nodes.extend(mutation(action));
+            }
             nodes.push(node);
         }
         list.nodes = nodes;
     }
 
-    fn branch(&self, branch: &mut BranchNode, wanted: &mut BTreeSet<String>) {
-        self.pipe(&mut branch.pipe);
-        self.list(&mut branch.body, wanted);
-        if let Some(body) = &mut branch.else_body {
-            self.list(body, wanted);
+    /// An action that notes where we are. It declares a variable, so it prints nothing.
+    fn marker(&self, position: Pos) -> Node {
+        let line = i64::try_from(position.line).unwrap_or(i64::MAX);
+        let arguments = vec![
+            Expr::Identifier(position, AT.into()),
+            Expr::String(position, self.template.as_str().into()),
+            Expr::Number(position, Number::Int(line)),
+        ];
+        action(position, vec!["$isobar_at".into()], arguments, false)
+    }
+
+    fn pipe(&mut self, pipe: &mut PipeNode) {
+        for command in &mut pipe.commands {
+            for argument in command.args.iter_mut().skip(1) {
+                self.argument(argument);
+            }
+            let Some(first) = command.args.first_mut() else {
+                continue;
+            };
+            match first {
+                // The method takes the command's arguments and what is piped to it.
+                Expr::Field(position, path) | Expr::Variable(position, _, path) | Expr::Chain(position, _, path)
+                    if path.last().is_some_and(|last| methods::is_method(last)) =>
+                {
+                    let position = *position;
+                    self.inner(first, true);
+                    command.args.insert(0, Expr::Identifier(position, CALL.into()));
+                }
+                _ => self.argument(first),
+            }
         }
     }
 
-    fn mark(&self, pos: Pos) -> Node {
-        let line = i64::try_from(pos.line).unwrap_or(0);
-        let args = vec![
-            Expr::Identifier(pos, SmolStr::from(MARK)),
-            Expr::String(pos, Arc::from(self.template)),
-            Expr::Number(pos, Number::Int(line)),
-        ];
-        Node::Action(ActionNode {
-            pos,
-            pipe: pipe_of(pos, args),
-        })
+    /// An expression that stands for a value, not for the head of a call.
+    fn argument(&mut self, expression: &mut Expr) {
+        let position = expression.pos();
+        let is_method = match expression {
+            Expr::Field(_, path) | Expr::Variable(_, _, path) | Expr::Chain(_, _, path) => {
+                path.last().is_some_and(|last| methods::is_method(last))
+            }
+            _ => false,
+        };
+        self.inner(expression, is_method);
+        if is_method {
+            let method = std::mem::replace(expression, Expr::Nil(position));
+            let args = vec![Expr::Identifier(position, CALL.into()), method];
+            *expression = piped(position, args);
+        }
     }
 
-    fn pipe(&self, pipe: &mut PipeNode) {
-        for command in &mut pipe.commands {
-            for arg in command.args.iter_mut().skip(1) {
-                self.argument(arg);
-            }
-            if let Some(first) = command.args.first_mut() {
-                if self.is_method(first) {
-                    let pos = first.pos();
-                    command.args.insert(0, Expr::Identifier(pos, SmolStr::from("call")));
-                } else {
-                    self.inside(first);
+    /// What is inside an expression; `called` when its last step is called already.
+    fn inner(&mut self, expression: &mut Expr, called: bool) {
+        let position = expression.pos();
+        match expression {
+            Expr::Identifier(_, name) => {
+                let known = BUILTINS.contains(&name.as_str())
+                    || WRAPPED.contains(&name.as_str())
+                    || sprig::FUNCTIONS.iter().any(|(function, _)| *function == name.as_str());
+                if !known && self.unknown.is_none() {
+                    self.unknown = Some((name.to_string(), position.line));
                 }
             }
-        }
-    }
-
-    /// A method as an argument is called where it stands.
-    fn argument(&self, expr: &mut Expr) {
-        if self.is_method(expr) {
-            let pos = expr.pos();
-            let method = std::mem::replace(expr, Expr::Nil(pos));
-            *expr = Expr::Pipe(
-                pos,
-                pipe_of(pos, vec![Expr::Identifier(pos, SmolStr::from("call")), method]),
-            );
-        } else {
-            self.inside(expr);
-        }
-    }
-
-    fn inside(&self, expr: &mut Expr) {
-        match expr {
             Expr::Pipe(_, pipe) => self.pipe(pipe),
             Expr::Chain(_, inner, _) => self.argument(inner),
-            _ => {}
+            Expr::Field(_, path) => {
+                if let Some(replacement) = self.absent_object(position, path) {
+                    *expression = replacement;
+                    return;
+                }
+                self.split(expression, called);
+            }
+            Expr::Variable(_, variable, path) => {
+                if variable == "$"
+                    && let Some(replacement) = self.absent_object(position, path)
+                {
+                    *expression = replacement;
+                    return;
+                }
+                self.split(expression, called);
+            }
+            Expr::Dot(_) | Expr::String(..) | Expr::Number(..) | Expr::Bool(..) | Expr::Nil(_) => {}
         }
     }
 
-    fn is_method(&self, expr: &Expr) -> bool {
-        let last = match expr {
-            Expr::Field(_, names) | Expr::Variable(_, _, names) | Expr::Chain(_, _, names) => names.last(),
-            _ => None,
+    /// `.Machine.Name` where there is no machine: an error, not an empty text.
+    fn absent_object(&self, position: Pos, path: &[SmolStr]) -> Option<Expr> {
+        let first = path.first().filter(|_| path.len() > 1)?;
+        self.absent.iter().find(|name| **name == first.as_str())?;
+        let what: Vec<_> = path.iter().map(SmolStr::as_str).collect();
+        let what = Expr::String(position, what.join(".").into());
+        Some(piped(position, vec![Expr::Identifier(position, ABSENT.into()), what]))
+    }
+
+    /// A method in the middle of a path is called, and the rest looked up in what it gives.
+    fn split(&mut self, expression: &mut Expr, called: bool) {
+        let (Expr::Field(position, path) | Expr::Variable(position, _, path)) = expression else {
+            return;
         };
-        last.is_some_and(|name| self.methods.contains(name.as_str()))
+        let position = *position;
+        let steps = if called {
+            path.len().saturating_sub(1)
+        } else {
+            path.len()
+        };
+        let Some(at) = path[..steps].iter().position(|step| methods::is_method(step)) else {
+            return;
+        };
+        let rest = path.split_off(at + 1);
+        if rest.is_empty() {
+            return;
+        }
+        let method = std::mem::replace(expression, Expr::Nil(position));
+        let call = piped(position, vec![Expr::Identifier(position, CALL.into()), method]);
+        *expression = Expr::Chain(position, Box::new(call), rest);
     }
 }
 
-fn pipe_of(pos: Pos, args: Vec<Expr>) -> PipeNode {
-    PipeNode {
-        pos,
-        decl: Vec::new(),
-        commands: vec![CommandNode { pos, args }],
-        is_assign: false,
-    }
-}
-
-pub(crate) fn to_val(value: &Value) -> Val {
-    match value {
-        Value::Null => Val::Nil,
-        Value::Bool(b) => Val::Bool(*b),
-        Value::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(i), _) => Val::Int(i),
-            (None, Some(u)) => Val::Uint(u),
-            (None, None) => Val::Float(n.as_f64().unwrap_or(0.0)),
+fn action(position: Pos, decl: Vec<SmolStr>, args: Vec<Expr>, is_assign: bool) -> Node {
+    let commands = vec![CommandNode { pos: position, args }];
+    Node::Action(ActionNode {
+        pos: position,
+        pipe: PipeNode {
+            pos: position,
+            decl,
+            commands,
+            is_assign,
         },
-        Value::String(s) => Val::String(Arc::from(s.as_str())),
-        Value::Array(list) => Val::List(list.iter().map(to_val).collect()),
-        Value::Object(map) => Val::Map(Arc::new(
-            map.iter().map(|(k, v)| (Arc::from(k.as_str()), to_val(v))).collect(),
-        )),
-    }
+    })
 }
 
-fn to_json(value: &Val) -> Value {
-    match value {
-        Val::Bool(b) => Value::Bool(*b),
-        Val::Int(i) => Value::from(*i),
-        Val::Uint(u) => Value::from(*u),
-        Val::Float(f) => Value::from(*f),
-        Val::String(s) => Value::from(&**s),
-        Val::List(list) => list.iter().map(to_json).collect(),
-        Val::Map(map) => map.iter().map(|(k, v)| (k.to_string(), to_json(v))).collect(),
-        // A function is no data; `Value` may also grow kinds that we do not make.
-        _ => Value::Null,
-    }
+fn piped(position: Pos, args: Vec<Expr>) -> Expr {
+    let commands = vec![CommandNode { pos: position, args }];
+    Expr::Pipe(
+        position,
+        PipeNode {
+            pos: position,
+            decl: Vec::new(),
+            commands,
+            is_assign: false,
+        },
+    )
+}
+
+/// sprig's `set` and `unset` change their map in place; values here are never changed, so the variable gets
+/// the new map: in front of `{{$_ := set $d "k" 1}}` goes `{{$d = set $d "k" 1}}`.
+fn mutation(set: &ActionNode) -> Option<Node> {
+    let [command] = set.pipe.commands.as_slice() else {
+        return None;
+    };
+    let (Expr::Identifier(_, function), Expr::Variable(_, variable, path)) =
+        (command.args.first()?, command.args.get(1)?)
+    else {
+        return None;
+    };
+    let mutates = matches!(function.as_str(), "set" | "unset") && path.is_empty() && variable != "$";
+    mutates.then(|| action(set.pos, vec![variable.clone()], command.args.clone(), true))
+}
+
+pub(crate) fn object_names() -> &'static [&'static str] {
+    OBJECTS
 }

@@ -1,162 +1,174 @@
-//! Go `text/template` as DRP content uses it: with methods on dot (`.Param "x"`, `.Env.PathFor`) and sprig's
-//! functions.
+//! Go text/template as the content of Digital Rebar Provision uses it, with DRP's methods and the
+//! functions of sprig that its content calls.
 //!
-//! Pure and bounded: a template reads its inputs and nothing else, and cannot run for ever or fill the memory.
-//! The engine is `gotmpl`, known to [`mod@engine`] alone.
+//! [`render`] is pure: it reads nothing but the text and what a [`Scope`] answers. It is bounded in time,
+//! output, repetition and recursion ([`Limits`]), so that no template can stop the server. Errors say which
+//! template, which line, and what could not be answered.
 
 mod engine;
-mod funcs;
+mod methods;
+mod sprig;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-/// A method of dot: arguments in, value out, or why not.
-pub type Method = Arc<dyn Fn(&[Value]) -> Result<Value, String> + Send + Sync>;
+/// A set of named values, as objects are.
+pub type Members = Map<String, Value>;
 
-/// A member of dot.
-#[derive(Clone)]
-pub enum Member {
-    /// Plain data.
-    Data(Value),
-    /// Something to call. Called without arguments where it stands alone.
-    Method(Method),
-    /// Members below a name: `.Env` has data and methods.
-    Object(BTreeMap<String, Member>),
-}
-
-impl std::fmt::Debug for Member {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            // Values may be secrets.
-            Self::Data(_) => f.write_str("Data(..)"),
-            Self::Method(_) => f.write_str("Method(..)"),
-            Self::Object(members) => f.debug_set().entries(members.keys()).finish(),
-        }
-    }
-}
-
-/// What a template sees as `.`.
-#[derive(Clone, Debug, Default)]
-pub struct Dot {
-    members: BTreeMap<String, Member>,
-}
-
-impl Dot {
-    /// Nothing to see.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds data: `Machine`, or `Env.Kernel`. A map that is there gets members below it.
-    #[must_use]
-    pub fn data(self, path: &str, value: Value) -> Self {
-        self.member(path, Member::Data(value))
-    }
-
-    /// Adds a method: `Param`, or `Machine.Url`.
-    #[must_use]
-    pub fn method(self, path: &str, call: impl Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static) -> Self {
-        self.member(path, Member::Method(Arc::new(call)))
-    }
-
-    fn member(mut self, path: &str, member: Member) -> Self {
-        let mut names = path.split('.').peekable();
-        let mut members = &mut self.members;
-        while let Some(name) = names.next() {
-            if names.peek().is_none() {
-                members.insert(name.to_owned(), member);
-                break;
-            }
-            let below = members
-                .entry(name.to_owned())
-                .or_insert_with(|| Member::Object(BTreeMap::new()));
-            if let Member::Data(value) = below {
-                let data = match value.take() {
-                    Value::Object(map) => map.into_iter().map(|(k, v)| (k, Member::Data(v))).collect(),
-                    _ => BTreeMap::new(),
-                };
-                *below = Member::Object(data);
-            }
-            match below {
-                Member::Object(inner) => members = inner,
-                // A method has no members: the path cannot be followed.
-                Member::Method(_) | Member::Data(_) => break,
-            }
-        }
-        self
-    }
-}
-
-/// Finds the templates that `{{template "ID" .}}` names.
-pub trait Library {
-    /// Source of a template by its ID.
-    fn source(&self, id: &str) -> Option<String>;
-}
-
-/// A library without templates.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoLibrary;
-
-impl Library for NoLibrary {
-    fn source(&self, _id: &str) -> Option<String> {
-        None
-    }
-}
-
-/// What a render may use up.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of output.
-    pub output: usize,
-    /// Turns of all loops together.
-    pub turns: u64,
-    /// Templates that one render may draw in.
-    pub templates: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            output: 4 << 20,
-            turns: 1_000_000,
-            templates: 500,
-        }
-    }
-}
-
-/// Why a template cannot be used: which one, where, what.
+/// Why a text is no template, or could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("template {template}, line {line}: {message}")]
+#[error("template {template}{}: {message}", .line.map(|line| format!(", line {line}")).unwrap_or_default())]
 pub struct TemplateError {
-    /// Name of the template that was rendered, or the ID of one that it draws in.
+    /// Name or ID of the template that the error is in.
     pub template: String,
-    /// Line in it, from 1; 0 when it is not known.
-    pub line: usize,
+    /// Line within it, from 1.
+    pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
 }
 
-/// Whether a source parses.
-///
-/// # Errors
-/// The first thing that does not.
-pub fn check(name: &str, source: &str) -> Result<(), TemplateError> {
-    engine::check(name, source)
+/// What one rendering may use up.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of output, and of any single text on the way there.
+    pub output: usize,
+    /// Time, nested renderings included.
+    pub time: Duration,
+    /// Turns of all `range` loops together.
+    pub iterations: u64,
 }
 
-/// Renders a source.
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            output: 4 << 20,
+            time: Duration::from_secs(5),
+            iterations: 200_000,
+        }
+    }
+}
+
+/// What a template can ask for. Every answer is fetched when the template asks, not before.
+///
+/// An `Err` ends the rendering with its text, so it is written for the author of the template.
+pub trait Scope: Send + Sync {
+    /// `.Machine`: the members of the machine object.
+    fn machine(&self) -> Option<Members> {
+        None
+    }
+
+    /// `.Env`: the members of the boot environment.
+    fn env(&self) -> Option<Members> {
+        None
+    }
+
+    /// `.Stage`: the members of the stage.
+    fn stage(&self) -> Option<Members> {
+        None
+    }
+
+    /// `.Task`: the members of the task.
+    fn task(&self) -> Option<Members> {
+        None
+    }
+
+    /// Path of the file that is being rendered; in `*.ipxe` files `.BootParams` names the initrd first.
+    fn path(&self) -> Option<String> {
+        None
+    }
+
+    /// `.ProvisionerAddress`: the server as the requester sees it.
+    fn provisioner_address(&self) -> Result<String, String>;
+
+    /// `.ProvisionerURL`: base URL of the static server, without a slash at the end.
+    fn provisioner_url(&self) -> Result<String, String>;
+
+    /// `.ApiURL`: base URL of the API, without a slash at the end.
+    fn api_url(&self) -> Result<String, String>;
+
+    /// `.Param`: the value from the nearest source, or the declared default; none when there is neither.
+    fn param(&self, name: &str) -> Result<Option<Value>, String>;
+
+    /// `.ComposeParam`: the values of all sources merged.
+    fn compose_param(&self, name: &str) -> Result<Option<Value>, String> {
+        self.param(name)
+    }
+
+    /// Text of a template object, for `{{template "ID" .}}` and `.CallTemplate`.
+    fn template(&self, _id: &str) -> Option<String> {
+        None
+    }
+
+    /// Kernel, initial RAM disks and arguments of the boot environment; `arch` none means the machine's.
+    fn boot(&self, _arch: Option<&str>) -> Result<BootFiles, String> {
+        Err("there is no boot environment here".to_owned())
+    }
+
+    /// Path of a file of the boot environment on the static server, with a slash in front.
+    fn boot_path(&self, _file: &str, _arch: Option<&str>) -> Result<String, String> {
+        Err("there is no boot environment here".to_owned())
+    }
+
+    /// The MAC address that the file is rendered for.
+    fn mac_addr(&self) -> Option<String> {
+        None
+    }
+
+    /// A token for what is being rendered (`.GenerateToken` and its kin).
+    fn token(&self, _kind: TokenKind<'_>) -> Result<String, String> {
+        Err("templates get no tokens here".to_owned())
+    }
+}
+
+/// What a boot environment boots. `boot_params` is a template.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootFiles {
+    /// Kernel.
+    pub kernel: String,
+    /// Initial RAM disks, in order.
+    pub initrds: Vec<String>,
+    /// Kernel arguments, not rendered yet.
+    pub boot_params: String,
+}
+
+/// Which token a template asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind<'a> {
+    /// `.GenerateToken`.
+    Short,
+    /// `.GenerateInfiniteToken`.
+    Long,
+    /// `.GenerateProfileToken PROFILE SECONDS`.
+    Profile {
+        /// Profile that the token gives access to.
+        profile: &'a str,
+        /// Life time in seconds; 0 for the longest.
+        seconds: u64,
+    },
+}
+
+/// Renders `text` under the name `name` with the usual limits.
 ///
 /// # Errors
-/// It does not parse, a member or param is missing, a method refuses, or a limit is reached.
-pub fn render(
-    name: &str,
-    source: &str,
-    dot: &Dot,
-    library: &dyn Library,
-    limits: Limits,
-) -> Result<String, TemplateError> {
-    engine::render(name, source, &dot.members, library, limits)
+/// The first thing that cannot be parsed or answered, or the limit that was reached.
+pub fn render(name: &str, text: &str, scope: &Arc<dyn Scope>) -> Result<String, TemplateError> {
+    render_with(name, text, scope, Limits::default())
+}
+
+/// Like [`render`], within other limits.
+///
+/// # Errors
+/// As `render`.
+pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limits) -> Result<String, TemplateError> {
+    engine::Run::new(scope.clone(), limits).render(name, text)
+}
+
+/// Parses a text without rendering it, and returns the IDs of the templates that it includes.
+///
+/// # Errors
+/// Where it is no template: wrong syntax, or a function that does not exist.
+pub fn check(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
+    engine::check(name, text)
 }
