@@ -76,7 +76,8 @@ impl Boot {
         if let Some(left) = self.eta_s {
             line = format!("{line}, {left:.0} s left");
         }
-        if self.detail.is_empty() {
+        // A percentage or an error says the same, and more.
+        if self.detail.is_empty() || self.error.is_some() || self.percent.is_some() {
             line
         } else {
             format!("{line} ({})", self.detail)
@@ -95,11 +96,15 @@ impl Boot {
 
 fn phase_words(phase: &str) -> &str {
     match phase {
+        "powering-off" => "powering off",
         "ejecting" => "ejecting old media",
         "inserting" => "inserting the ISO",
         "inserted" => "ISO inserted",
         "boot-once" => "boot once set",
-        "powering" => "power",
+        "powering" | "powering-on" => "powering on",
+        "reboot-asked" => "reboot asked",
+        "waiting-for-power" => "waiting for power",
+        "copied" => "copied to the BMC",
         "grub" => "GRUB",
         "kernel-started" => "kernel started",
         "agent-up" => "agent up",
@@ -256,7 +261,10 @@ pub(crate) fn follow(session: &Session, boot: Boot, until: WaitFor) -> Result<()
             return Ok(());
         }
         match next(client, &boot, left) {
-            Ok(newer) => boot = newer,
+            Ok(newer) => {
+                boot = newer;
+                line.troubled = false;
+            }
             // The server may be restarting; the boot outlives that.
             Err(
                 error @ (ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::Timeout { .. }),
@@ -313,7 +321,6 @@ impl<'a> Line<'a> {
     }
 
     fn show(&mut self, boot: &Boot, elapsed: Duration) {
-        self.troubled = false;
         let changed = boot.phase != self.phase;
         if let Some(bar) = &self.bar {
             if changed && !self.phase.is_empty() {

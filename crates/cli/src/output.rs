@@ -135,6 +135,8 @@ fn lookup<'a>(row: &'a Map<String, Value>, column: &str) -> Option<&'a Value> {
 fn cell(value: Option<&Value>, width: usize) -> String {
     let text = match value {
         None => String::new(),
+        // Beside other cells, nothing says it better.
+        Some(Value::Null) if width < usize::MAX => String::new(),
         Some(Value::String(text)) => text.clone(),
         Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
             items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")

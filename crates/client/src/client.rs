@@ -350,6 +350,7 @@ impl About {
                 why: words(&error),
                 source: Some(error),
             },
+            io::ErrorKind::UnexpectedEof => self.broken("the server closed it".to_owned()),
             _ => {
                 let mut why = words(&error);
                 if let Some(source) = error.source() {

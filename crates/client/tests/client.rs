@@ -223,3 +223,21 @@ fn login_is_drpclis_and_the_cache_is_private() {
     let wrong = Login::with_password(&client(&server), "op", &Secret::new("x"), None).unwrap_err();
     assert!(wrong.to_string().contains("refuses user op"), "{wrong}");
 }
+
+#[test]
+fn a_server_that_goes_away_is_said_to() {
+    let server = Server::start(|seen| match seen.target.as_str() {
+        // The connection's thread ends here, and with it the connection.
+        "/gone" => panic!("gone, as the test wants it"),
+        _ => Answer::ok(json!(1)),
+    });
+    let client = client(&server);
+    let error = client.get::<Value>("/gone").unwrap_err();
+    assert!(matches!(error, ClientError::Broken { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("broke: the server closed it"), "{error}");
+    assert_eq!(
+        client.get::<Value>("/").unwrap(),
+        json!(1),
+        "the next request connects anew"
+    );
+}

@@ -124,7 +124,7 @@ fn a_boot_that_takes_longer_goes_on_without_us() {
     assert_eq!(ran.status, 0, "{}", ran.err);
     assert!(
         ran.err
-            .contains("not there yet after 0 s: power. The boot goes on; `isobar boots watch b1`"),
+            .contains("not there yet after 0 s: powering on. The boot goes on; `isobar boots watch b1`"),
         "{}",
         ran.err
     );

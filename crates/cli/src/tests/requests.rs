@@ -437,6 +437,31 @@ fn a_bare_name_and_a_misspelt_member_get_a_hint() {
 }
 
 #[test]
+fn what_a_workflow_holds_is_said_to_be_so() {
+    let server = Server::start(|seen| match seen.method.as_str() {
+        "PATCH" => Answer::error(
+            422,
+            "ValidationError",
+            "machines",
+            UUID,
+            &["Changing machine bootenv not allowed"],
+        ),
+        _ => Answer::ok(json!({"Uuid": UUID, "BootEnv": "sledgehammer"})),
+    });
+    let ran = run(
+        &server,
+        &["isobar", "machines", "bootenv", "Name:m", "local", "--no-wait"],
+    );
+    let refusal = format!("Error: ValidationError: machines/{UUID}: Changing machine bootenv not allowed\n");
+    assert_eq!(
+        ran.err,
+        format!("{refusal}Its workflow decides that. Without one: isobar machines workflow Name:m \"\"\n\n")
+    );
+    let ran = run(&server, &["drpcli", "machines", "bootenv", "Name:m", "local"]);
+    assert_eq!(ran.err, format!("{refusal}\n"));
+}
+
+#[test]
 fn tasks_are_put_where_they_belong_and_not_twice() {
     let world = world(false);
     let server = serve(&world);

@@ -321,8 +321,27 @@ fn send_patch(session: &Session, call: &Call, key: &str, patch: &Value) -> Resul
     if session.settings.force {
         request = request.query("force", "true");
     }
-    let changed: Value = request.send_json(patch)?.json()?;
-    follow.after(session, changed)
+    let answer = request.send_json(patch).map_err(|error| {
+        let hint = if session.helpful() {
+            under_workflow(call, &error)
+        } else {
+            None
+        };
+        CliError::hinted(error, hint)
+    })?;
+    follow.after(session, answer.json()?)
+}
+
+/// What to do when a workflow holds the member that was to be changed (drp-api §5).
+fn under_workflow(call: &Call, error: &ClientError) -> Option<String> {
+    const REFUSALS: [&str; 2] = [
+        "Changing machine bootenv not allowed",
+        "Changing machine stage not allowed",
+    ];
+    let ClientError::Api(body) = error else { return None };
+    let held = body.messages.iter().any(|message| REFUSALS.contains(&message.as_str()));
+    let id = call.arg(0);
+    held.then(|| format!("Its workflow decides that. Without one: isobar machines workflow {id} \"\""))
 }
 
 fn destroy(session: &Session, call: &Call) -> Result<Output, CliError> {
