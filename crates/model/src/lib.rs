@@ -11,6 +11,7 @@ pub mod arch;
 pub mod bootenv;
 pub mod content;
 pub mod error;
+pub mod filter;
 pub mod key;
 pub mod lookup;
 pub mod machine;

@@ -124,6 +124,8 @@ pub enum IndexKind {
     Ip,
     /// UUIDs.
     Uuid,
+    /// MAC addresses, without regard to case.
+    Mac,
     /// Integers.
     Int,
 }
@@ -132,7 +134,7 @@ impl IndexKind {
     /// Name of the kind in `GET /indexes`.
     pub fn wire_name(self) -> &'static str {
         match self {
-            IndexKind::String => "string",
+            IndexKind::String | IndexKind::Mac => "string",
             IndexKind::Bool => "boolean",
             IndexKind::Ip => "IP Address",
             IndexKind::Uuid => "UUID string",
@@ -142,7 +144,7 @@ impl IndexKind {
 }
 
 /// An index: usable in filters and sorts, and for lookup (`Name:x`) when unique.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexDef {
     /// Name in queries.
     pub name: &'static str,
