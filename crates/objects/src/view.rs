@@ -252,10 +252,13 @@ impl Lookup for View<'_> {
     }
 
     fn check_template(&self, text: &str) -> Result<(), String> {
-        isobar_template::check("", text).map(drop).map_err(|e| match e.line {
-            None => e.message,
-            Some(line) => format!("line {line}: {}", e.message),
-        })
+        // The engine finds no template without a name.
+        isobar_template::check("text", text)
+            .map(drop)
+            .map_err(|e| match e.line {
+                None => e.message,
+                Some(line) => format!("line {line}: {}", e.message),
+            })
     }
 
     fn param_schema(&self, param: &str) -> Option<Arc<ParamSchema>> {
