@@ -39,6 +39,7 @@ use isobar_store::Store;
 pub use hook::{AllPresent, ChangeHook, Presence};
 pub use objects::{FEATURES, Objects, OpenError, Options};
 pub use principal::{Claim, Principal};
+pub use read::Listing;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};
 

@@ -218,6 +218,44 @@ fn availability_follows_the_boot_files_and_what_is_referred_to() {
 }
 
 #[test]
+fn lists_show_what_was_asked_for_and_may_be_seen() {
+    let b = bench();
+    for name in ["m-2", "m-1", "m-3"] {
+        b.machine(json!({"Name": name}));
+    }
+    b.set("Name:m-2", "BootEnv", json!("sledgehammer")).unwrap();
+    let list = |noun: &str, pairs: &[(&str, &str)], by: &Principal| {
+        let pairs: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let listing = b.objects.list(noun, &pairs, by).unwrap();
+        let names: Vec<_> = listing.objects.iter().map(|o| text(o, "Name").to_owned()).collect();
+        (names.join(" "), listing.total)
+    };
+    assert_eq!(
+        list("machines", &[("sort", "Name"), ("BootEnv", "local")], &root()),
+        ("m-1 m-3".to_owned(), 3)
+    );
+    assert_eq!(
+        list("machines", &[("sort", "Name"), ("limit", "1")], &root()),
+        ("m-1".to_owned(), 3)
+    );
+    assert_eq!(list("bootenvs", &[("OnlyUnknown", "true")], &root()).0, "ignore");
+    let refused = b
+        .objects
+        .list("bootenvs", &[("fred".to_owned(), "x".to_owned())], &root())
+        .unwrap_err();
+    assert_eq!(refused.to_string(), "GET: bootenvs: Filter not found: fred");
+
+    let token = b
+        .objects
+        .issue_machine_token("Name:m-1", std::time::Duration::from_secs(60))
+        .unwrap();
+    let machine = b.objects.verify(token.as_str()).unwrap();
+    assert_eq!(list("machines", &[], &machine), (String::new(), 0));
+    assert_eq!(list("stages", &[("Name", "none")], &machine).0, "none");
+    assert!(!b.objects.list("users", &[], &root()).unwrap().objects[0].contains_key("PasswordHash"));
+}
+
+#[test]
 fn a_failed_boot_shows_on_the_machine() {
     let b = bench();
     b.machine(json!({"Name": "mach-01"}));
