@@ -1,5 +1,5 @@
-//! The BMC itself: its state, its virtual media and its hand on the machine's power. Redfish is
-//! one face of it, the control API and [`crate::Sim`] are others.
+//! The BMC itself: its sessions, its virtual media, its boot override. Redfish is one face of it,
+//! the control API and [`crate::Sim`] are others; the machine's power is in [`crate::power`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,9 @@ use crate::config::{SimConfig, ms};
 use crate::console::Console;
 use crate::fault::{Fault, FaultKind, Faults};
 use crate::log::Log;
-use crate::machine::{BootDevice, Ended, Machine, MachineEvent, Start};
+use crate::machine::BootDevice;
 use crate::medium::{Medium, ReadError, VirtualCd};
+use crate::power::Command;
 
 /// PowerState of the machine (DSP2046 Resource.PowerState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,38 +86,6 @@ struct State {
     session_seq: u64,
     medium_seq: u64,
     asset_tag: String,
-}
-
-/// Redfish reset types, and what else reaches the machine.
-#[derive(Debug)]
-pub(crate) enum Command {
-    On,
-    ForceOff,
-    ForceRestart,
-    PowerCycle,
-    GracefulShutdown,
-    GracefulRestart,
-    PushPowerButton,
-    MediumChanged,
-    GuestReset,
-    /// Switch off without delay and end.
-    Quit(oneshot::Sender<()>),
-}
-
-impl Command {
-    /// From a Redfish ResetType.
-    pub(crate) fn of_reset_type(text: &str) -> Option<Self> {
-        Some(match text {
-            "On" | "ForceOn" => Self::On,
-            "ForceOff" => Self::ForceOff,
-            "ForceRestart" => Self::ForceRestart,
-            "PowerCycle" => Self::PowerCycle,
-            "GracefulShutdown" => Self::GracefulShutdown,
-            "GracefulRestart" => Self::GracefulRestart,
-            "PushPowerButton" => Self::PushPowerButton,
-            _ => return None,
-        })
-    }
 }
 
 /// Why a deed was not done.
@@ -246,7 +215,7 @@ impl Bmc {
         self.lock().power
     }
 
-    fn set_power(&self, power: Power) {
+    pub(crate) fn set_power(&self, power: Power) {
         self.lock().power = power;
         self.log.touch();
     }
@@ -417,7 +386,7 @@ impl Bmc {
         self.take_out(SlotId::Cd);
     }
 
-    fn cd(&self) -> Option<Arc<dyn VirtualCd>> {
+    pub(crate) fn cd(&self) -> Option<Arc<dyn VirtualCd>> {
         self.lock().cd.medium.clone().map(|medium| medium as Arc<dyn VirtualCd>)
     }
 
@@ -442,7 +411,7 @@ impl Bmc {
     }
 
     /// Chooses what the next boot boots, and uses a one-time override up.
-    fn follow_override(&self) -> (BootDevice, BootOverride) {
+    pub(crate) fn follow_override(&self) -> (BootDevice, BootOverride) {
         let ignored = self.faults.meet_deed(|k| *k == FaultKind::OverrideIgnored).is_some();
         let mut state = self.lock();
         let boot = state.boot.clone();
@@ -458,169 +427,5 @@ impl Bmc {
             _ => BootDevice::Disk,
         };
         (device, boot)
-    }
-}
-
-/// The hand on the power: runs commands one after the other and hears when the machine ends.
-pub(crate) struct PowerControl {
-    bmc: Arc<Bmc>,
-    machine: Box<dyn Machine>,
-    /// The boot that runs.
-    boot: Option<u64>,
-    /// GracefulRestart: after the shutdown comes a start.
-    restart: bool,
-}
-
-impl PowerControl {
-    pub(crate) fn new(bmc: Arc<Bmc>, machine: Box<dyn Machine>) -> Self {
-        Self {
-            bmc,
-            machine,
-            boot: None,
-            restart: false,
-        }
-    }
-
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut events: mpsc::Receiver<MachineEvent>) {
-        loop {
-            tokio::select! {
-                command = commands.recv() => match command {
-                    None => break,
-                    Some(Command::Quit(done)) => {
-                        self.machine.stop().await;
-                        self.ended("power-off");
-                        // Nobody waits any more: fine.
-                        let _ = done.send(());
-                        break;
-                    }
-                    Some(command) => self.follow(command).await,
-                },
-                Some(event) = events.recv() => self.hear(event).await,
-            }
-        }
-    }
-
-    async fn follow(&mut self, command: Command) {
-        let on = self.boot.is_some();
-        match command {
-            Command::On if !on => self.on().await,
-            Command::PushPowerButton if !on => self.on().await,
-            Command::ForceRestart | Command::PowerCycle | Command::GracefulRestart if !on => self.on().await,
-            Command::ForceOff if on => self.off().await,
-            Command::PowerCycle => {
-                self.off().await;
-                self.on().await;
-            }
-            Command::ForceRestart => {
-                self.machine.stop().await;
-                self.ended("reset");
-                self.start().await;
-            }
-            Command::GracefulShutdown | Command::PushPowerButton if on => self.button(false).await,
-            Command::GracefulRestart => self.button(true).await,
-            Command::MediumChanged => {
-                let cd = self.bmc.cd();
-                self.machine.medium_changed(cd).await;
-            }
-            Command::GuestReset if on => self.machine.guest_reset().await,
-            _ => {}
-        }
-    }
-
-    async fn lag(&mut self, usual: u64) {
-        let more = self
-            .bmc
-            .faults
-            .meet_deed(|k| matches!(k, FaultKind::PowerLag { .. }))
-            .map(|met| met.kind);
-        let more = if let Some(FaultKind::PowerLag { ms }) = more {
-            ms
-        } else {
-            0
-        };
-        tokio::time::sleep(ms(usual + more)).await;
-    }
-
-    async fn on(&mut self) {
-        self.bmc.set_power(Power::PoweringOn);
-        self.lag(self.bmc.config.manners.power_on_ms).await;
-        self.start().await;
-    }
-
-    async fn start(&mut self) {
-        self.restart = false;
-        let (device, boot) = self.bmc.follow_override();
-        let cd = self.bmc.cd();
-        let number = self.bmc.log.boot(
-            match device {
-                BootDevice::Cd => "Cd",
-                BootDevice::Disk => "Hdd",
-                BootDevice::Network => "Pxe",
-            },
-            &boot.enabled,
-            cd.as_ref().map(|cd| cd.number()),
-        );
-        self.boot = Some(number);
-        match self
-            .machine
-            .start(Start {
-                boot: number,
-                device,
-                cd,
-            })
-            .await
-        {
-            Ok(()) => self.bmc.set_power(Power::On),
-            Err(error) => {
-                tracing::error!(%error, "the machine did not start");
-                self.ended(&format!("crashed: {error}"));
-                self.bmc.set_power(Power::Off);
-            }
-        }
-    }
-
-    async fn off(&mut self) {
-        self.bmc.set_power(Power::PoweringOff);
-        self.lag(self.bmc.config.manners.power_off_ms).await;
-        self.machine.stop().await;
-        self.ended("power-off");
-        self.bmc.set_power(Power::Off);
-    }
-
-    async fn button(&mut self, restart: bool) {
-        if self.bmc.faults.meet_deed(|k| *k == FaultKind::ButtonIgnored).is_none() {
-            self.restart = restart;
-            self.machine.power_button().await;
-        }
-    }
-
-    fn ended(&mut self, how: &str) {
-        if let Some(boot) = self.boot.take() {
-            self.bmc.log.amend_boot(boot, |b| b.ended = Some(how.to_owned()));
-        }
-    }
-
-    async fn hear(&mut self, event: MachineEvent) {
-        if self.boot != Some(event.boot) {
-            return; // an end that the power was faster than
-        }
-        match event.ended {
-            Ended::Reset => {
-                self.ended("reset");
-                self.start().await;
-            }
-            Ended::Shutdown => {
-                self.ended("shutdown");
-                if self.restart {
-                    self.start().await;
-                } else {
-                    self.bmc.set_power(Power::Off);
-                }
-            }
-            Ended::Crashed(why) => {
-                self.ended(&format!("crashed: {why}"));
-                self.bmc.set_power(Power::Off);
-            }
-        }
     }
 }

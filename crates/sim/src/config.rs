@@ -101,6 +101,19 @@ impl SimConfig {
         }
     }
 
+    /// What would otherwise fail late, with QEMU's words.
+    pub(crate) fn check(&self) -> Result<(), SimError> {
+        let octets: Vec<&str> = self.mac.split(':').collect();
+        let hex = |octet: &&str| octet.len() == 2 && octet.bytes().all(|b| b.is_ascii_hexdigit());
+        if octets.len() != 6 || !octets.iter().all(hex) {
+            return Err(SimError::Config(format!(
+                "{:?} is no MAC address: want 52:54:00:12:34:56",
+                self.mac
+            )));
+        }
+        Ok(())
+    }
+
     /// Serial number of the system, from its UUID so that two machines differ.
     pub fn serial_number(&self) -> String {
         self.uuid.simple().to_string()[..12].to_ascii_uppercase()
@@ -440,4 +453,82 @@ fn make_password(folder: &Path) -> Result<String, SimError> {
 /// Milliseconds of the manners as a duration.
 pub(crate) fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_network_gives_its_addresses() {
+        assert_eq!(UserNet::parse("192.168.77.0/24").unwrap(), UserNet::default());
+        let small = UserNet::parse("10.1.2.33/28").unwrap();
+        assert_eq!(small.net, Ipv4Addr::new(10, 1, 2, 32));
+        assert_eq!(small.dhcp_start, Ipv4Addr::new(10, 1, 2, 40));
+        for bad in ["10.0.0.0", "10.0.0.0/30", "10.0.0/24", "10.0.0.0/x", ""] {
+            assert!(
+                UserNet::parse(bad).unwrap_err().to_string().contains("192.168.77.0/24"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn options_read_a_password_or_make_one_for_good() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let options: SimOptions = serde_json::from_str(
+            r#"{"listen":"127.0.0.1:9443","firmware":"secureboot","read-manner":"copy-all","net":"10.9.0.0/16"}"#,
+        )
+        .unwrap();
+        assert!(options.clone().into_config().is_err(), "no place for a password");
+        let made = SimOptions {
+            work_dir: Some(folder.path().to_owned()),
+            ..options.clone()
+        };
+        let config = made.clone().into_config().unwrap();
+        assert_eq!(
+            (config.machine, config.firmware),
+            (MachineKind::Qemu, Firmware::Secureboot)
+        );
+        assert_eq!((config.manners.read, config.net.prefix), (ReadManner::CopyAll, 16));
+        assert_eq!(config.password.len(), 24);
+        assert!(!format!("{config:?}").contains(&config.password));
+        assert_eq!(
+            made.into_config().unwrap().password,
+            config.password,
+            "the same at the next start"
+        );
+        let file = folder.path().join("password");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, "calvin\n").unwrap();
+        let given = SimOptions {
+            password_file: Some(file.clone()),
+            ..options.clone()
+        };
+        assert_eq!(given.into_config().unwrap().password, "calvin");
+        std::fs::write(&file, "\n").unwrap();
+        let empty = SimOptions {
+            password_file: Some(file),
+            ..options
+        };
+        assert!(empty.into_config().unwrap_err().to_string().contains("is empty"));
+    }
+
+    #[test]
+    fn a_mac_that_is_none_is_refused() {
+        assert!(SimConfig::default().check().is_ok());
+        for bad in ["", "52:54:00:12:34", "52:54:00:12:34:5g", "52:54:00:12:34:56,romfile=x"] {
+            assert!(
+                SimConfig {
+                    mac: bad.into(),
+                    ..SimConfig::default()
+                }
+                .check()
+                .is_err(),
+                "{bad}"
+            );
+        }
+    }
 }

@@ -14,8 +14,9 @@
 use http::Method;
 use serde_json::json;
 
-use crate::bmc::{Bmc, Command, SlotId};
+use crate::bmc::{Bmc, SlotId};
 use crate::fault::Fault;
+use crate::power::Command;
 use crate::redfish::{Answer, Refused};
 
 pub(crate) fn answer(bmc: &Bmc, method: &Method, path: &str, query: Option<&str>, body: &[u8]) -> Answer {

@@ -14,8 +14,7 @@ const CONTINUATIONS_MAX: usize = 16;
 
 /// What is wrong with the disc.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiscError {
+pub(crate) enum DiscError {
     /// The bytes did not come.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -30,11 +29,11 @@ fn bad<T>(text: impl Into<String>) -> Result<T, DiscError> {
 
 /// Where a file lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// First byte.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Bytes.
-    pub length: u64,
+    pub(crate) length: u64,
 }
 
 struct Entry {
@@ -44,13 +43,11 @@ struct Entry {
 }
 
 /// An ISO9660 disc.
-pub struct Disc {
+pub(crate) struct Disc {
     cd: Arc<dyn VirtualCd>,
     root: Extent,
     /// First sector of the El Torito catalog.
     catalog: Option<u32>,
-    /// Label in the primary volume descriptor.
-    pub volume_id: String,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -72,8 +69,8 @@ impl Disc {
     ///
     /// # Errors
     /// When the bytes do not come or there is no primary volume descriptor.
-    pub async fn open(cd: Arc<dyn VirtualCd>) -> Result<Self, DiscError> {
-        let (mut root, mut catalog, mut volume_id) = (None, None, String::new());
+    pub(crate) async fn open(cd: Arc<dyn VirtualCd>) -> Result<Self, DiscError> {
+        let (mut root, mut catalog) = (None, None);
         for sector in 16..48 {
             let bytes = cd.read_at(sector * SECTOR, 2048).await?;
             if bytes.get(1..6) != Some(b"CD001") {
@@ -82,7 +79,6 @@ impl Disc {
             match bytes[0] {
                 0 if bytes[7..].starts_with(b"EL TORITO SPECIFICATION") => catalog = Some(u32_at(&bytes, 0x47)),
                 1 => {
-                    volume_id = ascii(&bytes[40..72]);
                     let (offset, length) = (u32_at(&bytes, 156 + 2), u32_at(&bytes, 156 + 10));
                     root = Some(Extent {
                         offset: u64::from(offset) * SECTOR,
@@ -94,12 +90,7 @@ impl Disc {
             }
         }
         match root {
-            Some(root) => Ok(Self {
-                cd,
-                root,
-                catalog,
-                volume_id,
-            }),
+            Some(root) => Ok(Self { cd, root, catalog }),
             None => bad("no primary volume descriptor"),
         }
     }
@@ -108,7 +99,7 @@ impl Disc {
     ///
     /// # Errors
     /// When the disc has none.
-    pub async fn boot_image(&self, platform: u8) -> Result<Extent, DiscError> {
+    pub(crate) async fn boot_image(&self, platform: u8) -> Result<Extent, DiscError> {
         let Some(catalog) = self.catalog else {
             return bad("no El Torito boot record");
         };
@@ -232,7 +223,7 @@ impl Disc {
     ///
     /// # Errors
     /// When there is none.
-    pub async fn find(&self, path: &str) -> Result<Extent, DiscError> {
+    pub(crate) async fn find(&self, path: &str) -> Result<Extent, DiscError> {
         let mut directory = self.root;
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         for (n, part) in parts.iter().enumerate() {
@@ -253,7 +244,7 @@ impl Disc {
     ///
     /// # Errors
     /// When the bytes do not come.
-    pub async fn read(&self, extent: Extent, piece: u32, keep: u64) -> Result<Vec<u8>, DiscError> {
+    pub(crate) async fn read(&self, extent: Extent, piece: u32, keep: u64) -> Result<Vec<u8>, DiscError> {
         let mut kept = Vec::new();
         let mut at = 0;
         while at < extent.length {

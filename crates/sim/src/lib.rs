@@ -29,6 +29,7 @@ mod machine;
 mod medium;
 mod nbd;
 mod paper;
+mod power;
 mod qemu;
 mod qmp;
 mod redfish;
@@ -43,17 +44,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use bmc::{Bmc, Command, PowerControl, SlotId};
+use bmc::{Bmc, SlotId};
 pub use bmc::{BootOverride, Power, SlotView};
 pub use config::{Firmware, MachineKind, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
 use console::Console;
 pub use error::SimError;
 pub use fault::{Fault, FaultKind, Planted};
-pub use iso::{Disc, DiscError, Extent};
-pub use log::{BootLog, Log, MediumLog, Read, ReadCause, Request, Stage};
-pub use machine::{BootDevice, Ended, Events, Machine, MachineEvent, Start};
-pub use medium::{ReadError, VirtualCd};
+use log::Log;
+pub use log::{BootLog, MediumLog, Read, ReadCause, Request, Stage};
+use machine::Machine;
 pub use paper::{OsExit, OsUp};
+use power::{Command, PowerControl};
 
 /// Commands that may wait for the machine.
 const COMMANDS_MAX: usize = 64;
@@ -95,8 +96,10 @@ impl Drop for Scratch {
 /// Starts a simulator; it serves when this returns.
 ///
 /// # Errors
-/// When it cannot listen, write its work folder, or a package that the machine needs is missing.
+/// When an option is not usable, it cannot listen or write its work folder, or a package that the
+/// machine needs is missing.
 pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
+    config.check()?;
     // reqwest looks for the process's provider; another one installed before is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let images = medium::client().map_err(|e| SimError::Config(format!("HTTP client: {e}")))?;

@@ -138,7 +138,7 @@ struct Entries {
 }
 
 /// The log of one simulator.
-pub struct Log {
+pub(crate) struct Log {
     entries: Mutex<Entries>,
     changed: watch::Sender<u64>,
 }
@@ -291,22 +291,22 @@ impl Log {
     }
 
     /// Requests so far, oldest first.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.lock().requests.iter().cloned().collect()
     }
 
     /// Requests to image servers so far, oldest first.
-    pub fn reads(&self) -> Vec<Read> {
+    pub(crate) fn reads(&self) -> Vec<Read> {
         self.lock().reads.iter().cloned().collect()
     }
 
     /// Sums of the media inserted so far, oldest first.
-    pub fn media(&self) -> Vec<MediumLog> {
+    pub(crate) fn media(&self) -> Vec<MediumLog> {
         self.lock().media.values().cloned().collect()
     }
 
     /// Boots so far, oldest first.
-    pub fn boots(&self) -> Vec<BootLog> {
+    pub(crate) fn boots(&self) -> Vec<BootLog> {
         self.lock().boots.iter().cloned().collect()
     }
 }

@@ -9,7 +9,7 @@ use crate::medium::VirtualCd;
 
 /// What the firmware boots, this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootDevice {
+pub(crate) enum BootDevice {
     /// The virtual CD, then the disk.
     Cd,
     /// The disk only.
@@ -20,18 +20,18 @@ pub enum BootDevice {
 
 /// One start of the machine.
 #[derive(Clone)]
-pub struct Start {
+pub(crate) struct Start {
     /// Number of the boot in the log; events carry it.
-    pub boot: u64,
+    pub(crate) boot: u64,
     /// What to boot.
-    pub device: BootDevice,
+    pub(crate) device: BootDevice,
     /// The medium that is in the CD drive.
-    pub cd: Option<Arc<dyn VirtualCd>>,
+    pub(crate) cd: Option<Arc<dyn VirtualCd>>,
 }
 
 /// How a run of the machine ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// The guest asked for a reset: the machine wants to be started again.
     Reset,
     /// The guest switched itself off.
@@ -42,19 +42,19 @@ pub enum Ended {
 
 /// The end of a boot, told by the machine.
 #[derive(Clone, Debug)]
-pub struct MachineEvent {
+pub(crate) struct MachineEvent {
     /// The boot that ended.
-    pub boot: u64,
+    pub(crate) boot: u64,
     /// How.
-    pub ended: Ended,
+    pub(crate) ended: Ended,
 }
 
 /// Where a machine sends its events. Bounded: a machine ends at most once per start.
-pub type Events = mpsc::Sender<MachineEvent>;
+pub(crate) type Events = mpsc::Sender<MachineEvent>;
 
 /// A machine behind a BMC. All calls come one at a time, from the BMC's power control.
 #[async_trait]
-pub trait Machine: Send {
+pub(crate) trait Machine: Send {
     /// Switches it on; returns when the firmware runs.
     async fn start(&mut self, start: Start) -> Result<(), String>;
     /// Cuts its power; returns when it is off. Sends no event.

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,8 +29,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why the machine got no bytes.
 #[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
+pub(crate) enum ReadError {
     /// Ejected meanwhile.
     #[error("the medium was ejected")]
     Gone,
@@ -67,7 +67,7 @@ impl ReadError {
 
 /// A CD as the machine sees it.
 #[async_trait]
-pub trait VirtualCd: Send + Sync {
+pub(crate) trait VirtualCd: Send + Sync {
     /// Number of the medium, from 1; each insert gets its own.
     fn number(&self) -> u64;
     /// Bytes on it. Asks the image's server when nobody did yet.
@@ -109,8 +109,10 @@ pub(crate) struct Medium {
     line: tokio::sync::Mutex<()>,
     copy: OnceLock<File>,
     closed: watch::Sender<bool>,
-    /// For tasks that read ahead.
-    me: std::sync::Weak<Self>,
+    /// Whether a window is being read ahead; one at a time.
+    ahead: AtomicBool,
+    /// For the task that does so.
+    me: Weak<Self>,
 }
 
 /// The client for image URLs: certificates unchecked and no redirects, as most BMCs.
@@ -145,6 +147,7 @@ impl Medium {
             line: tokio::sync::Mutex::default(),
             copy: OnceLock::new(),
             closed: watch::Sender::new(false),
+            ahead: AtomicBool::new(false),
             me: me.clone(),
         })
     }
@@ -403,12 +406,14 @@ impl Medium {
             at += take as u64;
         }
         if self.manners.read == ReadManner::ReadAhead
+            && !self.ahead.swap(true, Ordering::AcqRel)
             && let Some(me) = self.me.upgrade()
         {
             let window = end..end + u64::from(self.manners.window);
             tokio::spawn(async move {
                 // What cannot be read ahead is read, and complained about, when it is needed.
                 let _ = me.fill(window.start, window.end, ReadCause::Ahead).await;
+                me.ahead.store(false, Ordering::Release);
             });
         }
         Ok(bytes.freeze())
@@ -471,4 +476,101 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Serves the bytes, whole or by range, one request a connection.
+    async fn serve(content: Arc<Vec<u8>>) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x.iso", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let content = Arc::clone(&content);
+                tokio::spawn(async move {
+                    let mut stream = BufReader::new(stream);
+                    let (mut lines, mut line) = (Vec::new(), String::new());
+                    while stream.read_line(&mut line).await.unwrap() > 2 {
+                        lines.push(std::mem::take(&mut line).to_ascii_lowercase());
+                    }
+                    let range = lines.iter().find_map(|l| l.strip_prefix("range: bytes="));
+                    let (status, body) = match range.and_then(|r| r.trim().split_once('-')) {
+                        Some((from, to)) => (206, &content[from.parse().unwrap()..=to.parse().unwrap()]),
+                        None => (200, &content[..]),
+                    };
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                    stream.get_mut().write_all(head.as_bytes()).await.unwrap();
+                    if lines[0].starts_with("get") {
+                        stream.get_mut().write_all(body).await.unwrap();
+                    }
+                });
+            }
+        });
+        Url::parse(&url).unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_range_is_the_images_own_in_every_manner() {
+        let content: Arc<Vec<u8>> = Arc::new((0..300_007u32).map(|i| (i ^ (i >> 7)) as u8).collect());
+        let url = serve(Arc::clone(&content)).await;
+        let folder = tempfile::tempdir().unwrap();
+        // As `start` does.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        for read in [
+            ReadManner::Lazy,
+            ReadManner::AtInsert,
+            ReadManner::ReadAhead,
+            ReadManner::CopyAll,
+        ] {
+            let manners = Manners {
+                read,
+                block: 4096,
+                window: 20_000,
+                ..Manners::instant()
+            };
+            let log = Arc::new(Log::default());
+            let medium = Medium::new(
+                1,
+                url.clone(),
+                client().unwrap(),
+                manners,
+                Arc::clone(&log),
+                Arc::default(),
+            );
+            medium.inserted(folder.path()).await.unwrap();
+            assert_eq!(medium.size().await.unwrap(), 300_007);
+            let mut ranges: Vec<(usize, usize)> = vec![(0, 1), (0, 300_007), (4095, 2), (300_006, 1), (8192, 4096)];
+            ranges.extend((0..100).map(|_| {
+                let start = rand::random_range(0..300_007);
+                (start, rand::random_range(0..=(300_007 - start).min(30_000)))
+            }));
+            for (start, length) in ranges {
+                let bytes = medium.read_at(start as u64, length as u32).await.unwrap();
+                assert!(bytes == content[start..start + length], "{read:?} {start}+{length}");
+            }
+            assert!(matches!(
+                medium.read_at(300_000, 8).await,
+                Err(ReadError::Beyond { .. })
+            ));
+            assert_eq!(log.media()[0].machine_covered, [(0, 300_007)].into());
+            medium.close();
+            assert!(
+                matches!(medium.read_at(0, 1).await, Err(ReadError::Gone)),
+                "{read:?}: ejected"
+            );
+        }
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "copies have no name"
+        );
+    }
 }

@@ -8,8 +8,13 @@ use common::{Client, ImageServer, SOON, SYSTEM, run};
 use isobar_sim::{Firmware, MachineKind, Power, Sim, SimConfig, start};
 use tempfile::TempDir;
 
-/// A CD whose boot sector writes `text` to COM1, then halts or resets the machine.
-fn talking_disc(text: &str, reset: bool) -> Vec<u8> {
+/// mov al, 0xfe; out 0x64, al: the keyboard controller resets the machine.
+const RESET: &[u8] = &[0xB0, 0xFE, 0xE6, 0x64];
+/// mov dx, 0x604; mov ax, 0x2000; out dx, ax: ACPI switches it off.
+const POWER_OFF: &[u8] = &[0xBA, 0x04, 0x06, 0xB8, 0x00, 0x20, 0xEF];
+
+/// A CD whose boot sector writes `text` to COM1, does `last` and halts.
+fn talking_disc(text: &str, last: &[u8]) -> Vec<u8> {
     #[rustfmt::skip]
     let mut sector = vec![
         0x31, 0xC0,             // xor ax, ax
@@ -22,9 +27,7 @@ fn talking_disc(text: &str, reset: bool) -> Vec<u8> {
         0xEE,                   // out dx, al
         0xEB, 0xF5,             // jmp next
     ];
-    if reset {
-        sector.extend([0xB0, 0xFE, 0xE6, 0x64]); // mov al, 0xfe; out 0x64, al
-    }
+    sector.extend(last);
     sector.extend([0xF4, 0xEB, 0xFD]); // hlt; jmp $-1
     sector.resize(0x40, 0);
     sector.extend(text.as_bytes());
@@ -57,8 +60,9 @@ fn said(text: &str, times: usize) -> impl Fn(&Sim) -> bool {
 
 #[tokio::test]
 async fn a_virtual_machine_boots_the_inserted_image_once() {
-    let first = ImageServer::start(talking_disc("first disc\n", false)).await;
-    let second = ImageServer::start(talking_disc("second disc\n", true)).await;
+    let first = ImageServer::start(talking_disc("first disc\n", &[])).await;
+    let second = ImageServer::start(talking_disc("second disc\n", RESET)).await;
+    let third = ImageServer::start(talking_disc("third disc\n", POWER_OFF)).await;
     let serial = TempDir::new().unwrap();
     let config = SimConfig {
         machine: MachineKind::Qemu,
@@ -111,7 +115,18 @@ async fn a_virtual_machine_boots_the_inserted_image_once() {
     let file = std::fs::read_to_string(serial.path().join("serial.log")).unwrap();
     assert!(file.contains("first disc") && file.contains("second disc"));
 
+    // A guest that switches itself off.
+    assert_eq!(client.boot("Cd", "Once").await.status, 200);
+    client.eject().await;
+    assert_eq!(client.insert(&third.url()).await.status, 204);
+    assert_eq!(client.reset("On").await.status, 204);
+    expect(&sim, "it boots", said("third disc", 1)).await;
+    expect(&sim, "and is off", |s| s.power() == Power::Off).await;
+    assert_eq!(sim.boots()[4].ended.as_deref(), Some("shutdown"));
+
     // Continuous boots the disc at every start.
+    client.eject().await;
+    assert_eq!(client.insert(&second.url()).await.status, 204);
     assert_eq!(client.boot("Cd", "Continuous").await.status, 200);
     assert_eq!(client.reset("On").await.status, 204);
     expect(&sim, "a disc that resets boots again and again", |s| {
@@ -120,16 +135,19 @@ async fn a_virtual_machine_boots_the_inserted_image_once() {
     .await;
     // Nobody says goodbye: the virtual machine goes with its simulator.
     let work = serial.path().join("work").to_str().unwrap().to_owned();
-    assert_eq!(processes_of(&work), 1);
+    wait_for_processes(&work, 1).await;
     drop(sim);
-    let gone = async {
-        while processes_of(&work) > 0 {
+    wait_for_processes(&work, 0).await;
+}
+
+async fn wait_for_processes(text: &str, count: usize) {
+    let wait = async {
+        while processes_of(text) != count {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(SOON, gone)
-        .await
-        .expect("QEMU outlives its simulator");
+    let in_time = tokio::time::timeout(SOON, wait).await.is_ok();
+    assert!(in_time, "{} processes instead of {count}", processes_of(text));
 }
 
 /// Processes that have the text on their command line.

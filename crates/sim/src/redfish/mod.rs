@@ -11,8 +11,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use crate::bmc::{Bmc, BootOverride, Command, Refusal, SlotId};
+use crate::bmc::{Bmc, BootOverride, Refusal, SlotId};
 use crate::fault::FaultKind;
+use crate::power::Command;
 pub(crate) use message::Refused;
 use resource::Resource;
 

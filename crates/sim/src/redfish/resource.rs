@@ -348,11 +348,7 @@ fn slot(bmc: &Bmc, id: SlotId) -> Value {
         SlotId::Cd => ("2", "Virtual CD", ["CD", "DVD"]),
     };
     let path = format!("/redfish/v1/Managers/1/VirtualMedia/{number}");
-    let image_name = view
-        .image
-        .as_deref()
-        .and_then(|image| image.rsplit('/').next())
-        .unwrap_or_default();
+    let image_name = view.image.as_deref().and_then(|image| image.rsplit('/').next());
     json!({
         "@odata.type": "#VirtualMedia.v1_6_0.VirtualMedia",
         "@odata.id": path,
