@@ -22,12 +22,14 @@ pub struct Console(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     outputs: Vec<File>,
-    /// What was said last for each subject, and when.
-    said: Mutex<BTreeMap<&'static str, (String, Instant)>>,
+    /// What was said of each subject, and when.
+    said: Mutex<BTreeMap<(&'static str, String), Instant>>,
 }
 
 /// How often the same trouble is told again.
 const AGAIN: Duration = Duration::from_secs(60);
+/// Troubles that are remembered; texts with changing numbers in them must not fill the memory.
+const MAX_SAID: usize = 64;
 
 /// Names of the consoles: those of the command line (also behind `--`) and those that the kernel uses.
 #[must_use]
@@ -69,24 +71,25 @@ impl Console {
         }
     }
 
-    /// Shows a line that may come again and again: when it changes, and once a minute.
+    /// Shows a line that may come again and again: at first, and then once a minute.
     pub fn repeat(&self, subject: &'static str, text: &str) {
         let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
-        match said.get(subject) {
-            Some((last, at)) if last == text && at.elapsed() < AGAIN => return,
-            _ => said.insert(subject, (text.to_owned(), Instant::now())),
-        };
+        let key = (subject, text.to_owned());
+        if said.get(&key).is_some_and(|at| at.elapsed() < AGAIN) {
+            return;
+        }
+        if said.len() >= MAX_SAID {
+            said.clear();
+        }
+        said.insert(key, Instant::now());
         drop(said);
         self.say(text);
     }
 
     /// Forgets what was said, so that the same trouble is told at once when it comes back.
     pub fn settled(&self, subject: &'static str) {
-        self.0
-            .said
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(subject);
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.retain(|(about, _), _| *about != subject);
     }
 }
 
@@ -153,7 +156,7 @@ mod tests {
         let dev = tempfile::tempdir().unwrap();
         fs::write(dev.path().join("ttyS0"), "").unwrap();
         let console = Console::open(&["ttyS0".to_owned(), "gone".to_owned()], dev.path());
-        for text in ["a", "a", "b"] {
+        for text in ["a", "b", "a", "b"] {
             console.repeat("network", text);
         }
         console.settled("network");

@@ -148,6 +148,19 @@ pub fn verdict(error: &ClientError) -> Verdict {
     }
 }
 
+/// An error in words for who stands at the console. The client's own speak to who gave a command.
+#[must_use]
+pub fn explain(error: &ClientError) -> String {
+    match error {
+        ClientError::Unreachable { endpoint, why, .. } => format!(
+            "cannot reach {endpoint}: {why}. Check this machine's address, gateway and VLAN, and whether the server runs \
+             and its address for machines is right"
+        ),
+        ClientError::Tls { endpoint, why } => format!("{endpoint} is not the server that made this disc: {why}"),
+        other => other.to_string(),
+    }
+}
+
 /// The server as this boot sees it.
 #[derive(Debug)]
 pub struct Server {

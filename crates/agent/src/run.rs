@@ -12,7 +12,7 @@ use crate::cmdline::Cmdline;
 use crate::console::{self, Console};
 use crate::modules::{Loader, Tables};
 use crate::network::{Config, Network, Places};
-use crate::protocol::{BootFile, Server, Verdict, verdict};
+use crate::protocol::{BootFile, Server, Verdict, explain, verdict};
 use crate::{inventory, nic, read_text};
 
 /// Where the disc's own file is.
@@ -188,12 +188,15 @@ fn insist<T>(
             Verdict::Refused => {
                 console.repeat(
                     "server",
-                    &format!("{what}: {error}. Boot the machine again for a new disc; trying on, slowly"),
+                    &format!(
+                        "{what}: {}. Boot the machine again for a new disc; trying on, slowly",
+                        explain(&error)
+                    ),
                 );
                 thread::sleep(REFUSED_WAIT);
             }
             Verdict::Later => {
-                console.repeat("server", &format!("{what}: {}: {error}; trying on", server.address()));
+                console.repeat("server", &format!("{what}: {}; trying on", explain(&error)));
                 server.next_address();
                 thread::sleep(wait);
                 wait = (wait * 2).min(MOST_WAIT);
@@ -255,7 +258,7 @@ impl Report {
                 Self::Done
             }
             Err((what, error)) => {
-                console.repeat("report", &format!("cannot report {what}: {error}"));
+                console.repeat("report", &format!("cannot report {what}: {}", explain(&error)));
                 match verdict(&error) {
                     // It would not be taken the next time either.
                     Verdict::Refused => Self::Done,

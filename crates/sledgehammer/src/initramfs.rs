@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use isobar_image::cpio::{Archive, Kind};
+use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 use crate::modules::Selection;
@@ -58,13 +60,25 @@ pub(crate) struct Parts<'a> {
     pub(crate) version: &'a str,
 }
 
-/// Puts it together; the same parts give the same bytes.
-pub(crate) fn build(parts: &Parts<'_>) -> Result<Vec<u8>, Error> {
-    let read = |path: &Path| fs::read(path).map_err(|source| Error::io("read", path, source));
-    let mut entries: Vec<(String, Kind, u32, Vec<u8>)> = Vec::new();
+type File = (String, Kind, u32, Vec<u8>);
+
+/// Puts it together; the same parts give the same bytes. They are two archives, one behind the other: what comes from
+/// Debian, whose compressed form is kept in `cache` (it takes half a minute to make), and what is ours.
+pub(crate) fn build(parts: &Parts<'_>, cache: &Path) -> Result<Vec<u8>, Error> {
+    let mut image = kept(&archive(debians(parts)?), cache)?;
+    image.extend(compress(&archive(ours(parts)?))?);
+    Ok(image)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::io("read", path, source))
+}
+
+fn debians(parts: &Parts<'_>) -> Result<Vec<File>, Error> {
+    let mut files: Vec<File> = Vec::new();
     let modules = format!("lib/modules/{}", parts.release);
     for module in &parts.modules.modules {
-        entries.push((
+        files.push((
             format!("{modules}/{}", module.path),
             Kind::File,
             0o644,
@@ -75,51 +89,86 @@ pub(crate) fn build(parts: &Parts<'_>) -> Result<Vec<u8>, Error> {
         ("modules.dep", parts.modules.dep()),
         ("modules.alias", parts.modules.alias()),
     ] {
-        entries.push((format!("{modules}/{name}"), Kind::File, 0o644, text.into_bytes()));
+        files.push((format!("{modules}/{name}"), Kind::File, 0o644, text.into_bytes()));
     }
-    for (path, mode, text) in FILES {
-        entries.push(((*path).to_owned(), Kind::File, *mode, text.as_bytes().to_vec()));
-    }
-    let release = format!("{}\n", parts.version);
-    entries.push(("etc/isobar/release".to_owned(), Kind::File, 0o644, release.into_bytes()));
-    entries.push(("init".to_owned(), Kind::File, 0o755, read(parts.agent)?));
-    entries.push(("bin/busybox".to_owned(), Kind::File, 0o755, read(parts.busybox)?));
+    files.push(("bin/busybox".to_owned(), Kind::File, 0o755, read(parts.busybox)?));
     for applet in parts.applets.lines().map(str::trim) {
         // `init` would be a second one, and a path is no name.
         if !applet.is_empty() && !applet.contains('/') && !["busybox", "init", "linuxrc"].contains(&applet) {
-            entries.push((format!("bin/{applet}"), Kind::Symlink, 0o777, b"busybox".to_vec()));
+            files.push((format!("bin/{applet}"), Kind::Symlink, 0o777, b"busybox".to_vec()));
         }
     }
     // The kernel calls it for modules that it misses: algorithms, file systems.
-    entries.push((
+    files.push((
         "sbin/modprobe".to_owned(),
         Kind::Symlink,
         0o777,
         b"../bin/busybox".to_vec(),
     ));
-    // What the kernel gives /init as its standard input and output.
-    entries.push(("dev/console".to_owned(), Kind::CharDevice(5, 1), 0o600, Vec::new()));
-    entries.push(("dev/null".to_owned(), Kind::CharDevice(1, 3), 0o666, Vec::new()));
+    Ok(files)
+}
 
-    let mut folders: BTreeSet<String> = FOLDERS.iter().map(|name| (*name).to_owned()).collect();
-    for (path, ..) in &entries {
-        let parents = path.match_indices('/').map(|(at, _)| path[..at].to_owned());
-        folders.extend(parents);
+fn ours(parts: &Parts<'_>) -> Result<Vec<File>, Error> {
+    let mut files: Vec<File> = Vec::new();
+    for (path, mode, text) in FILES {
+        files.push(((*path).to_owned(), Kind::File, *mode, text.as_bytes().to_vec()));
     }
-    entries.extend(folders.into_iter().map(|path| (path, Kind::Dir, 0o755, Vec::new())));
-    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    let release = format!("{}\n", parts.version);
+    files.push(("etc/isobar/release".to_owned(), Kind::File, 0o644, release.into_bytes()));
+    files.push(("init".to_owned(), Kind::File, 0o755, read(parts.agent)?));
+    // What the kernel gives /init as its standard input and output.
+    files.push(("dev/console".to_owned(), Kind::CharDevice(5, 1), 0o600, Vec::new()));
+    files.push(("dev/null".to_owned(), Kind::CharDevice(1, 3), 0o666, Vec::new()));
+    files.extend(
+        FOLDERS
+            .iter()
+            .map(|path| ((*path).to_owned(), Kind::Dir, 0o755, Vec::new())),
+    );
+    Ok(files)
+}
 
+/// Makes an archive, ordered by path, with the folders that the files lie in.
+fn archive(mut files: Vec<File>) -> Vec<u8> {
+    let mut folders = BTreeSet::new();
+    for (path, ..) in &files {
+        folders.extend(path.match_indices('/').map(|(at, _)| path[..at].to_owned()));
+    }
+    folders.retain(|folder| !files.iter().any(|(path, ..)| path == folder));
+    files.extend(folders.into_iter().map(|path| (path, Kind::Dir, 0o755, Vec::new())));
+    files.sort_by(|a, b| a.0.cmp(&b.0));
     let mut archive = Archive::new();
-    for (path, kind, mode, data) in &entries {
+    for (path, kind, mode, data) in &files {
         archive.add(path, *kind, *mode, data);
     }
-    compress(&archive.finish())
+    archive.finish()
+}
+
+/// Compresses, unless that was done before.
+fn kept(plain: &[u8], cache: &Path) -> Result<Vec<u8>, Error> {
+    let file = cache.join(format!("debian-{}.cpio.zst", hex::encode(Sha256::digest(plain))));
+    // What was compressed with another level or version differs, but unpacks to the same.
+    if let Ok(image) = fs::read(&file)
+        && unpacks_to(&image, plain)
+    {
+        return Ok(image);
+    }
+    let image = compress(plain)?;
+    fs::create_dir_all(cache).map_err(|source| Error::io("make", cache, source))?;
+    fs::write(&file, &image).map_err(|source| Error::io("write", &file, source))?;
+    Ok(image)
+}
+
+fn unpacks_to(image: &[u8], plain: &[u8]) -> bool {
+    let mut unpacked = Vec::with_capacity(plain.len());
+    let frame = zstd::stream::read::Decoder::new(image).map(zstd::stream::read::Decoder::single_frame);
+    let read = frame.and_then(|frame| frame.take(plain.len() as u64 + 1).read_to_end(&mut unpacked));
+    read.is_ok() && unpacked == plain
 }
 
 /// Compresses, with the length padded to the 4 bytes at which the kernel looks for an archive that follows.
 fn compress(plain: &[u8]) -> Result<Vec<u8>, Error> {
     let mut out = zstd::bulk::compress(plain, LEVEL).map_err(Error::Compress)?;
-    out.resize(out.len().next_multiple_of(512), 0);
+    out.resize(out.len().next_multiple_of(4), 0);
     Ok(out)
 }
 
@@ -127,6 +176,13 @@ fn compress(plain: &[u8]) -> Result<Vec<u8>, Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    fn unpack(image: &[u8]) -> String {
+        let mut out = Vec::new();
+        let mut frame = zstd::stream::read::Decoder::new(image).unwrap().single_frame();
+        std::io::copy(&mut frame, &mut out).unwrap();
+        String::from_utf8_lossy(&out).into_owned()
+    }
 
     #[test]
     fn folders_come_first_and_all_is_reproducible() {
@@ -145,21 +201,22 @@ mod tests {
             modules: &modules,
             version: "1",
         };
-        let image = build(&parts).unwrap();
-        assert_eq!(image, build(&parts).unwrap());
-        assert_eq!(image.len() % 512, 0);
-        let plain = zstd::bulk::decompress(&image[..], 1 << 20);
-        // The padding behind the frame is no frame; take the stream instead.
-        let plain = plain.unwrap_or_else(|_| {
-            let mut out = Vec::new();
-            let mut frame = zstd::stream::read::Decoder::new(&image[..]).unwrap().single_frame();
-            std::io::copy(&mut frame, &mut out).unwrap();
-            out
-        });
-        let text = String::from_utf8_lossy(&plain);
-        let at = |name: &str| text.find(&format!("{name}\0")).unwrap_or_else(|| panic!("no {name}"));
-        assert!(at("etc") < at("etc/isobar") && at("etc/isobar") < at("etc/isobar/udhcpc"));
-        assert!(at("dev/console") < at("init") && at("bin/sh") > 0 && at("lib/modules/6.1.0-1-amd64/modules.dep") > 0);
-        assert!(!text.contains("../x"));
+        let cache = dir.path().join("cache");
+        let image = build(&parts, &cache).unwrap();
+        let kept = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+        // From the cache, and from one that was damaged.
+        assert_eq!(image, build(&parts, &cache).unwrap());
+        let debian = fs::read(&kept).unwrap();
+        fs::write(&kept, &debian[..debian.len() / 2]).unwrap();
+        assert_eq!(image, build(&parts, &cache).unwrap());
+
+        assert_eq!((image.len() % 4, debian.len() % 4), (0, 0));
+        let (first, second) = (unpack(&image), unpack(&image[debian.len()..]));
+        let at = |text: &str, name: &str| text.find(&format!("{name}\0")).unwrap_or_else(|| panic!("no {name}"));
+        assert!(at(&second, "etc") < at(&second, "etc/isobar"));
+        assert!(at(&second, "etc/isobar") < at(&second, "etc/isobar/udhcpc"));
+        assert!(at(&second, "dev/console") < at(&second, "init") && second.contains("the agent"));
+        assert!(at(&first, "lib/modules/6.1.0-1-amd64") < at(&first, "lib/modules/6.1.0-1-amd64/modules.dep"));
+        assert!(at(&first, "bin/sh") > 0 && !first.contains("../x"));
     }
 }

@@ -37,7 +37,7 @@ pub struct BuildOptions {
     pub out: PathBuf,
     /// The static agent: `/init`.
     pub agent: PathBuf,
-    /// Where downloaded packages are kept (80 MB).
+    /// Where downloaded packages are kept, and what takes long to make of them (90 MB).
     pub cache: PathBuf,
     /// Package of the kernel, `linux-image-6.1.0-56-amd64`; by default the release's current one.
     pub kernel: Option<String>,
@@ -231,14 +231,15 @@ pub fn build(options: &BuildOptions, say: &mut dyn FnMut(&str)) -> Result<Bundle
     let modules = Selection::from_dir(&modules_dir, &release)?;
     let busybox = need("busybox-static", "bin/busybox")?;
     let version = format!("{}+{release}", env!("CARGO_PKG_VERSION"));
-    let initramfs = initramfs::build(&initramfs::Parts {
+    let parts = initramfs::Parts {
         agent: &options.agent,
         applets: &debian::run(Command::new(&busybox).arg("--list"))?,
         busybox: &busybox,
         release: &release,
         modules: &modules,
         version: &version,
-    })?;
+    };
+    let initramfs = initramfs::build(&parts, &options.cache)?;
     write(&tree.join(INITRD), &initramfs)?;
 
     // The marker names what is on the disc so far; the files that follow name the marker.
