@@ -10,8 +10,9 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, getpid, getppid, wait};
 
-/// Argument with which PID 1 starts the agent proper.
-pub const AGENT: &str = "agent";
+/// What PID 1 starts, by the argument that it gives. Shells are a process of their own, so that trouble in the agent
+/// does not take the console away.
+const CHILDREN: [(&str, Place); 2] = [("agent", Place::Agent), ("shells", Place::Shells)];
 
 /// statfs(2): what the root of an initramfs is.
 const MEMORY_ROOTS: &[u64] = &[0x8584_58f6, 0x0102_1994];
@@ -23,6 +24,8 @@ pub enum Place {
     Init,
     /// The agent that PID 1 started.
     Agent,
+    /// The keeper of the shells that PID 1 started.
+    Shells,
     /// A program on a host: nothing may be changed.
     Host,
 }
@@ -42,22 +45,31 @@ pub fn place(arguments: &[String]) -> Place {
     }
     let under_init = getppid().is_some_and(|parent| parent.as_raw_nonzero().get() == 1)
         && matches!((fs::read_link("/proc/1/exe"), fs::read_link("/proc/self/exe")), (Ok(a), Ok(b)) if a == b);
-    match arguments {
-        [argument] if argument == AGENT && under_init => Place::Agent,
-        _ => Place::Host,
-    }
+    let started_as = match arguments {
+        [argument] if under_init => CHILDREN.iter().find(|(name, _)| name == argument),
+        _ => None,
+    };
+    started_as.map_or(Place::Host, |(_, place)| *place)
 }
 
 /// Does PID 1's work, for ever.
 pub fn init() -> ! {
     prepare();
+    let mut running: Vec<(u32, &str)> = Vec::new();
     loop {
-        let child = Command::new("/proc/self/exe").arg(AGENT).env_clear().spawn();
-        match child {
-            Ok(child) => reap_until(child.id()),
-            Err(error) => complain(&format!("cannot start the agent: {error}")),
+        for (name, _) in CHILDREN {
+            if running.iter().any(|(_, running)| *running == name) {
+                continue;
+            }
+            match Command::new("/proc/self/exe").arg(name).env_clear().spawn() {
+                Ok(child) => running.push((child.id(), name)),
+                Err(error) => complain(&format!("cannot start {name}: {error}")),
+            }
         }
-        complain("the agent has ended; starting it again");
+        if running.len() == CHILDREN.len() {
+            reap(&mut running);
+        }
+        // One that ends at once must not keep the processor busy.
         thread::sleep(Duration::from_secs(2));
     }
 }
@@ -105,17 +117,24 @@ fn prepare() {
     let _ = rustix::system::sethostname(b"sledgehammer");
 }
 
-/// Waits for every process that ends, orphans too, until this one does.
-fn reap_until(child: u32) {
+/// Waits for every process that ends, orphans too, until it is one of ours.
+fn reap(running: &mut Vec<(u32, &str)>) {
     loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if u32::try_from(pid.as_raw_nonzero().get()).is_ok_and(|pid| pid == child) => {
-                complain(&format!("the agent ended: {status:?}"));
-                return;
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            // Not even the agent is left.
-            Err(_) => return,
+        let (pid, status) = match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) => (u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0), status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => continue,
+            // Nobody is left.
+            Err(_) => return running.clear(),
+        };
+        if let Some(at) = running.iter().position(|(running, _)| *running == pid) {
+            let (_, name) = running.swap_remove(at);
+            let how = match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("with status {code}"),
+                (None, Some(signal)) => format!("by signal {signal}"),
+                (None, None) => "for no known reason".to_owned(),
+            };
+            complain(&format!("{name} ended {how}; starting it again"));
+            return;
         }
     }
 }

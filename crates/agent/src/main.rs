@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             run::agent();
             ExitCode::SUCCESS
         }
+        Place::Shells => run::shells(),
         Place::Host => host(&arguments),
     }
 }

@@ -31,9 +31,8 @@ pub fn agent() {
         run: PathBuf::from("/run/isobar"),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     };
-    let cmdline = Cmdline::parse(&read_text(Path::new("/proc/cmdline")).unwrap_or_default());
-    let names = console::names(&cmdline, sys);
-    let console = Console::open(&names, Path::new("/dev"));
+    let cmdline = cmdline();
+    let console = Console::open(&console::names(&cmdline, sys), Path::new("/dev"));
     let release = read_text(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();
     let image = read_text(Path::new("/etc/isobar/release")).unwrap_or_default();
     console.say(&format!(
@@ -43,9 +42,6 @@ pub fn agent() {
     ));
 
     load_modules(&console, &release, cmdline.get("provisioner.vlan").is_some());
-    for name in names {
-        console::keep_shell(name);
-    }
     let config = match Config::from_cmdline(&cmdline) {
         Ok(config) => config,
         Err(error) => give_up(&console, &error.to_string()),
@@ -74,6 +70,20 @@ pub fn agent() {
     if let Err(error) = rustix::system::reboot(rustix::system::RebootCommand::Restart) {
         console.say(&format!("cannot reboot: {error}; reset the machine"));
     }
+}
+
+/// Keeps a shell on each console, for ever.
+pub fn shells() -> ! {
+    for name in console::names(&cmdline(), Path::new("/sys")) {
+        console::keep_shell(name);
+    }
+    loop {
+        thread::park();
+    }
+}
+
+fn cmdline() -> Cmdline {
+    Cmdline::parse(&read_text(Path::new("/proc/cmdline")).unwrap_or_default())
 }
 
 /// Seconds since the kernel started.

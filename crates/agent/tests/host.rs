@@ -25,14 +25,14 @@ fn state() -> [String; 4] {
 #[test]
 fn nothing_is_mounted_named_or_made() {
     let before = state();
-    // `agent` is what PID 1 passes to its child; it must not be enough.
-    for arguments in [&[][..], &["--dry-run"], &["agent"]] {
+    // The last two are what PID 1 passes to its children; that must not be enough.
+    for arguments in [&[][..], &["--dry-run"], &["agent"], &["shells"]] {
         let output = Command::new(env!("CARGO_BIN_EXE_isobar-agent"))
             .args(arguments)
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        if arguments == ["agent"] {
+        if arguments == ["agent"] || arguments == ["shells"] {
             assert_eq!(output.status.code(), Some(2));
         } else {
             assert!(output.status.success() && text.contains("nothing is changed"), "{text}");
