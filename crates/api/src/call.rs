@@ -13,6 +13,7 @@ use isobar_objects::{Objects, Principal};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::server::Stopping;
 use crate::state::AppState;
 
 /// Largest JSON body in bytes. An inventory has some hundred thousand, a large content pack a few million.
@@ -27,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) who: Option<Principal>,
     /// Where the request comes from.
     pub(crate) peer: Option<SocketAddr>,
+    /// Tells when the server stops.
+    pub(crate) stopping: Option<Stopping>,
     /// Object type of the route, where it has one.
     pub(crate) noun: Option<&'static Noun>,
     pub(crate) method: Method,
@@ -53,6 +56,11 @@ impl Query {
     /// The first value of a parameter.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// All of them.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.0
     }
 
     /// `x=true` and the bare `x`.
@@ -86,6 +94,15 @@ impl Call {
     /// 403 on a route that is open to all, where nobody is known.
     pub(crate) fn who(&self) -> Result<&Principal, ApiError> {
         self.who.as_ref().ok_or_else(ApiError::token_refused)
+    }
+
+    /// Comes back when the server stops.
+    pub(crate) async fn stopping(&self) {
+        match self.stopping.clone() {
+            // Without a sender it has stopped already.
+            Some(Stopping(mut stopped)) => drop(stopped.wait_for(|stop| *stop).await),
+            None => std::future::pending().await,
+        }
     }
 
     /// A call to the objects in the name of who asks, on a thread that may block.

@@ -47,6 +47,10 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
+/// Turns true when the server stops: requests that only wait for news end then. An extension of every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(pub(crate) watch::Receiver<bool>);
+
 /// The REST server.
 #[derive(Debug)]
 pub struct Server;
@@ -170,8 +174,10 @@ impl Connection {
             Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
         };
         let peer = Peer(SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+        let stopping = Stopping(self.stopped.clone());
         let service = TowerToHyperService::new(self.router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(stopping.clone());
             request
         }));
         let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -152,6 +152,55 @@ async fn lists_have_counts_and_heads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lists_are_filtered_sorted_and_paged() {
+    let rig = Rig::start().await;
+    let declared = json!({"Name": "rack", "Schema": {"type": "integer", "default": 1}});
+    rig.post("/api/v3/params", declared).await;
+    let secret = json!({"Name": "pass", "Secure": true, "Schema": {"type": "string"}});
+    rig.post("/api/v3/params", secret).await;
+    rig.post("/api/v3/profiles", json!({"Name": "far", "Params": {"rack": 7}}))
+        .await;
+    for machine in [
+        json!({"Name": "mach-01", "Params": {"color": "red", "pass": "canary"}}),
+        json!({"Name": "mach-02", "Profiles": ["far"]}),
+        json!({"Name": "mach-03", "Params": {"rack": 30}, "Description": "x"}),
+    ] {
+        assert_eq!(rig.post("/api/v3/machines", machine).await.status, 201);
+    }
+    for (query, names) in [
+        ("Name=mach-02", "mach-02"),
+        ("Name=mach-02&Name=mach-01&sort=Name", "mach-01 mach-02"),
+        ("sort=Name&reverse=true&limit=2", "mach-03 mach-02"),
+        ("sort=Name&offset=2", "mach-03"),
+        ("limit=0", ""),
+        ("BootEnv=local&Workflow=&sort=Name&limit=1", "mach-01"),
+        ("color=red", "mach-01"),
+        // Inherited.
+        ("rack=7", "mach-02"),
+        ("rack=Between(7,30)&sort=Name", "mach-02 mach-03"),
+        ("rack=Gt(7)", "mach-03"),
+        ("pass=canary", ""),
+        ("pass=Gt(a)", ""),
+    ] {
+        let reply = rig.get(&format!("/api/v3/machines?{query}")).await;
+        let list = reply.json();
+        let found: Vec<&str> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m["Name"].as_str().unwrap())
+            .collect();
+        assert_eq!(found.join(" "), names, "{query}");
+        assert_eq!(reply.header("x-drp-list-count"), found.len().to_string(), "{query}");
+        assert_eq!(reply.header("x-drp-list-total-count"), "3", "{query}");
+    }
+    let refused = rig.get("/api/v3/machines?Runnable=fred").await;
+    refused.refused(406, "GET: machines: Runnable must be true or false");
+    let unknown = rig.get("/api/v3/bootenvs?greg=1").await;
+    unknown.refused(406, "GET: bootenvs: Filter not found: greg");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn params_by_themselves() {
     let rig = Rig::start().await;
     let uuid = rig.machine("mach-01").await;

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::Rig;
@@ -167,6 +168,25 @@ async fn boots_are_listed_and_followed() {
         rig.bare("GET", "/isobar/v1/boots/b1").token(&own).send().await.status,
         200
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_news_does_not_hold_up_a_shutdown() {
+    let mut rig = Rig::start().await;
+    let uuid = rig.machine("mach-01").await;
+    let boot = json!({"id": "b1", "machine": uuid, "seq": 1});
+    rig.boots.set_boot(boot.clone());
+    let handle = rig.handle.take().unwrap();
+    let waiting = rig.get("/isobar/v1/boots/b1?after=1&wait=60");
+    let boots = &rig.boots;
+    let stop = async {
+        common::until("somebody waits", || boots.waiting.load(Ordering::SeqCst) > 0).await;
+        let began = std::time::Instant::now();
+        handle.shutdown(Duration::from_secs(30)).await;
+        assert!(began.elapsed() < Duration::from_secs(20));
+    };
+    let (reply, ()) = tokio::join!(waiting, stop);
+    assert_eq!(reply.json(), boot);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use isobar_image::BlobDir;
 use isobar_objects::{Objects, Options};
 use isobar_store::sqlite::StoreOptions;
 use isobar_store::{SqliteStore, Vault};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +36,8 @@ const BLOCKING_THREADS: usize = 64;
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let settings = Settings::from_matches(matches)?;
     log_to_stderr(&settings)?;
+    // Whatever is written from here on is for this user alone, also in a folder that others may enter.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let data = DataDir::open(&settings.data_dir)?;
     let parts = Parts::open(&settings, &data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

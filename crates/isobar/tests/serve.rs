@@ -37,6 +37,7 @@ fn the_first_start_makes_a_user_whose_password_only_the_file_knows() {
         ("rocketskates.password", 0o600),
         ("vault.key", 0o600),
         ("tls.key", 0o600),
+        ("isobar.db", 0o600),
     ] {
         assert_eq!(mode(&data.join(name)), expected, "{name}");
     }

@@ -49,5 +49,9 @@ async fn show(call: Call) -> Answer {
         return reply::ok(&boot);
     };
     let wait = Duration::from_secs(wait.unwrap_or(30)).min(MAX_WAIT);
-    reply::ok(&call.app.boots.wait_boot(call.key(), after, wait).await?)
+    tokio::select! {
+        boot = call.app.boots.wait_boot(call.key(), after, wait) => reply::ok(&boot?),
+        // The client asks the server's successor.
+        () = call.stopping() => reply::ok(&boot),
+    }
 }

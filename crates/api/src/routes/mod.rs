@@ -14,7 +14,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 use crate::auth::{self, Refusal};
 use crate::call::{Call, Query};
 use crate::reply::{self, Answer};
-use crate::server::Peer;
+use crate::server::{Peer, Stopping};
 use crate::state::AppState;
 
 mod actions;
@@ -173,12 +173,15 @@ async fn no_route(request: Request) -> Response {
 
 /// Authenticates, authorises, runs. Every route goes through here.
 async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request: Request) -> Response {
+    let began = std::time::Instant::now();
     let (parts, body) = request.into_parts();
     let head = parts.method == Method::HEAD;
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
     let mut call = Call {
         app,
         who: None,
-        peer: parts.extensions.get::<Peer>().map(|peer| peer.0),
+        peer,
+        stopping: parts.extensions.get::<Stopping>().cloned(),
         noun: route.noun,
         query: Query::parse(parts.uri.query()),
         params: params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
@@ -186,18 +189,31 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
         headers: parts.headers,
         body: body.into(),
     };
-    let answer = match auth::admit(&mut call, route.access).await {
+    let admitted = auth::admit(&mut call, route.access).await;
+    let who = call.who.as_ref().map(|who| who.name().to_owned());
+    let answer = match admitted {
         Ok(()) => run(&route, call).await,
-        Err(Refusal::NoCredentials) => return reply::who_are_you(),
-        Err(Refusal::WrongPassword) => return reply::empty(http::StatusCode::FORBIDDEN),
+        Err(Refusal::NoCredentials) => Ok(reply::who_are_you()),
+        Err(Refusal::WrongPassword) => Ok(reply::empty(http::StatusCode::FORBIDDEN)),
         Err(Refusal::Error(error)) => Err(error),
     };
+    let path = parts.uri.path();
     let response = answer.unwrap_or_else(|error| {
         if error.code >= 500 {
-            tracing::error!(method = %route.method, path = %parts.uri.path(), %error, "request failed");
+            tracing::error!(method = %route.method, path, %error, "request failed");
         }
         reply::error(&error)
     });
+    // Neither query nor body: they may hold what is nobody's business.
+    tracing::debug!(
+        method = %route.method,
+        path,
+        status = response.status().as_u16(),
+        who,
+        peer = peer.map(tracing::field::display),
+        ms = began.elapsed().as_millis(),
+        "request"
+    );
     without_body_if(head, response)
 }
 

@@ -114,17 +114,10 @@ async fn list(call: Call) -> Answer {
     let query = call.query.clone();
     let (total, shown) = call
         .objects(move |objects, who| {
-            let mut all = objects.all(noun.name)?;
-            if !who.allows(noun.name, "list", "") {
-                all.retain(|object| who.allows(noun.name, "list", noun.key_of(object)));
-            }
-            let total = all.len();
+            let found = objects.list(noun.name, query.pairs(), who)?;
             let view = View::of(&query);
-            let shown = all
-                .iter()
-                .map(|o| view.show(objects, who, noun, o))
-                .collect::<Result<Vec<_>, _>>()?;
-            Ok((total, shown))
+            let shown = found.objects.iter().map(|o| view.show(objects, who, noun, o));
+            Ok((found.total, shown.collect::<Result<Vec<_>, _>>()?))
         })
         .await?;
     Ok(reply::with_counts(reply::ok(&shown)?, total, shown.len()))

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -300,6 +301,8 @@ pub struct TestBoots {
     pub heard: Mutex<Vec<String>>,
     pub boots: Mutex<Vec<Value>>,
     pub changed: Notify,
+    /// How many have waited for news.
+    pub waiting: AtomicUsize,
     pub images: Mutex<HashMap<String, Arc<Image>>>,
     pub tars: Mutex<Vec<(String, Vec<u8>)>>,
     /// Actions wait for this when they are called `slow`.
@@ -371,6 +374,7 @@ impl Boots for TestBoots {
     }
 
     async fn wait_boot(&self, id: &str, after: u64, wait: Duration) -> Result<Value, ApiError> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             let changed = self.changed.notified();
