@@ -180,7 +180,8 @@ async fn lists_are_filtered_sorted_and_paged() {
         ("rack=Between(7,30)&sort=Name", "mach-02 mach-03"),
         ("rack=Gt(7)", "mach-03"),
         ("pass=canary", ""),
-        ("pass=Gt(a)", ""),
+        // A range around the secret tells nothing about it.
+        ("pass=Between(c,d)", ""),
     ] {
         let reply = rig.get(&format!("/api/v3/machines?{query}")).await;
         let list = reply.json();
