@@ -182,9 +182,9 @@ impl Stage {
         serve.arg("serve").arg("--data-dir").arg(dir.join("data"));
         serve.args(["--api-listen", &local(api), "--file-listen", &local(files)]);
         serve.args([
-            "--server-address-bmc",
+            "--address-for-bmc",
             "127.0.0.1",
-            "--server-address-machine",
+            "--address-for-machine",
             MACHINE_SEES_US_AT,
         ]);
         let serve = Program::start(serve, dir.join("serve.log"))?;
@@ -253,7 +253,7 @@ impl Stage {
     fn sledgehammer(&self, agent: &Path) -> Result<()> {
         let mut command = self.command(&["sledgehammer", "build", "--agent"])?;
         command.arg(agent).arg("--out").arg(self.dir.join("bundle"));
-        command.arg("--cache-dir").arg(target().join("debian"));
+        command.arg("--cache").arg(target().join("debian"));
         step(&mut command)
     }
 

@@ -111,7 +111,7 @@ pub fn classify(
     let copied = share(files, before) >= COPY_SHARE;
     let Some(_) = powered_on else {
         let detail = if copied {
-            "copied to the BMC".to_owned()
+            "inserted; copied to the BMC".to_owned()
         } else if before.requests == 0 {
             "inserted; the BMC has not read anything yet (many read only once the machine is on)".to_owned()
         } else {
@@ -397,7 +397,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH;
         let r = classify(&disc(), &all, &reads(&[], 0), None, now);
         assert_eq!((r.phase, r.percent), (Phase::Inserted, None));
-        assert_eq!(r.detail, "copied to the BMC");
+        assert_eq!(r.detail, "inserted; copied to the BMC");
         let r = classify(&disc(), &all, &reads(&[], 0), Some(now), now);
         assert_eq!(
             (r.phase, r.percent),

@@ -356,14 +356,14 @@ impl Saga {
         let attempt = self.attempt(row)?;
         let url = self.inner.image_url(&attempt).map_err(Stop::Settings)?;
         // Some BMCs read while they insert: the observer is there before the command is.
-        self.inner.follow(&attempt).map_err(Stop::Settings)?;
+        let reads = self.inner.follow(&attempt).map_err(Stop::Settings)?;
         if row.boot.inserted {
             // An earlier try or process may have got through.
             if let Answer::Media(media) = self.look(row, Verb::Media).await?
                 && media.inserted
                 && media.image.as_deref().is_some_and(|image| same_url(image, &url))
             {
-                self.note(row, Phase::Inserted, "inserted");
+                self.note(row, Phase::Inserted, &reads.now(self.inner.wall()).reading.detail);
                 return Ok(Outcome::Next(BOOT_ONCE));
             }
         }
@@ -373,7 +373,7 @@ impl Saga {
         let mounted = matches!(&answer, Answer::Media(media)
             if media.inserted && media.image.as_deref().is_none_or(|image| same_url(image, &url)));
         if mounted {
-            self.note(row, Phase::Inserted, "inserted");
+            self.note(row, Phase::Inserted, &reads.now(self.inner.wall()).reading.detail);
             return Ok(Outcome::Next(BOOT_ONCE));
         }
         row.boot.tries += 1;

@@ -71,6 +71,9 @@ struct Life {
     shown: Mutex<Option<Shown>>,
 }
 
+/// A machine that has read nothing for so long is not in the middle of loading.
+const QUIET: Duration = Duration::from_secs(60);
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -580,15 +583,8 @@ impl Inner {
                 .book
                 .get(attempt.attempt_id())
                 .and_then(|reads| reads.now(now).last);
-            let handed_over = match &attempt.boot {
-                Some(boot) => self
-                    .boot_row(boot)?
-                    .is_some_and(|row| row.boot.handed_over_ms.is_some()),
-                None => true,
-            };
-            let quiet = last.is_none_or(|last| now.duration_since(last).unwrap_or_default() > Duration::from_secs(60));
-            // A machine that was switched on a moment ago and has read nothing yet is about to.
-            if handed_over && (!quiet || (last.is_none() && attempt.first_read_ms.is_none())) {
+            // Who has not begun to read loses nothing: the firmware finds no disc and goes on to the next device.
+            if last.is_some_and(|last| now.duration_since(last).unwrap_or_default() < QUIET) {
                 return Ok(false);
             }
         }

@@ -162,7 +162,7 @@ pub fn render(name: &str, text: &str, scope: &Arc<dyn Scope>) -> Result<String, 
 /// # Errors
 /// As `render`.
 pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limits) -> Result<String, TemplateError> {
-    engine::Run::new(scope.clone(), limits).render(name, text)
+    engine::Run::new(scope.clone(), limits).render(named(name), text)
 }
 
 /// Parses a text without rendering it, and returns the IDs of the templates that it includes.
@@ -170,5 +170,10 @@ pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limit
 /// # Errors
 /// Where it is no template: wrong syntax, or a function that does not exist.
 pub fn check(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
-    engine::check(name, text)
+    engine::check(named(name), text)
+}
+
+/// The engine loses the tree of a text without a name.
+fn named(name: &str) -> &str {
+    if name.is_empty() { "template" } else { name }
 }

@@ -581,3 +581,9 @@ proptest! {
         let _ = with(world(), &text);
     }
 }
+
+#[test]
+fn a_text_without_a_name_is_a_template_too() {
+    assert!(isobar_template::check("", "{{ range $x := list 1 2 }}{{ $x }}{{ end }}").is_ok());
+    assert!(isobar_template::check("", "{{ if true }}").is_err());
+}
