@@ -237,6 +237,15 @@ fn prepare(
                 .map_err(|reason| ApiError::action_bad_param("machines", key, command, name, &reason))?;
         }
     }
+    // A machine may act on itself, but not have its BMC's password sent to an address of its choice.
+    if principal.starts_with("machine:")
+        && params
+            .keys()
+            .any(|name| name.starts_with("ipmi/") && name != param::IPMI_MODE)
+    {
+        let text = "a machine may not choose how its BMC is reached";
+        return Err(ApiError::new(403, "AUTH", "machines", key, text));
+    }
     // What the caller says stands before what the machine has.
     if let Some(Value::Object(own)) = machine.get_mut("Params") {
         own.extend(params);

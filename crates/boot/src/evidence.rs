@@ -95,6 +95,10 @@ pub struct Reading {
 const PROBE: u64 = 96 * 1024;
 /// Share of kernel and initrd that must have gone out before power-on to call it a copy.
 const COPY_SHARE: f64 = 0.9;
+/// A copy is told from a boot after this many bytes,
+const COPY_LEAST: u64 = 4 << 20;
+/// and by this share of all that lies before its furthest byte.
+const COPY_DENSITY: f64 = 0.97;
 /// Nothing read for so long in the middle of a file: stalled.
 pub const STALL: Duration = Duration::from_secs(20);
 
@@ -255,21 +259,17 @@ fn share(files: &[FileEntry], reads: &Reads) -> f64 {
     }
 }
 
-/// Who reads the gaps between the files up to the furthest byte is copying, not booting.
+/// Who has read nearly everything up to the furthest byte is copying: a boot leaves out the gaps and the files that it
+/// does not need.
 fn is_copying(files: &[FileEntry], reads: &Reads) -> bool {
-    let furthest = files
+    let ends = files
         .iter()
         .zip(&reads.files)
         .filter(|(_, r)| r.furthest > 0)
-        .map(|(file, r)| file.offset + r.furthest)
-        .max()
-        .unwrap_or(0);
-    let in_files: u64 = files
-        .iter()
-        .map(|file| file.len.min(furthest.saturating_sub(file.offset)))
-        .sum();
-    let gaps = furthest.saturating_sub(in_files);
-    gaps >= 1024 * 1024 && reads.padding * 2 >= gaps
+        .map(|(f, r)| f.offset + r.furthest);
+    let furthest = ends.max().unwrap_or(0);
+    let covered = reads.padding + reads.files.iter().map(|r| r.covered).sum::<u64>();
+    furthest >= COPY_LEAST && covered as f64 >= furthest as f64 * COPY_DENSITY
 }
 
 /// `3.4 MB`.

@@ -138,7 +138,7 @@ fn reads_tell_the_progress_where_they_can() {
         stage.add_machine(&json!({}));
         let out = stage.isobar(&["machines", "workflow", MACHINE, "discover-base", "--wait", "agent"]);
         assert!(out.ok, "{manner:?}: {out}");
-        let copied = out.stderr.contains("copied to the BMC");
+        let copied = stage.last_boot()["log"].to_string().contains("copied to the BMC");
         assert_eq!(copied, manner == ReadManner::CopyAll, "{manner:?}: {out}");
     }
 }
@@ -355,10 +355,7 @@ fn a_stale_token_is_gone_and_a_guess_is_not_found() {
     );
     let (status, body) = stage.get_image(&url, None);
     assert_eq!(status, 410);
-    assert!(
-        String::from_utf8_lossy(&body).contains("is over"),
-        "it says why"
-    );
+    assert!(String::from_utf8_lossy(&body).contains("is over"), "it says why");
 }
 
 #[test]

@@ -337,6 +337,8 @@ impl Stage {
             ("stage1.img", (noise(3 << 20, 2), "initrd")),
             ("boot/grub/efi.img", (noise(1 << 20, 3), "efi-image")),
             ("boot/grub/i386-pc/eltorito.img", (noise(32 << 10, 4), "bios-image")),
+            // Nothing that boots reads it, but for who copies all.
+            ("boot/grub/fonts/unicode.pf2", (noise(1 << 20, 5), "other")),
             (".isobar/0123456789abcdef", (b"marker".to_vec(), "other")),
         ]);
         let listed: Vec<Value> = files
