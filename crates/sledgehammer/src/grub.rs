@@ -98,7 +98,7 @@ const EARLY: &str = "serial --unit=0 --speed=115200\nterminal_input --append ser
 pub(crate) fn shared_config(marker: &str) -> String {
     format!(
         "# The disc GRUB came from, else the one disc with this file; never /.disk/info, which others have too.\n\
-         if [ ! -f ($root)/{marker} ]; then\n  search --no-floppy --file --set=root /{marker}\nfi\n\
+         search --no-floppy --file --hint=$root --set=root /{marker}\n\
          if [ -f ($root)/{marker} ]; then\n  configfile ($root)/boot/grub/grub.cfg\nfi\n\
          echo \"isobar: GRUB finds no disc with /{marker}.\"\n\
          echo \"Is the virtual medium still inserted? See it with: runaction MACHINE statusVirtualMedia\"\n\
