@@ -128,6 +128,13 @@ mod tests {
         assert_eq!(parse(b"not a module"), None);
     }
 
+    #[test]
+    fn a_section_beyond_all_numbers_is_refused() {
+        let mut elf = fake(b"depends=a\0");
+        elf[64 + 0x18..64 + 0x28].fill(0xff);
+        assert_eq!(parse(&elf), None);
+    }
+
     proptest! {
         #[test]
         fn damaged_modules_are_refused_not_fatal(
