@@ -140,7 +140,8 @@ struct Node {
 /// As `tree` prints it, names sorted without regard to case.
 fn draw(entries: &[Entry], sizes: bool) -> String {
     let mut root = Node::default();
-    for entry in entries {
+    // Regions that are no files have names in angle brackets.
+    for entry in entries.iter().filter(|entry| !entry.path.starts_with('<')) {
         let mut node = &mut root;
         for part in entry.path.split('/').filter(|part| !part.is_empty()) {
             node = node.below.entry((part.to_lowercase(), part.to_owned())).or_default();
