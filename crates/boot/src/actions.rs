@@ -411,7 +411,7 @@ impl Inner {
                 let machine = objects.get("machines", &uuid).map_err(api)?;
                 let env = named.unwrap_or_else(|| member(&machine, "BootEnv").to_owned());
                 let bootenv = objects.get("bootenvs", &env).map_err(api)?;
-                if crate::hook::kernel(&bootenv, &machine).is_empty() {
+                if !isobar_model::bootenv::boots_kernel(&bootenv) {
                     return Err(Reason::new(
                         "bootenv",
                         format!("bootenv {env} has no ISO"),

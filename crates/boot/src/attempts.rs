@@ -294,7 +294,7 @@ impl ImageResolver for Attempts {
         if attempt.over {
             return Err(Denied::Gone);
         }
-        if self.strict && attempt.bmc_ip.as_deref().is_some_and(|ip| ip != peer.to_string()) {
+        if (self.strict || attempt.strict) && attempt.bmc_ip.as_deref().is_some_and(|ip| ip != peer.to_string()) {
             return Err(Denied::Forbidden);
         }
         let image = self.image(&attempt.id).map_err(failed)?.ok_or(Denied::NotFound)?;

@@ -23,10 +23,12 @@ pub trait Connector: Send + Sync {
 }
 
 /// Speaks Redfish.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RedfishConnector {
     /// Networks where BMCs may be.
     pub addresses: AddressPolicy,
+    /// For what was changed to show: see [`Timing::settle_s`].
+    pub settle: Duration,
 }
 
 #[async_trait]
@@ -34,6 +36,7 @@ impl Connector for RedfishConnector {
     async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError> {
         let options = redfish::Options {
             addresses: self.addresses.clone(),
+            settle: self.settle,
             ..redfish::Options::default()
         };
         Ok(Box::new(redfish::connect(endpoint.clone(), recorder, options).await?))

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use isobar_image::{AttemptId, FileRole, Image};
+use isobar_model::bootenv::{boots_kernel, for_arch, os_name};
 use isobar_model::{ApiError, Object};
 use isobar_objects::{ChangeHook, Objects, Presence};
-use isobar_store::{Expect, StoreError, Txn};
+use isobar_store::{Delete, Expect, StoreError, Txn};
 use rand::Rng as _;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::attempts::{hash, put_attempt, random_token};
 use crate::evidence::Phase;
 use crate::kernel_args;
 use crate::reason::Reason;
-use crate::record::{Attempt, Boot, State};
+use crate::record::{Attempt, Boot, Operation, State, kind};
 use crate::render::{BootSecret, Disc, own_files};
 use crate::saga::{DECIDE, RELEASE, put_boot};
 use crate::service::{Booter, Inner, member, store_error};
@@ -54,7 +55,7 @@ impl ChangeHook for Booter {
         let by_iso = wants_iso(new);
         let change = if env_changed && by_iso {
             match objects.find("bootenvs", member(new, "BootEnv"))? {
-                Some(bootenv) if !kernel(&bootenv, new).is_empty() => inner.begin(objects, new, &bootenv, txn),
+                Some(bootenv) if boots_kernel(&bootenv) => inner.begin(objects, new, &bootenv, txn),
                 _ => inner.release(new, txn),
             }
         } else if !by_iso && old.is_some_and(wants_iso) {
@@ -83,6 +84,9 @@ impl Presence for Booter {
         (os_name(bootenv) == "sledgehammer").then(|| "run `isobar sledgehammer build`".to_owned())
     }
 }
+
+/// Boots, attempts and operations of a machine that are kept after their end.
+const HISTORY: usize = 20;
 
 /// A planned attempt: what to commit, and the image to have at hand.
 pub(crate) struct Planned {
@@ -113,6 +117,56 @@ impl Inner {
             }
         }
         txn.puts.push(put_boot(&boot, Expect::Absent));
+        self.forget_old(member(machine, "Uuid"), txn)
+    }
+
+    /// A machine's history is bounded: the oldest boots that are closed, attempts that are over and operations that
+    /// have ended go when a new boot begins.
+    fn forget_old(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
+        let mut boots = Vec::new();
+        for doc in self.store.find(kind::BOOTS, "Machine", machine)? {
+            let Ok(boot) = serde_json::from_slice::<Boot>(&doc.body) else {
+                continue;
+            };
+            if boot.state != State::Running && !boot.cleanup {
+                boots.push((boot.started_ms, boot.id));
+            }
+        }
+        let mut attempts = Vec::new();
+        for (attempt, _) in self.attempts.of_machine(machine)? {
+            if attempt.over {
+                attempts.push((attempt.created_ms, attempt.id));
+            }
+        }
+        let mut operations = Vec::new();
+        for doc in self.store.find(kind::OPERATIONS, "Machine", machine)? {
+            let Ok(operation) = serde_json::from_slice::<Operation>(&doc.body) else {
+                continue;
+            };
+            if operation.state != "running" {
+                operations.push((operation.at_ms, operation.id));
+            }
+        }
+        let mut delete = |kinds: &[&str], mut rows: Vec<(u64, String)>| {
+            rows.sort_unstable();
+            rows.truncate(rows.len().saturating_sub(HISTORY));
+            for (kind, key) in kinds
+                .iter()
+                .flat_map(|kind| rows.iter().map(move |(_, key)| (kind, key)))
+            {
+                // The rows of a boot that replaced it are written in this very transaction: those stay.
+                if !txn.puts.iter().any(|put| put.kind == **kind && put.key == *key) {
+                    txn.deletes.push(Delete {
+                        kind: (*kind).to_owned(),
+                        key: key.clone(),
+                        expect: Expect::Any,
+                    });
+                }
+            }
+        };
+        delete(&[kind::BOOTS, kind::EXCHANGES], boots);
+        delete(&[kind::ATTEMPTS, kind::IMAGES], attempts);
+        delete(&[kind::OPERATIONS], operations);
         Ok(())
     }
 
@@ -151,14 +205,22 @@ impl Inner {
             .by_name(os)
             .map_err(store)?
             .ok_or_else(|| missing(format!("there is no base `{os}` yet")))?;
-        let kernel = kernel(bootenv, machine);
-        let initrds = initrds(bootenv, machine);
-        for file in std::iter::once(&kernel).chain(&initrds) {
+        let arch = member(machine, "Arch");
+        let files = for_arch(bootenv, arch).ok_or_else(|| missing(format!("it has no kernel for {arch}")))?;
+        for file in std::iter::once(&files.kernel).chain(&files.initrds) {
             if !row.files.contains(file) {
                 return Err(missing(format!("its base has no file {file}")));
             }
         }
-        let arguments = kernel_args::render(objects, machine, bootenv, settings, &self.options.addr)?;
+        let arguments = kernel_args::render(
+            objects,
+            machine,
+            bootenv,
+            &files.boot_params,
+            settings,
+            &self.options.addr,
+        )?;
+        let for_bmc = kernel_args::bmc_address(objects, machine, bootenv, settings, &self.options.addr)?;
         let attempt_id = AttemptId(rand::rng().random());
         let (token, secret) = (random_token(), random_token());
         let toward_machine = kernel_args::static_address(objects, machine);
@@ -174,9 +236,9 @@ impl Inner {
             fingerprint: self.options.fingerprint.clone(),
         };
         let own = own_files(&Disc {
-            title: "Sledgehammer",
-            kernel: &kernel,
-            initrds: &initrds,
+            title: &title(env),
+            kernel: &files.kernel,
+            initrds: &files.initrds,
             arguments: &arguments,
             secret: &boot_secret,
         });
@@ -203,10 +265,8 @@ impl Inner {
                 bmc_ip: settings.bmc_ip().map(|ip| ip.to_string()),
                 size: image.len(),
                 etag: image.etag().to_owned(),
-                authority: self
-                    .options
-                    .addr
-                    .bmc_url(settings.for_bmc.as_deref(), settings.bmc_ip()),
+                authority: self.options.addr.bmc_url(for_bmc.as_deref(), settings.bmc_ip()),
+                strict: settings.strict,
                 created_ms: self.now_ms(),
                 first_read_ms: None,
                 elsewhere: None,
@@ -289,6 +349,7 @@ impl Inner {
             intent: None,
             way: None,
             leave_power: false,
+            shutdown_ms: None,
             inserted: false,
             override_set: false,
             cleanup: false,
@@ -303,42 +364,10 @@ impl Inner {
     }
 }
 
-/// `OS.Name` of a bootenv: the base that it boots.
-pub(crate) fn os_name(bootenv: &Object) -> &str {
-    bootenv
-        .get("OS")
-        .and_then(|os| os.get("Name"))
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-}
-
-fn arch_info<'a>(bootenv: &'a Object, machine: &Object) -> Option<&'a Value> {
-    bootenv
-        .get("OS")?
-        .get("SupportedArchitectures")?
-        .get(member(machine, "Arch"))
-}
-
-/// Kernel of a bootenv for the machine's architecture; empty when it has none, and so no ISO.
-pub(crate) fn kernel(bootenv: &Object, machine: &Object) -> String {
-    let own = arch_info(bootenv, machine)
-        .and_then(|info| info.get("Kernel"))
-        .and_then(Value::as_str);
-    own.filter(|kernel| !kernel.is_empty())
-        .unwrap_or_else(|| member(bootenv, "Kernel"))
-        .to_owned()
-}
-
-fn initrds(bootenv: &Object, machine: &Object) -> Vec<String> {
-    let own = arch_info(bootenv, machine)
-        .and_then(|info| info.get("Initrds"))
-        .and_then(Value::as_array);
-    let list = own
-        .filter(|list| !list.is_empty())
-        .or_else(|| bootenv.get("Initrds").and_then(Value::as_array));
-    list.into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect()
+/// `sledgehammer` -> `Sledgehammer`: what the menu shows.
+fn title(bootenv: &str) -> String {
+    let mut letters = bootenv.chars();
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

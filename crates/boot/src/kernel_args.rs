@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use isobar_model::Object;
 use isobar_model::network::Provisioning;
-use isobar_objects::{Objects, Resolved};
-use isobar_template::BootFiles;
+use isobar_objects::Objects;
+use isobar_template::{BootFiles, TemplateError};
 use serde_json::Value;
 
 use crate::address::ServerAddr;
@@ -14,7 +14,8 @@ use crate::reason::Reason;
 use crate::service::member;
 use crate::settings::{Settings, param};
 
-/// Machine + bootenv + addresses -> arguments on one line or several.
+/// Machine + bootenv + addresses -> arguments on one line or several. `source` is the bootenv's template for the
+/// machine's architecture.
 ///
 /// # Errors
 /// Malformed `network-data`, or a template that does not render: both name what to correct.
@@ -22,31 +23,63 @@ pub(crate) fn render(
     objects: &Objects,
     machine: &Object,
     bootenv: &Object,
+    source: &str,
     settings: &Settings,
     addr: &ServerAddr,
 ) -> Result<String, Reason> {
-    let name = member(machine, "Name");
+    let template = format!("{}/BootParams", member(bootenv, "Name"));
+    let scope = scope(objects, machine, bootenv, settings, addr)?;
+    let (name, what) = (member(machine, "Name"), "boot parameters");
+    isobar_template::render(&template, source, &scope).map_err(|error| does_not_render(name, what, &error))
+}
+
+/// How the machine's BMC is told to reach this server, where the machine chooses: a host or a base URL.
+///
+/// # Errors
+/// A template that does not render.
+pub(crate) fn bmc_address(
+    objects: &Objects,
+    machine: &Object,
+    bootenv: &Object,
+    settings: &Settings,
+    addr: &ServerAddr,
+) -> Result<Option<String>, Reason> {
+    match &settings.for_bmc {
+        Some(source) if source.contains("{{") => {
+            let scope = scope(objects, machine, bootenv, settings, addr)?;
+            let text = isobar_template::render(param::BOOT_VIRTUAL_ISO_URL, source, &scope)
+                .map_err(|error| does_not_render(member(machine, "Name"), param::BOOT_VIRTUAL_ISO_URL, &error))?;
+            Ok(Some(text.trim().to_owned()))
+        }
+        plain => Ok(plain.clone()),
+    }
+}
+
+fn does_not_render(machine: &str, what: &str, error: &TemplateError) -> Reason {
+    Reason::new(
+        "template",
+        format!("{what} of {machine}: {error}"),
+        "correct the bootenv or the param that it names, then set the bootenv again",
+    )
+}
+
+fn scope(
+    objects: &Objects,
+    machine: &Object,
+    bootenv: &Object,
+    settings: &Settings,
+    addr: &ServerAddr,
+) -> Result<Arc<dyn isobar_template::Scope>, Reason> {
     let network = network(objects, machine)?;
-    let web = addr.machine_files_url(settings.for_machine.as_deref(), address_of(network.as_ref()));
-    let api = addr.machine_api_url(settings.for_machine.as_deref(), address_of(network.as_ref()));
-    let plain = network.map(|(value, parsed)| parsed.normalise(&value));
-    let scope: Arc<dyn isobar_template::Scope> = Arc::new(Scope {
+    let toward = address_of(network.as_ref());
+    Ok(Arc::new(Scope {
         objects: objects.clone(),
         machine: machine.clone(),
         bootenv: bootenv.clone(),
-        network_data: plain,
-        web,
-        api,
-    });
-    let template = format!("{}/BootParams", member(bootenv, "Name"));
-    let source = member(bootenv, "BootParams");
-    isobar_template::render(&template, source, &scope).map_err(|error| {
-        Reason::new(
-            "template",
-            format!("the boot parameters for {name} do not render: {error}"),
-            "correct the bootenv or the param that it names, then set the bootenv again",
-        )
-    })
+        network_data: network.map(|(value, parsed)| parsed.normalise(&value)),
+        web: addr.machine_files_url(settings.for_machine.as_deref(), toward),
+        api: addr.machine_api_url(settings.for_machine.as_deref(), toward),
+    }))
 }
 
 /// The machine's static address, where it has one.
@@ -70,9 +103,9 @@ fn network(objects: &Objects, machine: &Object) -> Result<Option<(Value, Provisi
         )
     };
     let value = objects
-        .resolve_in("machines", machine, param::NETWORK_DATA)
+        .compose_in("machines", machine, param::NETWORK_DATA)
         .map_err(|e| bad(e.to_string()))?;
-    let Some(Resolved { value, .. }) = value.filter(|v| !v.value.is_null()) else {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
         return Ok(None);
     };
     match Provisioning::parse(&value) {
@@ -119,6 +152,15 @@ impl isobar_template::Scope for Scope {
 
     fn param(&self, name: &str) -> Result<Option<Value>, String> {
         self.value(name)
+    }
+
+    fn compose_param(&self, name: &str) -> Result<Option<Value>, String> {
+        if name == param::NETWORK_DATA {
+            return Ok(self.network_data.clone());
+        }
+        self.objects
+            .compose_in("machines", &self.machine, name)
+            .map_err(|e| e.to_string())
     }
 
     fn template(&self, id: &str) -> Option<String> {

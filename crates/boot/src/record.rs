@@ -64,6 +64,8 @@ pub struct Attempt {
     pub over: bool,
     /// Address of the BMC, to tell its reads from others'.
     pub bmc_ip: Option<String>,
+    /// Nobody but the BMC's own address may read.
+    pub strict: bool,
     /// Size of the image in bytes.
     pub size: u64,
     /// Entity tag of the image.
@@ -160,6 +162,8 @@ pub struct Boot {
     pub way: Option<Way>,
     /// Policy of the machine when the boot began: leave the power to the operator.
     pub leave_power: bool,
+    /// The machine's own time for a graceful shutdown; none: the server's.
+    pub shutdown_ms: Option<u64>,
     /// Something of ours may be in the BMC: to be taken out when this boot does not succeed.
     pub inserted: bool,
     /// An override of ours may be set.

@@ -67,14 +67,28 @@ fn grub_cfg(disc: &Disc<'_>) -> String {
         initrds.push_str(" /");
         initrds.push_str(path);
     }
-    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let arguments = disc.arguments.split_whitespace().collect::<Vec<_>>();
+    // What stands behind `--` is init's and not the kernel's, consoles included: without a copy in front, a kernel
+    // that dies would do so in silence.
+    let for_init = arguments
+        .iter()
+        .position(|word| *word == "--")
+        .unwrap_or(arguments.len());
+    let consoles = arguments[for_init..].iter().filter(|word| word.starts_with("console="));
+    let arguments = [&["BOOTIF=discovery"], &arguments[..for_init]]
+        .concat()
+        .into_iter()
+        .chain(consoles.copied())
+        .chain(arguments[for_init..].iter().copied())
+        .collect::<Vec<_>>()
+        .join(" ");
     // The rescue of a boot that fails in GRUB is a message on the console and a prompt, not a loop.
     format!(
         "set timeout=0\nset default=0\nmenuentry \"{title}\" {{\n  echo \"isobar: loading kernel\"\n  linux /{kernel} \
-         BOOTIF=discovery {arguments}\n  echo \"isobar: loading initrd\"\n  initrd{initrds}\n  boot\n}}\n",
+         {arguments}\n  echo \"isobar: loading initrd\"\n  initrd{initrds}\n  boot\n}}\n",
         title = quoted(disc.title),
         kernel = disc.kernel,
-        arguments = escaped(&one_line(disc.arguments)),
+        arguments = escaped(&arguments),
     )
 }
 
@@ -155,7 +169,7 @@ mod tests {
     fn the_menu_has_the_arguments_on_one_line() {
         let config = disc_with("ro\n  provisioner.ip=10.0.0.2/24   provisioner.interface=\"eth10\" -- console=tty0");
         assert!(config.contains(
-            "linux /vmlinuz0 BOOTIF=discovery ro provisioner.ip=10.0.0.2/24 provisioner.interface=\"eth10\" -- console=tty0\n"
+            "linux /vmlinuz0 BOOTIF=discovery ro provisioner.ip=10.0.0.2/24 provisioner.interface=\"eth10\" console=tty0 -- console=tty0\n"
         ));
         assert!(config.contains("initrd /stage1.img /isobar/own.img\n"));
     }

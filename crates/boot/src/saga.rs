@@ -301,7 +301,7 @@ impl Saga {
             _ => {}
         }
         let now = self.inner.now_ms();
-        let graceful = millis(timing.shutdown());
+        let graceful = row.boot.shutdown_ms.unwrap_or_else(|| millis(timing.shutdown()));
         match row.boot.asked_ms {
             None => {
                 row.boot.asked_ms = Some(now);

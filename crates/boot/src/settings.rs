@@ -1,6 +1,7 @@
 //! What a machine's params say about booting it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use isobar_bmc::{Endpoint, Secret, TlsTrust};
 use isobar_model::Object;
@@ -17,6 +18,10 @@ pub mod param {
     pub const BOOT_VIRTUAL_ISO_URL: &str = "boot-virtual-iso-url";
     /// What to do with a machine that is on: `cycle` or `wait`.
     pub const POWER_POLICY: &str = "boot-virtual-iso-power";
+    /// How long a running system may take to shut down, in seconds.
+    pub const SHUTDOWN: &str = "boot-virtual-iso-shutdown-seconds";
+    /// Nobody but the BMC's own address may read the image.
+    pub const STRICT: &str = "isobar/strict-image-peer";
     /// Address of this server as the BMC reaches it.
     pub const SERVER_FOR_BMC: &str = "isobar/server-address-bmc";
     /// Address of this server as the machine reaches it.
@@ -45,9 +50,13 @@ pub struct Settings {
     pub virtual_iso: bool,
     /// Policy `wait`: the power of a machine that is on is the operator's.
     pub leave_power: bool,
+    /// Time for a graceful shutdown, where the machine (or a profile) sets it.
+    pub shutdown: Option<Duration>,
+    /// Nobody but the BMC's own address may read the image.
+    pub strict: bool,
     /// Its BMC, or what is missing to talk to it.
     pub endpoint: Result<Endpoint, Reason>,
-    /// Own choice of the address for BMCs.
+    /// Own choice of the address for BMCs: a host or a base URL; may be a template.
     pub for_bmc: Option<String>,
     /// Own choice of the address for machines.
     pub for_machine: Option<String>,
@@ -92,6 +101,10 @@ impl Settings {
         Ok(Self {
             virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
             leave_power,
+            shutdown: get(param::SHUTDOWN)?
+                .and_then(|v| v.value.as_u64())
+                .map(Duration::from_secs),
+            strict: flag(param::STRICT)?,
             for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
             for_machine: text(get(param::SERVER_FOR_MACHINE)?),
             endpoint,

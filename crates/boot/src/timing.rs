@@ -12,6 +12,8 @@ pub struct Timing {
     pub exchange_s: f64,
     /// An insert: some BMCs copy the whole image before they answer.
     pub insert_s: f64,
+    /// For an inserted image to show in its slot, and for an override to be read back.
+    pub settle_s: f64,
     /// Tries of a step whose exchanges fail in a way that may pass.
     pub tries: u32,
     /// Pause after the first failed try; doubles with each further one, up to a minute.
@@ -45,6 +47,7 @@ impl Default for Timing {
         Self {
             exchange_s: 60.0,
             insert_s: 180.0,
+            settle_s: 20.0,
             tries: 4,
             retry_s: 2.0,
             poll_s: 2.0,
@@ -79,6 +82,8 @@ durations! {
     exchange = exchange_s;
     /// See [`Timing::insert_s`].
     insert = insert_s;
+    /// See [`Timing::settle_s`].
+    settle = settle_s;
     /// See [`Timing::poll_s`].
     poll = poll_s;
     /// See [`Timing::shutdown_s`].

@@ -238,6 +238,7 @@ async fn start_boots(
 ) -> anyhow::Result<Booter> {
     let connector = Arc::new(RedfishConnector {
         addresses: settings.bmc_networks.clone(),
+        settle: settings.timing.settle(),
     });
     let (objects, blobs) = (objects.clone(), Arc::clone(blobs));
     // Reads and commits: not on a thread that others wait for.

@@ -162,6 +162,23 @@ impl Objects {
         Ok(Some(resolved))
     }
 
+    /// What all sources of a param come to when they are merged (objects by member, lists appended, nearest first).
+    ///
+    /// # Errors
+    /// A secure param: a merged value would have no holder whose key opens it.
+    pub fn compose_in(&self, noun: &str, object: &Object, param: &str) -> Result<Option<Value>, ApiError> {
+        let noun = row(noun)?;
+        let view = View::new(&self.core);
+        let composed = params::compose(noun, object, param, &view);
+        let secure = view.param_schema(param).is_some_and(|schema| schema.secure());
+        view.sound()?;
+        if secure {
+            let text = format!("{param} is secure and cannot be composed");
+            return Err(ApiError::validation(noun.name, noun.key_of(object), text));
+        }
+        Ok(composed)
+    }
+
     /// The object with its secure params in clear, for callers whose `getSecure` was checked.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub const PASSWORD: &str = "canary-Xq7-password";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Short, so that a test that waits for a deadline does not wait long; long enough for a loaded host.
-const TIMING: &str = "exchange_s=8,insert_s=20,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=6,stalled_s=20,\
+const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=3,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=6,stalled_s=20,\
                       agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
 
 /// An operating system that came up.
