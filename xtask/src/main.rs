@@ -18,6 +18,7 @@ cargo xtask COMMAND
           --keep      leaves everything running at the end, and says where
   test [--full]
           all tests; --full adds the demo with every firmware
+  dist    builds isobar and the agent for use, into target/dist
   tidy    format, lints, layers, licences, banned crates, commands in the documentation
 
 All of them name the Debian packages that are missing and install them (as root at once, else after asking).
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
         Some((&"test", rest)) => test::test(rest),
+        Some((&"dist", [])) => dist(),
         Some((&"tidy", [])) => tidy::tidy(),
         None | Some((&("help" | "--help" | "-h"), _)) => {
             print!("{HELP}");
@@ -45,4 +47,30 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Both programs side by side: `isobar sledgehammer build` looks for the agent beside itself.
+fn dist() -> anyhow::Result<()> {
+    packages::ensure(&[packages::DEMO])?;
+    run::step(&mut run::cargo(&[
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "isobar",
+    ]))?;
+    let agent = run::build_agent()?;
+    let dist = run::target().join("dist");
+    std::fs::create_dir_all(&dist)?;
+    for (built, name) in [
+        (run::target().join("release/isobar"), "isobar"),
+        (agent, "isobar-agent"),
+    ] {
+        std::fs::copy(&built, dist.join(name))?;
+    }
+    println!(
+        "{0}/isobar and {0}/isobar-agent: keep them in one folder",
+        dist.display()
+    );
+    Ok(())
 }

@@ -177,7 +177,7 @@ fn beside() -> anyhow::Result<PathBuf> {
         .with_file_name("isobar-agent");
     if !agent.exists() {
         bail!(
-            "there is no {}: build it with `cargo xtask demo` or name one with --agent",
+            "there is no {}: build it with `cargo xtask dist` or name one with --agent",
             agent.display()
         );
     }
