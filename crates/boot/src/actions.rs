@@ -3,20 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use isobar_bmc::{BmcError, BootTarget, Exchange, Media, PowerAction, PowerState, Recorder};
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Object};
 use isobar_objects::Objects;
-use isobar_store::{Expect, IndexEntry, Put, Txn};
+use isobar_store::{Expect, Txn};
 use serde_json::{Map, Value, json};
 
 use crate::attempts::parse_name;
 use crate::gate::{self, Answer, Verb};
 use crate::reason::Reason;
-use crate::record::{Intent, Operation, State, kind};
-use crate::service::{Booter, Inner, member, store_error};
+use crate::record::{Intent, Operation, State};
+use crate::service::Booter;
 use crate::settings::{Settings, param};
+use crate::state::{Inner, member, store_error};
 use crate::view::iso_name;
 
 /// What an action does.
@@ -107,22 +107,6 @@ pub const ACTIONS: &[Action] = &[
         deed: Deed::Unmount,
     },
 ];
-
-/// The write of an operation's row.
-pub(crate) fn put_operation(operation: &Operation, expect: Expect) -> Put {
-    let index = |name, value: &str| IndexEntry {
-        name,
-        value: value.to_owned(),
-        unique: false,
-    };
-    Put {
-        kind: kind::OPERATIONS.to_owned(),
-        key: operation.id.clone(),
-        body: Bytes::from(serde_json::to_vec(operation).unwrap_or_default()),
-        expect,
-        indexes: vec![index("Machine", &operation.machine), index("State", &operation.state)],
-    }
-}
 
 /// What an action has to go on.
 struct Call {
@@ -329,7 +313,7 @@ impl Inner {
         operation.outcome = Some(outcome);
         tracing::info!(machine, command = operation.command, state, "action");
         let txn = Txn {
-            puts: vec![put_operation(operation, Expect::Any)],
+            puts: vec![operation.put(Expect::Any)],
             ..Txn::default()
         };
         self.store.submit(txn).await.map_err(|e| store_error(&e))?;
@@ -454,7 +438,7 @@ impl Inner {
             until_ms: now.saturating_add(deadline),
         });
         let txn = Txn {
-            puts: vec![put_operation(&call.operation, Expect::Any)],
+            puts: vec![call.operation.put(Expect::Any)],
             ..Txn::default()
         };
         self.store.submit(txn).await.map_err(store_reason)?;

@@ -7,8 +7,9 @@ use isobar_objects::TokenState;
 use isobar_store::{Expect, StoreError, Txn};
 use serde_json::{Value, json};
 
-use crate::attempts::{hash, put_attempt};
-use crate::service::{Booter, Inner, store_error};
+use crate::attempts::hash;
+use crate::service::Booter;
+use crate::state::{Inner, store_error};
 
 /// A machine token outlives the boot: the agent goes on until the machine is booted into something else.
 const TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -118,7 +119,7 @@ impl Inner {
             let token = self.objects.prepare_machine_token(machine, TOKEN_TTL, &mut txn)?;
             attempt.nonce_hash = Some(nonce.to_owned());
             attempt.machine_token_sealed = Some(self.attempts.seal(id, token.as_str()));
-            txn.puts.push(put_attempt(&attempt, Expect::Rev(rev)));
+            txn.puts.push(attempt.put(Expect::Rev(rev)));
             match self.store.commit(txn) {
                 Ok(_) => {
                     self.attempts.changed(&attempt);

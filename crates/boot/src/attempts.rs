@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use isobar_image::vfs::{Denied, ImageResolver, Opened};
 use isobar_image::{AttemptId, Image};
-use isobar_store::{Doc, Expect, IndexEntry, Put, Store, StoreError, Vault};
+use isobar_store::{Doc, Expect, Put, Store, StoreError, Vault};
 use rand::RngCore as _;
 use sha2::{Digest as _, Sha256};
 
@@ -45,27 +45,6 @@ pub struct Attempts {
     strict: bool,
     /// `/dynamic_isos/…` is served on the plain file plane as well.
     open_names: bool,
-}
-
-/// The write of an attempt's row.
-pub(crate) fn put_attempt(attempt: &Attempt, expect: Expect) -> Put {
-    let state = if attempt.over { "over" } else { "live" };
-    let index = |name, value: &str, unique| IndexEntry {
-        name,
-        value: value.to_owned(),
-        unique,
-    };
-    Put {
-        kind: kind::ATTEMPTS.to_owned(),
-        key: attempt.id.clone(),
-        body: Bytes::from(serde_json::to_vec(attempt).unwrap_or_default()),
-        expect,
-        indexes: vec![
-            index("Token", &attempt.token_hash, true),
-            index("Machine", &attempt.machine, false),
-            index("State", state, false),
-        ],
-    }
 }
 
 fn parse(doc: &Doc) -> Option<Attempt> {

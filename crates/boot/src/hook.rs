@@ -10,15 +10,16 @@ use isobar_store::{Delete, Expect, StoreError, Txn};
 use rand::Rng as _;
 use serde_json::Value;
 
-use crate::attempts::{hash, put_attempt, random_token};
+use crate::attempts::{hash, random_token};
 use crate::evidence::Phase;
 use crate::kernel_args;
 use crate::reason::Reason;
 use crate::record::{Attempt, Boot, Operation, State, kind};
 use crate::render::{BootSecret, Disc, own_files};
-use crate::saga::{DECIDE, RELEASE, put_boot};
-use crate::service::{Booter, Inner, member, store_error};
+use crate::saga::{DECIDE, RELEASE};
+use crate::service::Booter;
 use crate::settings::{Settings, param};
+use crate::state::{Inner, member, store_error};
 
 impl ChangeHook for Booter {
     fn machine_changing(
@@ -116,7 +117,7 @@ impl Inner {
                 boot.error = Some(reason);
             }
         }
-        txn.puts.push(put_boot(&boot, Expect::Absent));
+        txn.puts.push(boot.put(Expect::Absent));
         self.forget_old(member(machine, "Uuid"), txn)
     }
 
@@ -173,7 +174,7 @@ impl Inner {
     /// Adds an attempt and its image to a transaction. The token is live as soon as it is committed.
     pub(crate) fn commit_planned(&self, planned: &Planned, txn: &mut Txn) {
         let Planned { attempt, image } = planned;
-        txn.puts.push(put_attempt(attempt, Expect::Absent));
+        txn.puts.push(attempt.put(Expect::Absent));
         txn.puts.push(self.attempts.put_image(&attempt.id, image));
     }
 
@@ -290,7 +291,7 @@ impl Inner {
                 Phase::Planned,
                 "the virtual CD is to be ejected when that is safe",
             );
-            txn.puts.push(put_boot(&boot, Expect::Absent));
+            txn.puts.push(boot.put(Expect::Absent));
         }
         Ok(())
     }
@@ -312,7 +313,7 @@ impl Inner {
                 );
             }
             owes |= boot.cleanup;
-            txn.puts.push(put_boot(&boot, Expect::Rev(row.rev)));
+            txn.puts.push(boot.put(Expect::Rev(row.rev)));
         }
         Ok(owes)
     }
@@ -327,7 +328,7 @@ impl Inner {
                 boot.note(self.now_ms(), phase, "replaced by a newer boot");
             }
             boot.cleanup = false;
-            txn.puts.push(put_boot(&boot, Expect::Rev(row.rev)));
+            txn.puts.push(boot.put(Expect::Rev(row.rev)));
         }
         Ok(())
     }

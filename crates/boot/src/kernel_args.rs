@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::address::ServerAddr;
 use crate::reason::Reason;
-use crate::service::member;
 use crate::settings::{Settings, param};
+use crate::state::member;
 
 /// Machine + bootenv + addresses -> arguments on one line or several. `source` is the bootenv's template for the
 /// machine's architecture.

@@ -20,11 +20,13 @@ pub mod render;
 mod saga;
 mod service;
 pub mod settings;
+mod state;
 pub mod timing;
 pub mod view;
 
 pub use address::ServerAddr;
 pub use gate::{Connector, RedfishConnector};
-pub use service::{BootOptions, Booter};
+pub use service::Booter;
+pub use state::BootOptions;
 pub use timing::Timing;
 pub use view::BootView;

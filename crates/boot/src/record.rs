@@ -1,6 +1,8 @@
-//! What the store keeps of boots: rows that a restarted server goes on from.
+//! What the store keeps of boots: rows that a restarted server goes on from, and how they are written.
 
+use bytes::Bytes;
 use isobar_image::AttemptId;
+use isobar_store::{Expect, IndexEntry, Put, Rev};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Phase;
@@ -243,4 +245,78 @@ pub fn rfc3339(ms: u64) -> String {
         .ok()
         .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
         .unwrap_or_default()
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn ms_of(time: std::time::SystemTime) -> u64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A boot and the revision that it was read at.
+pub(crate) struct Row {
+    pub(crate) boot: Boot,
+    pub(crate) rev: Rev,
+}
+
+fn put(kind: &str, key: &str, row: &impl Serialize, expect: Expect, indexes: &[(&'static str, &str, bool)]) -> Put {
+    Put {
+        kind: kind.to_owned(),
+        key: key.to_owned(),
+        // Plain structs of texts and numbers: there is nothing in them that JSON could not hold.
+        body: Bytes::from(serde_json::to_vec(row).unwrap_or_default()),
+        expect,
+        indexes: indexes
+            .iter()
+            .map(|(name, value, unique)| IndexEntry {
+                name,
+                value: (*value).to_owned(),
+                unique: *unique,
+            })
+            .collect(),
+    }
+}
+
+impl Boot {
+    /// Under way, or a clean-up is owed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Running || self.cleanup
+    }
+
+    /// The write of its row.
+    #[must_use]
+    pub fn put(&self, expect: Expect) -> Put {
+        let state = if self.is_open() { "open" } else { "closed" };
+        put(
+            kind::BOOTS,
+            &self.id,
+            self,
+            expect,
+            &[("Machine", &self.machine, false), ("State", state, false)],
+        )
+    }
+}
+
+impl Attempt {
+    /// The write of its row.
+    #[must_use]
+    pub fn put(&self, expect: Expect) -> Put {
+        let state = if self.over { "over" } else { "live" };
+        let indexes = [
+            ("Token", &self.token_hash[..], true),
+            ("Machine", &self.machine, false),
+            ("State", state, false),
+        ];
+        put(kind::ATTEMPTS, &self.id, self, expect, &indexes)
+    }
+}
+
+impl Operation {
+    /// The write of its row.
+    #[must_use]
+    pub fn put(&self, expect: Expect) -> Put {
+        let indexes = [("Machine", &self.machine[..], false), ("State", &self.state, false)];
+        put(kind::OPERATIONS, &self.id, self, expect, &indexes)
+    }
 }

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isobar_bmc::{BmcError, BootTarget, ErrorClass, Exchange, PowerAction, PowerState, Recorder};
-use isobar_store::{Expect, IndexEntry, Put, Rev, StoreError, Txn};
+use isobar_store::{Expect, Put, StoreError, Txn};
 
 use crate::evidence::{Phase, bytes};
 use crate::gate::{self, Answer, Verb};
 use crate::reason::{Reason, worth_retrying};
-use crate::record::{Attempt, Boot, Intent, State, Way, kind};
-use crate::service::Inner;
+use crate::record::{Attempt, Boot, Intent, Row, State, Way, kind, ms_of};
 use crate::settings::Settings;
+use crate::state::Inner;
 
 /// What a step came to.
 enum Outcome {
@@ -61,33 +61,6 @@ impl From<StoreError> for Stop {
 impl From<BmcError> for Stop {
     fn from(error: BmcError) -> Self {
         Self::Bmc(error)
-    }
-}
-
-/// A boot and the revision that it was read at.
-pub(crate) struct Row {
-    pub(crate) boot: Boot,
-    pub(crate) rev: Rev,
-}
-
-/// The write of a boot's row.
-pub(crate) fn put_boot(boot: &Boot, expect: Expect) -> Put {
-    let state = match boot.state {
-        State::Running => "open",
-        _ if boot.cleanup => "open",
-        _ => "closed",
-    };
-    let index = |name, value: &str| IndexEntry {
-        name,
-        value: value.to_owned(),
-        unique: false,
-    };
-    Put {
-        kind: kind::BOOTS.to_owned(),
-        key: boot.id.clone(),
-        body: Bytes::from(serde_json::to_vec(boot).unwrap_or_default()),
-        expect,
-        indexes: vec![index("Machine", &boot.machine), index("State", state)],
     }
 }
 
@@ -136,8 +109,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
                 return;
             }
         };
-        let open = row.boot.state == State::Running || row.boot.cleanup;
-        if !open {
+        if !row.boot.is_open() {
             task.inner.over(&row.boot);
             return;
         }
@@ -675,7 +647,7 @@ impl Saga {
     async fn save(&self, row: &mut Row) -> Result<(), Stop> {
         row.boot.updated_ms = self.inner.now_ms();
         let mut txn = Txn {
-            puts: vec![put_boot(&row.boot, Expect::Rev(row.rev))],
+            puts: vec![row.boot.put(Expect::Rev(row.rev))],
             ..Txn::default()
         };
         txn.puts.extend(self.exchanges.put(&row.boot.id));
@@ -776,10 +748,6 @@ fn millis(d: Duration) -> u64 {
 
 fn time_of(ms: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + Duration::from_millis(ms)
-}
-
-pub(crate) fn ms_of(time: std::time::SystemTime) -> u64 {
-    time.duration_since(std::time::UNIX_EPOCH).map_or(0, millis)
 }
 
 /// Some BMCs leave out the scheme when they report what is in.
