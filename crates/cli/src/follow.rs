@@ -1,25 +1,25 @@
 //! After a change that boots a machine: how far the boot is, on standard error, until the machine is on its
 //! way. The boot itself lives in the server; ending this ends nothing there.
 
+mod line;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use isobar_client::{Client, ClientError, Method, path};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::CliError;
+use crate::follow::line::Line;
 use crate::output::Output;
 use crate::session::Session;
 use crate::settings::WaitFor;
 
 /// How long the server may hold back an answer in which nothing is new.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// Between two plain lines.
-const LINE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two plain lines that tell of progress within a phase.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two tries to reach a server that is not there.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 const HANDED_OVER_AT_MOST: Duration = Duration::from_secs(120);
 const AGENT_AT_MOST: Duration = Duration::from_secs(1800);
 
@@ -41,6 +41,17 @@ pub(crate) struct Boot {
     pub(crate) agent_up: bool,
     pub(crate) error: Option<BootError>,
     pub(crate) seq: u64,
+    /// Name of the ISO. Without one nothing is booted: the virtual CD is let go.
+    pub(crate) iso: Option<String>,
+    pub(crate) log: Vec<LogLine>,
+}
+
+/// A line of a boot's history.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LogLine {
+    pub(crate) phase: String,
+    pub(crate) text: String,
 }
 
 /// Why a boot failed.
@@ -52,6 +63,11 @@ pub(crate) struct BootError {
 }
 
 impl Boot {
+    /// The virtual CD is let go; nothing is booted.
+    fn is_release(&self) -> bool {
+        self.iso.is_none() && self.error.is_none()
+    }
+
     fn running(&self) -> bool {
         self.state.is_empty() || self.state == "running"
     }
@@ -67,14 +83,15 @@ impl Boot {
     /// "initrd 63 %, 4.1 MB/s, 40 s left".
     pub(crate) fn line(&self) -> String {
         let mut line = phase_words(&self.phase).to_owned();
+        // Speed without a share is of a file that has been read.
         if let Some(percent) = self.percent {
             line = format!("{line} {percent:.0} %");
-        }
-        if let Some(rate) = self.rate_bps.filter(|&rate| rate > 0.0) {
-            line = format!("{line}, {:.1} MB/s", rate / 1e6);
-        }
-        if let Some(left) = self.eta_s {
-            line = format!("{line}, {left:.0} s left");
+            if let Some(rate) = self.rate_bps.filter(|&rate| rate > 0.0) {
+                line = format!("{line}, {:.1} MB/s", rate / 1e6);
+            }
+            if let Some(left) = self.eta_s {
+                line = format!("{line}, {left:.0} s left");
+            }
         }
         // A percentage or an error says the same, and more.
         if self.detail.is_empty() || self.error.is_some() || self.percent.is_some() {
@@ -97,10 +114,7 @@ impl Boot {
 fn phase_words(phase: &str) -> &str {
     match phase {
         "powering-off" => "powering off",
-        "ejecting" => "ejecting old media",
-        "inserting" => "inserting the ISO",
-        "inserted" => "ISO inserted",
-        "boot-once" => "boot once set",
+        "boot-once" => "boot once",
         "powering" | "powering-on" => "powering on",
         "reboot-asked" => "reboot asked",
         "waiting-for-power" => "waiting for power",
@@ -184,7 +198,11 @@ impl Follow {
             .host
             .out(Output::json(answer).render(session.settings)?.as_bytes())?;
         session.host.flush()?;
-        follow(session, boot, session.settings.wait)?;
+        if boot.is_release() {
+            session.host.note(&format!("{}: {}", boot.name(), boot.detail));
+            return Ok(Output::Nothing);
+        }
+        follow(session, boot, session.settings.wait, Since::Begin)?;
         Ok(Output::Nothing)
     }
 }
@@ -198,15 +216,24 @@ pub(crate) fn boots_of(client: &Client, machine: &str) -> Result<Vec<Boot>, Clie
         .json()
 }
 
+/// From where a boot's history is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// All of it: the boot has just begun.
+    Begin,
+    /// How it stands, and what comes.
+    Now,
+}
+
 /// Follows a boot until the machine has been handed over, or the agent is up.
-pub(crate) fn follow(session: &Session, boot: Boot, until: WaitFor) -> Result<(), CliError> {
+pub(crate) fn follow(session: &Session, boot: Boot, until: WaitFor, since: Since) -> Result<(), CliError> {
     let at_most = session.settings.wait_at_most.unwrap_or(match until {
         WaitFor::Agent => AGENT_AT_MOST,
         _ => HANDED_OVER_AT_MOST,
     });
     let started = Instant::now();
     let client = session.client()?;
-    let mut line = Line::new(session, &boot);
+    let mut line = Line::new(session, &boot, since);
     let mut boot = boot;
     loop {
         line.show(&boot, started.elapsed());
@@ -263,14 +290,14 @@ pub(crate) fn follow(session: &Session, boot: Boot, until: WaitFor) -> Result<()
         match next(client, &boot, left) {
             Ok(newer) => {
                 boot = newer;
-                line.troubled = false;
+                line.well();
             }
             // The server may be restarting; the boot outlives that.
             Err(
                 error @ (ClientError::Unreachable { .. } | ClientError::Broken { .. } | ClientError::Timeout { .. }),
             ) => {
                 line.trouble(&error);
-                std::thread::sleep(LINE_INTERVAL.min(left));
+                std::thread::sleep(TRY_AGAIN.min(left));
             }
             Err(error) => return Err(error.into()),
         }
@@ -286,110 +313,4 @@ fn next(client: &Client, boot: &Boot, left: Duration) -> Result<Boot, ClientErro
         .patience(LONG_POLL + Duration::from_secs(10))
         .send()?
         .json()
-}
-
-/// Where the boot is shown: one live line on a terminal, else a line for each change of phase.
-struct Line<'a> {
-    session: &'a Session<'a>,
-    bar: Option<ProgressBar>,
-    /// Phases that no line has told of yet.
-    pending: Vec<String>,
-    phase: String,
-    last: Option<Instant>,
-    troubled: bool,
-}
-
-impl<'a> Line<'a> {
-    fn new(session: &'a Session<'a>, boot: &Boot) -> Self {
-        let bar = session.host.stderr_is_terminal.then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}") {
-                bar.set_style(style);
-            }
-            bar.set_prefix(boot.subject());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        Self {
-            session,
-            bar,
-            pending: Vec::new(),
-            phase: String::new(),
-            last: None,
-            troubled: false,
-        }
-    }
-
-    fn show(&mut self, boot: &Boot, elapsed: Duration) {
-        let changed = boot.phase != self.phase;
-        if let Some(bar) = &self.bar {
-            if changed && !self.phase.is_empty() {
-                bar.println(format!(
-                    "  {}: {} ({} s)",
-                    boot.subject(),
-                    phase_words(&self.phase),
-                    elapsed.as_secs()
-                ));
-            }
-            bar.set_message(boot.line());
-            self.phase.clone_from(&boot.phase);
-            return;
-        }
-        if changed {
-            self.pending.push(boot.phase.clone());
-            self.phase.clone_from(&boot.phase);
-        }
-        let since = self.last.map_or(Duration::MAX, |last| last.elapsed());
-        let due = if self.pending.is_empty() {
-            boot.percent.is_some() && since >= PROGRESS_INTERVAL
-        } else {
-            since >= LINE_INTERVAL
-        };
-        if due {
-            self.write(boot, elapsed);
-        }
-    }
-
-    fn write(&mut self, boot: &Boot, elapsed: Duration) {
-        // Phases that came faster than lines may: named on the next one.
-        let passed = self.pending.len().saturating_sub(1);
-        let passed: String = self
-            .pending
-            .drain(..)
-            .take(passed)
-            .map(|phase| format!("{} → ", phase_words(&phase)))
-            .collect();
-        self.session.host.note(&format!(
-            "[{:>4} s] {}: {passed}{}",
-            elapsed.as_secs(),
-            boot.subject(),
-            boot.line()
-        ));
-        self.last = Some(Instant::now());
-    }
-
-    fn trouble(&mut self, error: &ClientError) {
-        match &self.bar {
-            Some(bar) => bar.set_message(format!("{error}; trying again")),
-            None if !self.troubled => self.session.host.note(&format!("{error}; trying again")),
-            None => {}
-        }
-        self.troubled = true;
-    }
-
-    fn end(&mut self, boot: &Boot, elapsed: Duration) {
-        match self.bar.take() {
-            Some(bar) => {
-                bar.println(format!(
-                    "  {}: {} ({} s)",
-                    boot.subject(),
-                    boot.line(),
-                    elapsed.as_secs()
-                ));
-                bar.finish_and_clear();
-            }
-            None if !self.pending.is_empty() => self.write(boot, elapsed),
-            None => {}
-        }
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::cell::OnceCell;
 
-use isobar_client::{Auth, Client, ClientError, Login, path};
+use isobar_client::{ApiErrorBody, Auth, Client, ClientError, Login, Method, path};
 use serde_json::Value;
 
 use crate::host::Host;
+use crate::nearest::nearest;
 use crate::settings::{Identity, Settings};
 use crate::{CliError, Program};
 
@@ -76,16 +77,47 @@ impl<'a> Session<'a> {
             .map_err(|error| self.not_found_hint(noun, id, error))
     }
 
-    /// Objects with a UUID for a key are known by name to people: says so when the name alone was given.
+    /// What was probably meant by a name that is not there: by the bare name of what is known by its UUID, or by a
+    /// name that is nearly one of those.
     pub(crate) fn not_found_hint(&self, noun: &str, id: &str, error: ClientError) -> CliError {
         let by_uuid = isobar_model::noun(noun).is_some_and(|row| row.key == isobar_model::table::KeyKind::Uuid);
-        let about_it = matches!(&error, ClientError::Api(body) if body.code == 404 && body.key == id);
-        if !(self.helpful() && by_uuid && about_it) || id.contains(':') {
+        let about_it = matches!(&error, ClientError::Api(body) if body.code == 404 && body.key == id && plainly(body));
+        if !(self.helpful() && by_uuid && about_it) {
             return error.into();
         }
-        let named = self
-            .client()
-            .is_ok_and(|client| client.head(&path!("api", "v3", noun, format!("Name:{id}"))).is_ok());
-        CliError::hinted(error, named.then(|| format!("Did you mean Name:{id}?")))
+        let exists = |id: &str| {
+            self.client()
+                .is_ok_and(|client| client.head(&path!("api", "v3", noun, id)).is_ok())
+        };
+        let hint = match id.split_once(':') {
+            None if exists(&format!("Name:{id}")) => Some(format!("Did you mean Name:{id}?")),
+            None => self.similar(noun, id).map(|name| format!("Did you mean Name:{name}?")),
+            Some(("Name", name)) => self
+                .similar(noun, name)
+                .map(|name| format!("Did you mean Name:{name}?")),
+            Some(_) => None,
+        };
+        let hint = hint.unwrap_or_else(|| format!("`isobar {noun} list` shows those that there are"));
+        CliError::hinted(error, Some(hint))
     }
+
+    /// An object of nearly this name.
+    pub(crate) fn similar(&self, noun: &str, name: &str) -> Option<String> {
+        let all: Vec<Value> = self
+            .client()
+            .ok()?
+            .request(Method::GET, &path!("api", "v3", noun))
+            .query("slim", "Params,Meta")
+            .send()
+            .ok()?
+            .json()
+            .ok()?;
+        let names = all.iter().filter_map(|object| object["Name"].as_str());
+        nearest(name, names).map(str::to_owned)
+    }
+}
+
+/// The object itself is missing, and not something of it, such as an action.
+fn plainly(body: &ApiErrorBody) -> bool {
+    body.messages.iter().all(|message| message == "Not Found")
 }

@@ -12,13 +12,23 @@ fn a_boot_is_followed_until_handed_over() {
     {
         let mut world = world.lock().unwrap();
         world.boots.push(json!({"id": "b0", "state": "done"}));
-        world.next_boot = Some(boot(1, "planned", json!({})));
+        let log = |n: usize| {
+            json!([
+                {"phase": "planned", "text": "image planned"},
+                {"phase": "ejecting", "text": "ejecting what is in the virtual CD"},
+                {"phase": "inserted", "text": "inserted"},
+            ])
+            .as_array()
+            .unwrap()[..n]
+                .to_vec()
+        };
+        world.next_boot = Some(boot(1, "planned", json!({"log": log(1)})));
         world.progress = VecDeque::from([
-            boot(2, "inserted", json!({})),
+            boot(2, "inserted", json!({"log": log(3)})),
             boot(
                 3,
                 "firmware",
-                json!({"handed_over": true, "detail": "the BMC reads the ISO"}),
+                json!({"handed_over": true, "detail": "the BMC reads the ISO", "log": log(3)}),
             ),
         ]);
     }
@@ -30,8 +40,10 @@ fn a_boot_is_followed_until_handed_over() {
     assert_eq!(
         lines,
         [
-            "[   0 s] mach-01 sledgehammer: planned",
-            "[   0 s] mach-01 sledgehammer: ISO inserted → firmware (the BMC reads the ISO)",
+            "[   0 s] mach-01 sledgehammer: planned        image planned",
+            "[   0 s] mach-01 sledgehammer: ejecting       ejecting what is in the virtual CD",
+            "[   0 s] mach-01 sledgehammer: inserted       inserted",
+            "[   0 s] mach-01 sledgehammer: firmware       the BMC reads the ISO",
         ]
     );
     assert_eq!(
@@ -102,7 +114,8 @@ fn a_failed_boot_is_an_error_with_its_hint() {
     let ran = run(&server, &["isobar", "machines", "workflow", "Name:mach-01", "x"]);
     assert_eq!(ran.status, 1);
     assert!(ran.out.contains("\"Workflow\": \"x\""), "the change itself was made");
-    let end = "Error: the boot of mach-01 failed at inserting the ISO: 10.0.0.9 refuses the password of root\nSet ipmi/password\n\n";
+    let end =
+        "Error: the boot of mach-01 failed at inserting: 10.0.0.9 refuses the password of root\nSet ipmi/password\n\n";
     assert!(ran.err.ends_with(end), "{}", ran.err);
 }
 
@@ -141,6 +154,19 @@ fn a_boot_that_was_there_before_is_not_taken_for_the_change_s() {
         &["isobar", "machines", "update", UUID, "{\"Description\": \"x\"}"],
     );
     assert_eq!((ran.status, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn letting_go_of_the_virtual_cd_is_no_boot() {
+    let world = world(true);
+    let detail = "the virtual CD is to be ejected when that is safe";
+    let log = json!([{"phase": "planned", "text": detail}]);
+    let release = json!({"iso": null, "detail": detail, "log": log, "handed_over": true});
+    world.lock().unwrap().next_boot = Some(boot(1, "planned", release));
+    let server = serve(&world);
+    let ran = run(&server, &["isobar", "machines", "bootenv", "Name:mach-01", "local"]);
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert_eq!(ran.err, format!("mach-01: {detail}\n"));
 }
 
 #[test]

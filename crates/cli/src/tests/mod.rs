@@ -164,7 +164,7 @@ fn boot(seq: u64, phase: &str, more: Value) -> Value {
     let mut boot = json!({
         "id": "b1", "machine": UUID, "machine_name": "mach-01", "bootenv": "sledgehammer", "state": "running",
         "phase": phase, "detail": "", "percent": null, "rate_bps": null, "eta_s": null, "handed_over": false,
-        "agent_up": false, "error": null, "seq": seq,
+        "agent_up": false, "error": null, "seq": seq, "iso": "dynamic_isos/x/sledgehammer/boot.iso",
     });
     boot.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     boot

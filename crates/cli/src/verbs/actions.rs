@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use isobar_client::{Method, escape_rest, path};
+use isobar_client::{ClientError, Method, escape_rest, path};
 use serde_json::{Map, Value};
 
 use super::{Arity, Call, Flag, Verb, option, verb};
+use crate::nearest::nearest;
 use crate::output::Output;
 use crate::session::Session;
 use crate::{CliError, input};
@@ -143,8 +144,39 @@ fn runaction(session: &Session, call: &Call) -> Result<Output, CliError> {
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
-    let answer = answer.map_err(|error| session.not_found_hint(call.noun, call.arg(0), error))?;
+    let answer = answer.map_err(|error| match refused(session, call, command, &error) {
+        Some(hint) => CliError::hinted(error, Some(hint)),
+        None => session.not_found_hint(call.noun, call.arg(0), error),
+    })?;
     Ok(Output::json(answer.json()?))
+}
+
+/// What to do when there is no such action, or no such way to the BMC.
+fn refused(session: &Session, call: &Call, command: &str, error: &ClientError) -> Option<String> {
+    let ClientError::Api(body) = error else { return None };
+    let said = |text: &str| body.messages.iter().any(|message| message.starts_with(text));
+    if !session.helpful() || body.code != 404 {
+        return None;
+    }
+    if said("Unavailable ipmi driver") {
+        return Some("BMCs are spoken to by Redfish: leave ipmi/mode out, or set it to redfish or auto".to_owned());
+    }
+    if !said(&format!("Action {command} ")) {
+        return None;
+    }
+    let there: Vec<Value> = session.client().ok()?.get(&route(call).0).ok()?;
+    let names = there.iter().filter_map(|action| action["Command"].as_str());
+    let list = [
+        "isobar",
+        call.noun,
+        "actions",
+        if call.row.is_some() { call.arg(0) } else { "" },
+    ]
+    .join(" ");
+    Some(match nearest(command, names) {
+        Some(meant) => format!("Did you mean {meant}?"),
+        None => format!("`{}` shows those that can be run", list.trim_end()),
+    })
 }
 
 fn path_word(command: &str) -> String {

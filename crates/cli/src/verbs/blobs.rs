@@ -283,7 +283,13 @@ fn uploadiso(session: &Session, call: &Call) -> Result<Output, CliError> {
         }
     }
     if wanted.is_empty() {
-        return Err(CliError::text(format!("BootEnv {name} does not require an iso")));
+        let text = format!("BootEnv {name} does not require an iso");
+        return Err(CliError::text(
+            match session.helpful() && os["Name"] == "sledgehammer" {
+                true => format!("{text}\nIts live image is made by `isobar sledgehammer build`"),
+                false => text,
+            },
+        ));
     }
     let client = session.client()?;
     let there: Vec<String> = client.get("/api/v3/isos")?;

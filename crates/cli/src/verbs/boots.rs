@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Arity, Call, Verb, option, verb};
 use crate::CliError;
-use crate::follow::{Boot, boots_of, follow};
+use crate::follow::{Boot, Since, boots_of, follow};
 use crate::output::Output;
 use crate::session::Session;
 use crate::settings::WaitFor;
@@ -70,7 +70,7 @@ fn list(session: &Session, call: &Call) -> Result<Output, CliError> {
 fn boot_id(session: &Session, argument: &str) -> Result<String, CliError> {
     let machine = match argument.contains(':') {
         true => Some(session.get_object("machines", argument)?),
-        // Both are plain words; a machine's UUID is 36 characters with dashes, a boot's id is not.
+        // Both are UUIDs: a machine's first.
         false if argument.len() == 36 => session.get_object("machines", argument).ok(),
         false => None,
     };
@@ -104,6 +104,6 @@ fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {
     };
     let id = boot_id(session, call.arg(0))?;
     let boot: Boot = session.client()?.get(&path!("isobar", "v1", "boots", id))?;
-    follow(session, boot, until)?;
+    follow(session, boot, until, Since::Now)?;
     Ok(Output::Nothing)
 }

@@ -323,7 +323,7 @@ fn send_patch(session: &Session, call: &Call, key: &str, patch: &Value) -> Resul
     }
     let answer = request.send_json(patch).map_err(|error| {
         let hint = if session.helpful() {
-            under_workflow(call, &error)
+            under_workflow(call, &error).or_else(|| misspelt(session, &error))
         } else {
             None
         };
@@ -342,6 +342,21 @@ fn under_workflow(call: &Call, error: &ClientError) -> Option<String> {
     let held = body.messages.iter().any(|message| REFUSALS.contains(&message.as_str()));
     let id = call.arg(0);
     held.then(|| format!("Its workflow decides that. Without one: isobar machines workflow {id} \"\""))
+}
+
+/// What was probably meant where an object names another one that does not exist: "Bootenv sledgehamer does not
+/// exist".
+fn misspelt(session: &Session, error: &ClientError) -> Option<String> {
+    let ClientError::Api(body) = error else { return None };
+    body.messages.iter().find_map(|message| {
+        let (what, name) = message.strip_suffix(" does not exist")?.split_once(' ')?;
+        let noun = format!("{}s", what.to_lowercase());
+        isobar_model::noun(&noun)?;
+        Some(match session.similar(&noun, name) {
+            Some(name) => format!("Did you mean {name}?"),
+            None => format!("`isobar {noun} list` shows those that there are"),
+        })
+    })
 }
 
 fn destroy(session: &Session, call: &Call) -> Result<Output, CliError> {

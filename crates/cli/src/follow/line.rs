@@ -1,0 +1,213 @@
+//! Where a followed boot is shown: one live line on a terminal, else a line for each thing that happens.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use isobar_client::ClientError;
+
+use super::{Boot, Since, phase_words};
+use crate::session::Session;
+
+/// Between two plain lines that tell of progress within a phase.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Phases that stay in the live line once they have passed.
+const MILESTONES: &[&str] = &[
+    "planned",
+    "inserted",
+    "reboot-asked",
+    "firmware",
+    "copied",
+    "grub",
+    "kernel",
+    "initrd",
+    "kernel-started",
+    "agent-up",
+];
+
+pub(super) struct Line<'a> {
+    session: &'a Session<'a>,
+    bar: Option<ProgressBar>,
+    /// Milestones that have been passed or reached.
+    trail: Vec<String>,
+    /// Lines of the history that have been written.
+    written: usize,
+    /// Phase of the last plain line.
+    phase: String,
+    /// When that was.
+    last: Instant,
+    troubled: bool,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(session: &'a Session<'a>, boot: &Boot, since: Since) -> Self {
+        let bar = session.host.stderr_is_terminal.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(boot.subject());
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        let written = match since {
+            Since::Begin => 0,
+            Since::Now => boot.log.len().saturating_sub(1),
+        };
+        Self {
+            session,
+            bar,
+            trail: Vec::new(),
+            written,
+            phase: String::new(),
+            last: Instant::now(),
+            troubled: false,
+        }
+    }
+
+    pub(super) fn show(&mut self, boot: &Boot, elapsed: Duration) {
+        match &self.bar {
+            Some(bar) => {
+                self.trail = trail(boot, &self.trail);
+                let room = columns().saturating_sub(boot.subject().chars().count() + 4);
+                bar.set_message(live(&self.trail, boot, room));
+            }
+            None => self.write_new(boot, elapsed),
+        }
+    }
+
+    /// What the history has gained since the last time, and progress now and then.
+    fn write_new(&mut self, boot: &Boot, elapsed: Duration) {
+        // The error that ends a boot is told at the end, with what to do.
+        let told_later = |text: &str| boot.error.as_ref().is_some_and(|error| error.message == text);
+        for entry in boot
+            .log
+            .iter()
+            .skip(self.written)
+            .filter(|entry| !told_later(&entry.text))
+        {
+            self.write(boot, elapsed, &entry.phase, &entry.text);
+        }
+        self.written = self.written.max(boot.log.len());
+        let failed = boot.error.is_some() && !boot.running();
+        let progress = boot.percent.is_some() && self.last.elapsed() >= PROGRESS_INTERVAL;
+        // What lives in the server's memory alone is in no history.
+        if !failed && (boot.phase != self.phase || progress) {
+            let line = boot.line();
+            let text = line.strip_prefix(phase_words(&boot.phase)).unwrap_or(&line).trim();
+            let text = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')).unwrap_or(text);
+            self.write(boot, elapsed, &boot.phase, text);
+        }
+    }
+
+    fn write(&mut self, boot: &Boot, elapsed: Duration, phase: &str, text: &str) {
+        let line = format!(
+            "[{:>4} s] {}: {:<14} {text}",
+            elapsed.as_secs(),
+            boot.subject(),
+            phase_words(phase)
+        );
+        self.session.host.note(line.trim_end());
+        phase.clone_into(&mut self.phase);
+        self.last = Instant::now();
+    }
+
+    pub(super) fn trouble(&mut self, error: &ClientError) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{error}; trying again")),
+            None if !self.troubled => self.session.host.note(&format!("{error}; trying again")),
+            None => {}
+        }
+        self.troubled = true;
+    }
+
+    /// The server answers again.
+    pub(super) fn well(&mut self) {
+        self.troubled = false;
+    }
+
+    /// Leaves one line of the live one. Plain lines are all there already.
+    pub(super) fn end(&mut self, boot: &Boot, elapsed: Duration) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+            let subject = boot.subject();
+            let time = format!(" ({} s)", elapsed.as_secs());
+            let room = columns().saturating_sub(subject.chars().count() + 2 + time.chars().count());
+            self.session
+                .host
+                .note(&format!("{subject}: {}{time}", live(&self.trail, boot, room)));
+        }
+    }
+}
+
+/// Milestones so far, the present one last.
+fn trail(boot: &Boot, before: &[String]) -> Vec<String> {
+    let mut trail = before.to_vec();
+    let phases = boot.log.iter().map(|entry| &entry.phase).chain([&boot.phase]);
+    for phase in phases.filter(|phase| MILESTONES.contains(&phase.as_str())) {
+        if !trail.contains(phase) {
+            trail.push(phase.clone());
+        }
+    }
+    trail
+}
+
+/// "planned → inserted → firmware → GRUB → kernel → initrd 63 %, 4.1 MB/s, 40 s left". Where that is too long, the
+/// begin goes first, and then what stands in parentheses.
+fn live(trail: &[String], boot: &Boot, room: usize) -> String {
+    let passed: Vec<&str> = trail
+        .iter()
+        .filter(|phase| **phase != boot.phase)
+        .map(|phase| phase_words(phase))
+        .collect();
+    let now = boot.line();
+    let whole = |from: usize| {
+        let begin = if from > 0 { "… → " } else { "" };
+        let steps: String = passed[from..].iter().map(|phase| format!("{phase} → ")).collect();
+        format!("{begin}{steps}{now}")
+    };
+    (0..=passed.len())
+        .map(whole)
+        .find(|line| line.chars().count() <= room)
+        .unwrap_or(now)
+}
+
+/// Width of the terminal.
+fn columns() -> usize {
+    match rustix::termios::tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.into(),
+        _ => 80,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LogLine;
+    use super::*;
+
+    #[test]
+    fn the_live_line_drops_its_begin_where_the_terminal_is_narrow() {
+        let entry = |phase: &str| LogLine {
+            phase: phase.to_owned(),
+            text: String::new(),
+        };
+        let boot = Boot {
+            phase: "initrd".to_owned(),
+            percent: Some(63.0),
+            rate_bps: Some(4_100_000.0),
+            eta_s: Some(40.0),
+            log: ["planned", "ejecting", "inserted", "firmware", "kernel"]
+                .map(entry)
+                .to_vec(),
+            ..Boot::default()
+        };
+        let trail = trail(&boot, &[]);
+        let whole = "planned → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left";
+        assert_eq!(live(&trail, &boot, whole.chars().count()), whole);
+        assert_eq!(
+            live(&trail, &boot, whole.chars().count() - 1),
+            "… → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left"
+        );
+        assert_eq!(live(&trail, &boot, 5), "initrd 63 %, 4.1 MB/s, 40 s left");
+    }
+}
