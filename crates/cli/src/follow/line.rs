@@ -32,8 +32,8 @@ pub(super) struct Line<'a> {
     trail: Vec<String>,
     /// Lines of the history that have been written.
     written: usize,
-    /// Phase of the last plain line.
-    phase: String,
+    /// Phase and text of the last plain line.
+    said: (String, String),
     /// When that was.
     last: Instant,
     troubled: bool,
@@ -59,7 +59,7 @@ impl<'a> Line<'a> {
             bar,
             trail: Vec::new(),
             written,
-            phase: String::new(),
+            said: Default::default(),
             last: Instant::now(),
             troubled: false,
         }
@@ -70,7 +70,7 @@ impl<'a> Line<'a> {
             Some(bar) => {
                 self.trail = trail(boot, &self.trail);
                 let room = columns().saturating_sub(boot.subject().chars().count() + 4);
-                bar.set_message(live(&self.trail, boot, room));
+                bar.set_message(live(&self.trail, boot, &boot.line(), room));
             }
             None => self.write_new(boot, elapsed),
         }
@@ -86,17 +86,23 @@ impl<'a> Line<'a> {
             .skip(self.written)
             .filter(|entry| !told_later(&entry.text))
         {
-            self.write(boot, elapsed, &entry.phase, &entry.text);
+            // What lived in the server's memory and has been told may come into the history later.
+            if (entry.phase.as_str(), entry.text.as_str()) != (&self.said.0, &self.said.1) {
+                self.write(boot, elapsed, &entry.phase, &entry.text);
+            }
         }
         self.written = self.written.max(boot.log.len());
-        let failed = boot.error.is_some() && !boot.running();
-        let progress = boot.percent.is_some() && self.last.elapsed() >= PROGRESS_INTERVAL;
-        // What lives in the server's memory alone is in no history.
-        if !failed && (boot.phase != self.phase || progress) {
+        if boot.error.is_some() && !boot.running() {
+            return;
+        }
+        if boot.phase != self.said.0 {
+            self.write(boot, elapsed, &boot.phase, &boot.detail);
+        } else if boot.percent.is_some() && self.last.elapsed() >= PROGRESS_INTERVAL {
+            let said = std::mem::take(&mut self.said);
             let line = boot.line();
-            let text = line.strip_prefix(phase_words(&boot.phase)).unwrap_or(&line).trim();
-            let text = text.strip_prefix('(').and_then(|t| t.strip_suffix(')')).unwrap_or(text);
-            self.write(boot, elapsed, &boot.phase, text);
+            let progress = line.strip_prefix(phase_words(&boot.phase)).unwrap_or(&line);
+            self.write(boot, elapsed, &boot.phase, progress.trim());
+            self.said = said;
         }
     }
 
@@ -108,7 +114,7 @@ impl<'a> Line<'a> {
             phase_words(phase)
         );
         self.session.host.note(line.trim_end());
-        phase.clone_into(&mut self.phase);
+        self.said = (phase.to_owned(), text.to_owned());
         self.last = Instant::now();
     }
 
@@ -133,9 +139,10 @@ impl<'a> Line<'a> {
             let subject = boot.subject();
             let time = format!(" ({} s)", elapsed.as_secs());
             let room = columns().saturating_sub(subject.chars().count() + 2 + time.chars().count());
-            self.session
-                .host
-                .note(&format!("{subject}: {}{time}", live(&self.trail, boot, room)));
+            self.session.host.note(&format!(
+                "{subject}: {}{time}",
+                live(&self.trail, boot, phase_words(&boot.phase), room)
+            ));
         }
     }
 }
@@ -153,14 +160,13 @@ fn trail(boot: &Boot, before: &[String]) -> Vec<String> {
 }
 
 /// "planned → inserted → firmware → GRUB → kernel → initrd 63 %, 4.1 MB/s, 40 s left". Where that is too long, the
-/// begin goes first, and then what stands in parentheses.
-fn live(trail: &[String], boot: &Boot, room: usize) -> String {
+/// begin goes first. `now` is the words for the present phase.
+fn live(trail: &[String], boot: &Boot, now: &str, room: usize) -> String {
     let passed: Vec<&str> = trail
         .iter()
         .filter(|phase| **phase != boot.phase)
         .map(|phase| phase_words(phase))
         .collect();
-    let now = boot.line();
     let whole = |from: usize| {
         let begin = if from > 0 { "… → " } else { "" };
         let steps: String = passed[from..].iter().map(|phase| format!("{phase} → ")).collect();
@@ -169,7 +175,7 @@ fn live(trail: &[String], boot: &Boot, room: usize) -> String {
     (0..=passed.len())
         .map(whole)
         .find(|line| line.chars().count() <= room)
-        .unwrap_or(now)
+        .unwrap_or_else(|| now.to_owned())
 }
 
 /// Width of the terminal.
@@ -203,11 +209,11 @@ mod tests {
         };
         let trail = trail(&boot, &[]);
         let whole = "planned → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left";
-        assert_eq!(live(&trail, &boot, whole.chars().count()), whole);
+        assert_eq!(live(&trail, &boot, &boot.line(), whole.chars().count()), whole);
         assert_eq!(
-            live(&trail, &boot, whole.chars().count() - 1),
+            live(&trail, &boot, &boot.line(), whole.chars().count() - 1),
             "… → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left"
         );
-        assert_eq!(live(&trail, &boot, 5), "initrd 63 %, 4.1 MB/s, 40 s left");
+        assert_eq!(live(&trail, &boot, &boot.line(), 5), "initrd 63 %, 4.1 MB/s, 40 s left");
     }
 }

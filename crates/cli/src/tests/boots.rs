@@ -17,6 +17,7 @@ fn a_boot_is_followed_until_handed_over() {
                 {"phase": "planned", "text": "image planned"},
                 {"phase": "ejecting", "text": "ejecting what is in the virtual CD"},
                 {"phase": "inserted", "text": "inserted"},
+                {"phase": "firmware", "text": "the BMC reads the ISO"},
             ])
             .as_array()
             .unwrap()[..n]
@@ -25,11 +26,8 @@ fn a_boot_is_followed_until_handed_over() {
         world.next_boot = Some(boot(1, "planned", json!({"log": log(1)})));
         world.progress = VecDeque::from([
             boot(2, "inserted", json!({"log": log(3)})),
-            boot(
-                3,
-                "firmware",
-                json!({"handed_over": true, "detail": "the BMC reads the ISO", "log": log(3)}),
-            ),
+            boot(3, "firmware", json!({"detail": "the BMC reads the ISO", "log": log(3)})),
+            boot(4, "firmware", json!({"handed_over": true, "log": log(4)})),
         ]);
     }
     let server = serve(&world);
@@ -55,6 +53,7 @@ fn a_boot_is_followed_until_handed_over() {
             format!("GET /isobar/v1/boots?machine={UUID}"),
             "GET /isobar/v1/boots/b1?after=1&wait=20".to_owned(),
             "GET /isobar/v1/boots/b1?after=2&wait=20".to_owned(),
+            "GET /isobar/v1/boots/b1?after=3&wait=20".to_owned(),
         ]
     );
 }
