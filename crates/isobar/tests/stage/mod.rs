@@ -188,7 +188,20 @@ impl Stage {
 
     /// Our own CLI.
     pub fn isobar(&self, args: &[&str]) -> Out {
-        let output = clean(Command::new(env!("CARGO_BIN_EXE_isobar")))
+        self.run(Path::new(env!("CARGO_BIN_EXE_isobar")), args)
+    }
+
+    /// The same program under the name that scripts know.
+    pub fn drpcli(&self, args: &[&str]) -> Out {
+        let name = self.dir.path().join("drpcli");
+        if !name.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_isobar"), &name).unwrap();
+        }
+        self.run(&name, args)
+    }
+
+    fn run(&self, program: &Path, args: &[&str]) -> Out {
+        let output = clean(Command::new(program))
             .args(args)
             .env("RS_ENDPOINT", format!("https://127.0.0.1:{}", self.api))
             .env("RS_KEY", format!("rocketskates:{}", self.key()))
