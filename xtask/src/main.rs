@@ -2,6 +2,7 @@
 
 mod demo;
 mod packages;
+mod reasons;
 mod run;
 mod test;
 mod tidy;
@@ -19,7 +20,7 @@ cargo xtask COMMAND
   test [--full]
           all tests; --full adds the demo with every firmware
   dist    builds isobar and the agent for use, into target/dist
-  tidy    format, lints, layers, licences, banned crates, commands in the documentation
+  tidy    format, lints, layers, licences, banned crates, commands and reasons in the documentation
 
 All of them name the Debian packages that are missing and install them (as root at once, else after asking).
 ";

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::reasons;
 use crate::run::{build_isobar, cargo, root, step};
 
 /// A crate uses only crates of lower layers. Crates of the same rank do not know each other, but for
@@ -81,6 +82,7 @@ pub(crate) fn tidy() -> Result<()> {
     crates(&metadata, &mut wrong);
     sources(&mut wrong)?;
     commands_in_docs(&mut wrong)?;
+    reasons::check(&mut wrong)?;
     if wrong.is_empty() {
         println!("tidy");
         return Ok(());
@@ -214,7 +216,11 @@ fn commands_in_docs(wrong: &mut Vec<String>) -> Result<()> {
                 continue;
             }
             let line = line.trim().trim_start_matches("$ ");
-            let words: Vec<&str> = line.split_whitespace().collect();
+            let assigns = |word: &&str| {
+                word.split_once('=')
+                    .is_some_and(|(name, _)| name.chars().all(env_letter))
+            };
+            let words: Vec<&str> = line.split_whitespace().skip_while(assigns).collect();
             match words.as_slice() {
                 ["cargo", "xtask", command, ..] if in_block && !["demo", "test", "tidy", "dist"].contains(command) => {
                     wrong.push(format!("{name}: `{line}`: no such command"));
@@ -231,6 +237,10 @@ fn commands_in_docs(wrong: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn env_letter(c: char) -> bool {
+    c.is_ascii_uppercase() || c == '_'
 }
 
 fn exists(isobar: &Path, verbs: &[&str]) -> bool {

@@ -281,4 +281,34 @@ mod tests {
         assert!(text(&["--tls-cert", "a.pem"]).contains("tls-key"));
         assert!(text(&["--config", "/nowhere/x.toml"]).contains("/nowhere/x.toml"));
     }
+
+    #[test]
+    fn the_manual_has_every_setting_and_its_default() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        let cells: Vec<Vec<&str>> = manual
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let row = |name: &str| {
+            let name = format!("`{name}`");
+            cells.iter().find(|row| row[0].split(", ").any(|cell| cell == name))
+        };
+        for setting in TABLE.rows {
+            assert!(row(setting.name).is_some(), "{} has no row", setting.name);
+        }
+        let timing = toml::Table::try_from(Timing::default()).unwrap();
+        for (key, value) in &timing {
+            let row = row(key).unwrap_or_else(|| panic!("{key} has no row"));
+            let value = value.to_string();
+            assert_eq!(row[1], value.trim_end_matches(".0"), "{key}");
+        }
+        let written = cells.iter().filter(|row| row[0].ends_with("_s`")).count();
+        assert_eq!(
+            written,
+            timing.keys().filter(|key| key.ends_with("_s")).count(),
+            "rows of no key"
+        );
+    }
 }
