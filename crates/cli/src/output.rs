@@ -118,12 +118,32 @@ fn table(value: &Value, columns: &[String], settings: &Settings) -> String {
             let names = names
                 .into_iter()
                 .filter(|name| asked.is_empty() || asked.contains(name));
-            // One object has the width of the terminal to itself.
-            let cells = names.map(|name| vec![name.clone(), cell(members.get(name), usize::MAX)]);
+            let cells = names.flat_map(|name| rows_of(name, members.get(name), settings.format));
             lay_out(&["Name".to_owned(), "Value".to_owned()], cells, settings)
         }
         scalar => format!("{}\n", cell(Some(scalar), usize::MAX)),
     }
+}
+
+/// Maps of an object whose members are worth a row each in a table.
+const SPREAD: [&str; 2] = ["Params", "Meta"];
+
+/// The rows of an object's member. One object has the width of the terminal to itself.
+fn rows_of(name: &str, value: Option<&Value>, format: Format) -> Vec<Vec<String>> {
+    match value {
+        Some(Value::Object(members)) if format == Format::Table && SPREAD.contains(&name) && !members.is_empty() => {
+            let mut names: Vec<&String> = members.keys().collect();
+            names.sort();
+            let row = |member: &String| vec![format!("{name}.{member}"), cell(members.get(member), usize::MAX)];
+            names.into_iter().map(row).collect()
+        }
+        value => vec![vec![name.to_owned(), cell(value, usize::MAX)]],
+    }
+}
+
+/// A secure param, which only its object's key opens.
+fn is_boxed(value: &Map<String, Value>) -> bool {
+    value.len() == 3 && ["Key", "Nonce", "Payload"].iter().all(|name| value.contains_key(*name))
 }
 
 /// A member, or a param of the object by the param's name.
@@ -141,6 +161,7 @@ fn cell(value: Option<&Value>, width: usize) -> String {
         Some(Value::Array(items)) if items.iter().all(Value::is_string) => {
             items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
         }
+        Some(Value::Object(members)) if is_boxed(members) => "(encrypted)".to_owned(),
         Some(other) => sorted(other).to_string(),
     };
     // What comes from machines must not drive the terminal.
@@ -196,6 +217,22 @@ mod tests {
                     \"c\": [\n    1,\n    2,\n    2.5\n  ],\n  \"d\": {}\n}\n";
         assert_eq!(super::json(&value), text);
         assert_eq!(super::json(&json!("On")), "\"On\"\n");
+    }
+
+    #[test]
+    fn params_have_rows_of_their_own_and_secrets_no_text() {
+        let boxed = json!({"Key": "a", "Nonce": "b", "Payload": "c"});
+        let params = json!({"ipmi/password": boxed, "boot-virtual-iso": true});
+        let rows = rows_of("Params", Some(&params), Format::Table);
+        assert_eq!(
+            rows,
+            [
+                ["Params.boot-virtual-iso", "true"],
+                ["Params.ipmi/password", "(encrypted)"]
+            ]
+        );
+        assert_eq!(rows_of("Params", Some(&params), Format::Text).len(), 1);
+        assert_eq!(rows_of("Params", Some(&json!({})), Format::Table), [["Params", "{}"]]);
     }
 
     #[test]
