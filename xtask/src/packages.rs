@@ -25,6 +25,7 @@ pub(crate) const DEMO: &str = "demo";
 /// What the tests need on top: judges of what we make.
 pub(crate) const TEST: &str = "test";
 
+// `.cargo/cc` has installed the first two where there was nothing to link this program with.
 const DEMO_NEEDS: &[Need] = &[
     need("gcc", "/usr/bin/cc", "C parts of crates (SQLite, ring)"),
     need("libc6-dev", "/usr/lib/x86_64-linux-gnu/libc.a", "the static agent"),
@@ -36,6 +37,13 @@ const DEMO_NEEDS: &[Need] = &[
         "/usr/bin/dpkg-deb",
         "unpacking Debian's signed kernel and loaders",
     ),
+    need("apt", "/usr/bin/apt-get", "downloading them"),
+    need(
+        "util-linux",
+        "/usr/bin/setpriv",
+        "a machine that ends with its simulator",
+    ),
+    need("procps", "/usr/bin/kill", "stopping what the demo starts"),
 ];
 
 const TEST_NEEDS: &[Need] = &[
@@ -66,8 +74,8 @@ pub(crate) fn ensure(purposes: &[&str]) -> Result<()> {
     for need in &missing {
         println!("  {:<18} {} ({})", need.package, need.why, need.file);
     }
-    if !Path::new("/usr/bin/apt-get").exists() {
-        bail!("this is no Debian: install what provides these files, then run the command again");
+    if !is_debian() {
+        bail!("this is no Debian 12: install what provides these files, then run the command again");
     }
     let packages: BTreeSet<&str> = missing.iter().map(|need| need.package).collect();
     if !ask(&packages)? {
@@ -92,6 +100,11 @@ pub(crate) fn ensure(purposes: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Names of packages are Debian's; elsewhere the same name may be something else.
+fn is_debian() -> bool {
+    std::fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(|line| line == "ID=debian"))
+}
+
 fn is_root() -> bool {
     // The owner of our own process: no unsafe call is needed to ask.
     use std::os::unix::fs::MetadataExt as _;
@@ -107,7 +120,8 @@ fn apt(args: &[&str]) -> Command {
     if !is_root() {
         command.arg("apt-get");
     }
-    command.args(args);
+    // A machine that has just started updates itself, and holds the lock meanwhile.
+    command.arg("-oDPkg::Lock::Timeout=300").args(args);
     command
 }
 
