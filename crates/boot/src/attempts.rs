@@ -10,7 +10,7 @@ use bytes::Bytes;
 use isobar_image::vfs::{Denied, ImageResolver, Opened};
 use isobar_image::{AttemptId, Image};
 use isobar_store::{Doc, Expect, Put, Store, StoreError, Vault};
-use rand::RngCore as _;
+use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::bases::Bases;

@@ -7,7 +7,7 @@ use isobar_model::bootenv::{boots_kernel, for_arch, os_name};
 use isobar_model::{ApiError, Object};
 use isobar_objects::{ChangeHook, Objects, Presence};
 use isobar_store::{Delete, Expect, StoreError, Txn};
-use rand::Rng as _;
+use rand::RngExt as _;
 use serde_json::Value;
 
 use crate::attempts::{hash, random_token};

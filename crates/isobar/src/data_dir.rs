@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use rand::Rng as _;
+use rand::RngExt as _;
 
 /// A data directory that this process holds until the value is dropped.
 pub(crate) struct DataDir {

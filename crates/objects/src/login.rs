@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use isobar_store::Clock;
-use rand::TryRngCore as _;
+use rand::TryRng as _;
 use sha2::{Digest, Sha256};
 
 /// Wrong passwords in a row that cost nothing.
@@ -155,7 +155,7 @@ fn make_room<K: Eq + std::hash::Hash, V>(table: &mut HashMap<K, V>, over: impl F
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    rand::rngs::OsRng
+    rand::rngs::SysRng
         .try_fill_bytes(&mut bytes)
         .unwrap_or_else(|e| panic!("the system has no random numbers, nothing can be kept secret: {e}"));
     bytes

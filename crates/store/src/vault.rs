@@ -11,7 +11,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use hkdf::Hkdf;
-use rand::TryRngCore as _;
+use rand::TryRng as _;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -239,7 +239,7 @@ fn member<const N: usize>(text: &str, what: &'static str) -> Result<[u8; N], Vau
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    rand::rngs::OsRng
+    rand::rngs::SysRng
         .try_fill_bytes(&mut bytes)
         .unwrap_or_else(|e| panic!("the system has no random numbers, nothing can be kept secret: {e}"));
     bytes
