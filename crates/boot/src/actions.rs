@@ -30,6 +30,13 @@ enum Deed {
     Unmount,
 }
 
+impl Deed {
+    /// Whether the BMC is changed: what only looks leaves no row behind.
+    fn changes(self) -> bool {
+        !matches!(self, Self::PowerStatus | Self::MediaStatus)
+    }
+}
+
 /// An action of the provider, as DRP lists it.
 #[derive(Clone, Copy, Debug)]
 pub struct Action {
@@ -256,6 +263,9 @@ fn prepare(
         .filter(|url| !url.is_empty());
     let boot = value(BOOT)?.is_some_and(|v| v.value == Value::Bool(true));
     let settings = Settings::of(objects, &machine).map_err(|reason| failure(key, &reason))?;
+    if settings.locked && action.deed.changes() {
+        return Err(ApiError::locked("machines", key));
+    }
     let operation = Operation {
         id: uuid::Uuid::new_v4().to_string(),
         machine: uuid.to_owned(),
@@ -312,11 +322,14 @@ impl Inner {
         state.clone_into(&mut operation.state);
         operation.outcome = Some(outcome);
         tracing::info!(machine, command = operation.command, state, "action");
-        let txn = Txn {
-            puts: vec![operation.put(Expect::Any)],
-            ..Txn::default()
-        };
-        self.store.submit(txn).await.map_err(|e| store_error(&e))?;
+        if call.deed.changes() {
+            let mut txn = Txn {
+                puts: vec![operation.put(Expect::Any)],
+                ..Txn::default()
+            };
+            self.forget_old(&machine, &mut txn).map_err(|e| store_error(&e))?;
+            self.store.submit(txn).await.map_err(|e| store_error(&e))?;
+        }
         result
     }
 
@@ -335,16 +348,20 @@ impl Inner {
                 _ => Ok(Value::Null),
             },
             Deed::Unmount => {
+                let ending = self
+                    .live_attempts(&call.operation.machine, None)
+                    .map_err(store_reason)?;
                 self.ask(call, Verb::Eject).await?;
                 let busy = self.open_boots(&call.operation.machine).map_err(store_reason)?;
                 if !busy.iter().any(|row| row.boot.state == State::Running) {
-                    self.end_attempts(&call.operation.machine, None)
-                        .await
-                        .map_err(store_reason)?;
+                    self.end_attempts(&ending).await.map_err(store_reason)?;
                 }
                 Ok(success())
             }
             Deed::Mount => {
+                let older = self
+                    .live_attempts(&call.operation.machine, None)
+                    .map_err(store_reason)?;
                 let url = self.mount_url(call).await?;
                 match self.ask(call, Verb::Insert(url)).await? {
                     Answer::Media(media) if !media.inserted => {
@@ -356,6 +373,9 @@ impl Inner {
                     }
                     _ => {}
                 }
+                // What was mounted before is out now; a boot under way looks after its own.
+                let by_hand: Vec<_> = older.into_iter().filter(|attempt| attempt.boot.is_none()).collect();
+                self.end_attempts(&by_hand).await.map_err(store_reason)?;
                 if call.boot {
                     self.ask(call, Verb::BootOnce(BootTarget::Cd)).await?;
                 }
@@ -437,11 +457,13 @@ impl Inner {
             at_ms: now,
             until_ms: now.saturating_add(deadline),
         });
-        let txn = Txn {
-            puts: vec![call.operation.put(Expect::Any)],
-            ..Txn::default()
-        };
-        self.store.submit(txn).await.map_err(store_reason)?;
+        if call.deed.changes() {
+            let txn = Txn {
+                puts: vec![call.operation.put(Expect::Any)],
+                ..Txn::default()
+            };
+            self.store.submit(txn).await.map_err(store_reason)?;
+        }
         turn.exchange(Arc::new(NoRecord), &verb)
             .await
             .map_err(|error: BmcError| Reason::of_bmc(&error))

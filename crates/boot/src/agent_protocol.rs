@@ -8,6 +8,8 @@ use isobar_store::{Expect, StoreError, Txn};
 use serde_json::{Value, json};
 
 use crate::attempts::hash;
+use crate::evidence::Phase;
+use crate::record::State;
 use crate::service::Booter;
 use crate::state::{Inner, store_error};
 
@@ -42,7 +44,7 @@ impl Booter {
         let inner = &self.inner;
         inner
             .agents
-            .heard(machine, attempt, Some(root_in_memory), inner.steady());
+            .heard(machine, attempt, Some(root_in_memory), inner.uptime());
         let now = inner.now_ms();
         let updated = inner
             .update_attempt(attempt, |a| {
@@ -53,8 +55,14 @@ impl Booter {
             })
             .await
             .map_err(|e| store_error(&e))?;
-        if updated.is_some() {
-            inner.wake(machine);
+        if let Some(attempt) = updated {
+            let booter = self.clone();
+            let (boot, machine) = (attempt.boot.filter(|_| !attempt.over), machine.to_owned());
+            inner
+                .objects
+                .run(move |_| booter.inner.after_all(&machine, boot.as_deref()))
+                .await?;
+            inner.wake(&attempt.machine);
         }
         Ok(json!({"heartbeat_s": inner.timing.heartbeat_s}))
     }
@@ -63,7 +71,7 @@ impl Booter {
     #[must_use]
     pub fn heartbeat(&self, machine: &str, attempt: &str) -> Value {
         let inner = &self.inner;
-        inner.agents.heard(machine, attempt, None, inner.steady());
+        inner.agents.heard(machine, attempt, None, inner.uptime());
         let reboot = inner.agents.take_order(machine, attempt);
         if reboot {
             inner.wake(machine);
@@ -73,6 +81,28 @@ impl Booter {
 }
 
 impl Inner {
+    /// A boot that was given up has come up after all.
+    fn after_all(&self, machine: &str, boot: Option<&str>) -> Result<(), ApiError> {
+        let Some(boot) = boot else { return Ok(()) };
+        while let Some(mut row) = self.boot_row(boot).map_err(|e| store_error(&e))? {
+            if row.boot.state != State::Failed {
+                return Ok(());
+            }
+            (row.boot.state, row.boot.error, row.boot.cleanup) = (State::Done, None, false);
+            row.boot.note(self.now_ms(), Phase::AgentUp, "agent is up, after all");
+            match self.store.commit(Txn {
+                puts: vec![row.boot.put(Expect::Rev(row.rev))],
+                ..Txn::default()
+            }) {
+                Ok(_) => break,
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(store_error(&error)),
+            }
+        }
+        self.tell_boot_error(machine);
+        Ok(())
+    }
+
     fn exchange(&self, machine: &str, id: &str, secret: &str, nonce: &str) -> Result<String, ApiError> {
         loop {
             let known = self.attempts.get(id).map_err(|e| store_error(&e))?;

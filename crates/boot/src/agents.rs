@@ -63,6 +63,11 @@ impl AgentBook {
             .cloned()
     }
 
+    /// The machine is off, or about to reboot: whatever agent was there is not there any more.
+    pub fn forget(&self, machine: &str) {
+        lock(&self.agents).remove(machine);
+    }
+
     /// The machine's agent is to reboot into this attempt. Repeating it changes nothing.
     pub fn order_reboot(&self, machine: &str, attempt: &str) {
         let mut orders = lock(&self.orders);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
@@ -14,7 +15,7 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::bases::Bases;
-use crate::record::{Attempt, kind};
+use crate::record::{self, Attempt, kind};
 
 /// SHA-256 as hex: how tokens, secrets and nonces are stored.
 #[must_use]
@@ -41,6 +42,8 @@ pub struct Attempts {
     images: Mutex<HashMap<String, Arc<Image>>>,
     /// By token hash; what the file plane asks for many times a second.
     tokens: Mutex<HashMap<String, Arc<Attempt>>>,
+    /// Grows with each change: what was read before it is not put into `tokens` after it.
+    epoch: AtomicU64,
     /// Only the BMC's own address may read.
     strict: bool,
     /// `/dynamic_isos/…` is served on the plain file plane as well.
@@ -48,7 +51,7 @@ pub struct Attempts {
 }
 
 fn parse(doc: &Doc) -> Option<Attempt> {
-    serde_json::from_slice(&doc.body).ok()
+    record::read(doc)
 }
 
 impl Attempts {
@@ -60,6 +63,7 @@ impl Attempts {
             bases,
             images: Mutex::default(),
             tokens: Mutex::default(),
+            epoch: AtomicU64::new(0),
             strict,
             open_names,
         }
@@ -192,6 +196,7 @@ impl Attempts {
 
     /// An attempt's row was changed: what the file plane knows of it is old.
     pub fn changed(&self, attempt: &Attempt) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         self.tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -202,6 +207,13 @@ impl Attempts {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&attempt.id);
         }
+    }
+
+    /// Rows were changed in somebody else's transaction.
+    pub fn forget_all(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn by_token(&self, token: &str) -> Result<Option<Arc<Attempt>>, StoreError> {
@@ -216,6 +228,7 @@ impl Attempts {
         if let Some(attempt) = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&hash) {
             return Ok(Some(Arc::clone(attempt)));
         }
+        let epoch = self.epoch.load(Ordering::SeqCst);
         let Some(attempt) = self.store.find(kind::ATTEMPTS, "Token", &hash)?.iter().find_map(parse) else {
             return Ok(None);
         };
@@ -224,7 +237,9 @@ impl Attempts {
         if tokens.len() >= CACHED * 4 {
             tokens.clear();
         }
-        tokens.insert(hash, Arc::clone(&attempt));
+        if self.epoch.load(Ordering::SeqCst) == epoch {
+            tokens.insert(hash, Arc::clone(&attempt));
+        }
         Ok(Some(attempt))
     }
 

@@ -106,6 +106,9 @@ pub enum Answer {
     Done,
 }
 
+/// For logging out, after an exchange or its deadline.
+const LOG_OUT: Duration = Duration::from_secs(10);
+
 /// The door to all BMCs.
 pub struct Gate {
     connector: Arc<dyn Connector>,
@@ -214,15 +217,18 @@ impl Turn<'_> {
     /// Of the BMC; [`ErrorClass::Timeout`] when the deadline passed, and then it is unknown what the BMC did.
     pub async fn exchange(self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
         let deadline = verb.deadline(&self.gate.timing);
-        let talk = async {
-            let mut bmc = self.gate.connector.connect(self.endpoint, recorder).await?;
-            let answer = act(bmc.as_mut(), verb).await;
-            bmc.close().await;
-            answer
-        };
-        tokio::time::timeout(deadline, talk)
+        let end = tokio::time::Instant::now() + deadline;
+        let late = |_| Err(timed_out(self.endpoint, verb, deadline));
+        let connect = self.gate.connector.connect(self.endpoint, recorder);
+        let mut bmc = tokio::time::timeout_at(end, connect)
             .await
-            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)))
+            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)))?;
+        let answer = tokio::time::timeout_at(end, act(bmc.as_mut(), verb))
+            .await
+            .unwrap_or_else(late);
+        // A session that is left behind is one of few.
+        let _ = tokio::time::timeout(LOG_OUT, bmc.close()).await;
+        answer
     }
 }
 

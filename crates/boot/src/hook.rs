@@ -32,10 +32,7 @@ impl ChangeHook for Booter {
         let inner = &self.inner;
         let Some(new) = new else {
             return match old {
-                Some(old) => inner
-                    .cancel(member(old, "Uuid"), txn)
-                    .map(drop)
-                    .map_err(|e| store_error(&e)),
+                Some(old) => inner.farewell(member(old, "Uuid"), txn).map_err(|e| store_error(&e)),
                 None => Ok(()),
             };
         };
@@ -68,6 +65,9 @@ impl ChangeHook for Booter {
     }
 
     fn committed(&self, machine: &str) {
+        if matches!(self.inner.objects.find("machines", machine), Ok(None)) {
+            self.inner.attempts.forget_all();
+        }
         self.inner.wake(machine);
         self.inner.tell_boot_error(machine);
     }
@@ -98,8 +98,9 @@ pub(crate) struct Planned {
 impl Inner {
     /// A new boot takes the place of what is under way.
     fn begin(&self, objects: &Objects, machine: &Object, bootenv: &Object, txn: &mut Txn) -> Result<(), StoreError> {
-        self.replace(member(machine, "Uuid"), txn)?;
+        let owes = self.replace(member(machine, "Uuid"), txn)?;
         let mut boot = self.new_boot(machine, DECIDE);
+        boot.inserted = owes;
         let planned = Settings::of(objects, machine).and_then(|settings| {
             boot.leave_power = settings.leave_power;
             settings.endpoint.as_ref().map_err(Clone::clone)?;
@@ -113,6 +114,7 @@ impl Inner {
             }
             Err(reason) => {
                 boot.state = State::Failed;
+                boot.cleanup = owes;
                 boot.note(boot.started_ms, Phase::Planned, &reason.message);
                 boot.error = Some(reason);
             }
@@ -123,7 +125,7 @@ impl Inner {
 
     /// A machine's history is bounded: the oldest boots that are closed, attempts that are over and operations that
     /// have ended go when a new boot begins.
-    fn forget_old(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
+    pub(crate) fn forget_old(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
         let mut boots = Vec::new();
         for doc in self.store.find(kind::BOOTS, "Machine", machine)? {
             let Ok(boot) = serde_json::from_slice::<Boot>(&doc.body) else {
@@ -318,10 +320,12 @@ impl Inner {
         Ok(owes)
     }
 
-    /// Ends a machine's open boots for a newer one, which ejects what they have left.
-    fn replace(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
+    /// Ends a machine's open boots for a newer one, which takes over what they owe: whether there is anything.
+    fn replace(&self, machine: &str, txn: &mut Txn) -> Result<bool, StoreError> {
+        let mut owes = !self.live_attempts(machine, None)?.is_empty();
         for row in self.open_boots(machine)? {
             let mut boot = row.boot;
+            owes |= boot.inserted || boot.override_set || boot.cleanup || boot.intent.is_some();
             if boot.state == State::Running {
                 boot.state = State::Replaced;
                 let phase = boot.phase;
@@ -329,6 +333,25 @@ impl Inner {
             }
             boot.cleanup = false;
             txn.puts.push(boot.put(Expect::Rev(row.rev)));
+        }
+        Ok(owes)
+    }
+
+    /// The machine is deleted: nothing can be sent to its BMC any more, and nothing of it is served.
+    fn farewell(&self, machine: &str, txn: &mut Txn) -> Result<(), StoreError> {
+        self.cancel(machine, txn)?;
+        for (mut attempt, rev) in self.attempts.of_machine(machine)? {
+            let (kind, key) = (kind::IMAGES.to_owned(), attempt.id.clone());
+            txn.deletes.push(Delete {
+                kind,
+                key,
+                expect: Expect::Any,
+            });
+            if !attempt.over {
+                attempt.over = true;
+                attempt.machine_token_sealed = None;
+                txn.puts.push(attempt.put(Expect::Rev(rev)));
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod agent_protocol;
 pub mod agents;
 pub mod attempts;
 pub mod bases;
+mod clock;
 pub mod evidence;
 pub mod gate;
 mod hook;

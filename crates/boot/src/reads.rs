@@ -13,11 +13,12 @@ use isobar_image::vfs::{Read, ReadKind, ReadObserver};
 use isobar_image::{AttemptId, FileEntry, Image};
 use tokio::sync::Notify;
 
-use crate::evidence::{self, FileReads, Reading, Reads};
+use crate::clock::BootClock;
+use crate::evidence::{self, FileReads, Phase, Reading, Reads};
 
 /// Reads of all attempts that are live.
-#[derive(Default)]
 pub struct ReadBook {
+    clock: Arc<BootClock>,
     attempts: Mutex<HashMap<AttemptId, Arc<AttemptReads>>>,
 }
 
@@ -45,6 +46,8 @@ struct Stretch {
     requests: u64,
     first: Option<SystemTime>,
     last: Option<SystemTime>,
+    /// Latest one that brought something new: who asks for the same again gets nowhere.
+    progress: Option<SystemTime>,
 }
 
 /// Bytes a second over the last few seconds.
@@ -84,6 +87,7 @@ impl Stretch {
             requests: 0,
             first: None,
             last: None,
+            progress: None,
         }
     }
 
@@ -92,8 +96,8 @@ impl Stretch {
         self.bytes += read.len;
         self.first.get_or_insert(read.at);
         self.last = Some(read.at);
-        if read.len > 0 {
-            self.coverage.add(read.offset..read.offset + read.len);
+        if read.len > 0 && self.coverage.add(read.offset..read.offset + read.len) {
+            self.progress = Some(read.at);
         }
     }
 
@@ -110,7 +114,7 @@ impl Stretch {
             bytes: self.bytes,
             requests: self.requests,
             first: self.first,
-            last: self.last,
+            last: self.progress,
         }
     }
 }
@@ -124,13 +128,22 @@ pub struct Now {
     pub rate_bps: Option<f64>,
     /// First read ever.
     pub first: Option<SystemTime>,
-    /// Latest read.
-    pub last: Option<SystemTime>,
+    /// Latest read of bytes that had not been read before.
+    pub progress: Option<SystemTime>,
+    /// Something was read after the power came on.
+    pub after_power_on: bool,
     /// Address of a reader that is not the BMC.
     pub elsewhere: Option<IpAddr>,
 }
 
 impl ReadBook {
+    pub(crate) fn new(clock: Arc<BootClock>) -> Self {
+        Self {
+            clock,
+            attempts: Mutex::default(),
+        }
+    }
+
     /// Begins (or goes on) to follow an attempt.
     pub fn follow(&self, attempt: AttemptId, image: &Arc<Image>, bmc: Option<IpAddr>) -> Arc<AttemptReads> {
         let mut attempts = lock(&self.attempts);
@@ -162,7 +175,9 @@ impl ReadBook {
 }
 
 impl ReadObserver for ReadBook {
-    fn seen(&self, read: Read) {
+    fn seen(&self, mut read: Read) {
+        // The file plane's time of day may jump; ours does not.
+        read.at = self.clock.now();
         if let Some(reads) = self.get(read.attempt) {
             reads.seen(&read);
         }
@@ -194,9 +209,28 @@ impl AttemptReads {
             ),
             rate_bps: state.rate.bps(now),
             first: state.before.first.or(state.after.first),
-            last: state.after.last.or(state.before.last),
+            progress: state.after.progress.or(state.before.progress),
+            after_power_on: state.after.requests > 0,
             elsewhere: state.elsewhere,
         }
+    }
+
+    /// Whether the reads from before a known power-on are a machine's that boots: somebody else has switched it on.
+    pub fn look_like_a_boot(&self, now: SystemTime) -> bool {
+        let state = lock(&self.state);
+        let files = self.image.files();
+        let reads = state.before.reads(files);
+        let reading = evidence::classify(
+            files,
+            &Reads {
+                files: vec![FileReads::default(); files.len()],
+                ..Reads::default()
+            },
+            &reads,
+            Some(now),
+            now,
+        );
+        matches!(reading.phase, Phase::Kernel | Phase::Initrd | Phase::KernelStarted)
     }
 
     fn seen(&self, read: &Read) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use isobar_image::AttemptId;
-use isobar_store::{Expect, IndexEntry, Put, Rev};
+use isobar_store::{Doc, Expect, IndexEntry, Put, Rev};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Phase;
@@ -24,6 +24,16 @@ pub mod kind {
     pub const EXCHANGES: &str = "_exchanges";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
+}
+
+/// Step at which the machine is switched on; see the saga.
+pub(crate) const POWER_ON: &str = "power-on/1";
+
+/// A row as it was written; one that cannot be read is told of and skipped.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(doc: &Doc) -> Option<T> {
+    serde_json::from_slice(&doc.body)
+        .inspect_err(|error| tracing::error!(kind = doc.kind, key = doc.key, %error, "a row cannot be read"))
+        .ok()
 }
 
 /// An imported base.
@@ -67,6 +77,7 @@ pub struct Attempt {
     /// Address of the BMC, to tell its reads from others'.
     pub bmc_ip: Option<String>,
     /// Nobody but the BMC's own address may read.
+    #[serde(default)]
     pub strict: bool,
     /// Size of the image in bytes.
     pub size: u64,
@@ -134,7 +145,7 @@ pub struct Intent {
 }
 
 /// The durable saga.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Boot {
     /// UUID.
     pub id: String,
@@ -165,6 +176,7 @@ pub struct Boot {
     /// Policy of the machine when the boot began: leave the power to the operator.
     pub leave_power: bool,
     /// The machine's own time for a graceful shutdown; none: the server's.
+    #[serde(default)]
     pub shutdown_ms: Option<u64>,
     /// Something of ours may be in the BMC: to be taken out when this boot does not succeed.
     pub inserted: bool,
@@ -257,6 +269,19 @@ pub(crate) fn ms_of(time: std::time::SystemTime) -> u64 {
 pub(crate) struct Row {
     pub(crate) boot: Boot,
     pub(crate) rev: Rev,
+    /// What is in the store.
+    pub(crate) stored: Boot,
+}
+
+impl Row {
+    pub(crate) fn of(doc: &Doc) -> Option<Self> {
+        let boot: Boot = read(doc)?;
+        Some(Self {
+            stored: boot.clone(),
+            boot,
+            rev: doc.rev,
+        })
+    }
 }
 
 fn put(kind: &str, key: &str, row: &impl Serialize, expect: Expect, indexes: &[(&'static str, &str, bool)]) -> Put {
@@ -287,7 +312,12 @@ impl Boot {
     /// The write of its row.
     #[must_use]
     pub fn put(&self, expect: Expect) -> Put {
-        let state = if self.is_open() { "open" } else { "closed" };
+        let state = match (self.is_open(), &self.intent) {
+            (true, _) => "open",
+            // Its last exchange has not been seen to end.
+            (false, Some(_)) => "doubt",
+            (false, None) => "closed",
+        };
         put(
             kind::BOOTS,
             &self.id,

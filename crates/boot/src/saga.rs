@@ -11,19 +11,21 @@
 //! Every step first observes, then acts, so that it can be repeated after a crash. A change of the BMC is
 //! committed as an intent before it is sent. The task holds no lock while it waits.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use isobar_bmc::redfish::same_image;
 use isobar_bmc::{BmcError, BootTarget, ErrorClass, Exchange, PowerAction, PowerState, Recorder};
 use isobar_store::{Expect, Put, StoreError, Txn};
 
 use crate::evidence::{Phase, bytes};
 use crate::gate::{self, Answer, Verb};
 use crate::reason::{Reason, worth_retrying};
-use crate::record::{Attempt, Boot, Intent, Row, State, Way, kind, ms_of};
+use crate::record::{Attempt, Boot, Intent, POWER_ON, Row, State, Way, kind, ms_of};
 use crate::settings::Settings;
-use crate::state::Inner;
+use crate::state::{Inner, STORE, lock};
 
 /// What a step came to.
 enum Outcome {
@@ -47,6 +49,8 @@ enum Stop {
     Bmc(BmcError),
     /// Nothing can be sent at all: the machine's settings do not say where.
     Settings(Reason),
+    /// The operator has locked the machine: it is not to be touched.
+    Locked,
 }
 
 impl From<StoreError> for Stop {
@@ -64,29 +68,34 @@ impl From<BmcError> for Stop {
     }
 }
 
-/// Keeps the last exchanges of a boot.
+/// Keeps the last exchanges of a boot that say something: changes, and what went wrong.
 #[derive(Default)]
-pub(crate) struct Exchanges(std::sync::Mutex<Vec<Exchange>>);
+pub(crate) struct Exchanges(std::sync::Mutex<(VecDeque<Exchange>, bool)>);
 
-const EXCHANGES: usize = 60;
+const EXCHANGES: usize = 24;
 
 impl Recorder for Exchanges {
     fn record(&self, exchange: Exchange) {
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if kept.len() >= EXCHANGES {
-            kept.remove(0);
+        if exchange.method == "GET" && exchange.status.is_some_and(|status| status < 400) {
+            return;
         }
-        kept.push(exchange);
+        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if kept.0.len() >= EXCHANGES {
+            kept.0.pop_front();
+        }
+        kept.0.push_back(exchange);
+        kept.1 = true;
     }
 }
 
 impl Exchanges {
+    /// The write of what has come since the last one.
     fn put(&self, boot: &str) -> Option<Put> {
-        let kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (!kept.is_empty()).then(|| Put {
+        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::take(&mut kept.1).then(|| Put {
             kind: kind::EXCHANGES.to_owned(),
             key: boot.to_owned(),
-            body: Bytes::from(serde_json::to_vec(&*kept).unwrap_or_default()),
+            body: Bytes::from(serde_json::to_vec(&kept.0).unwrap_or_default()),
             expect: Expect::Any,
             indexes: Vec::new(),
         })
@@ -98,18 +107,29 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
     let mut task = Saga {
         inner,
         exchanges: Arc::default(),
+        order: None,
+        watching_since: None,
+    };
+    let _guard = LifeGuard {
+        inner: Arc::clone(&task.inner),
+        id: id.clone(),
     };
     let mut resumed = true;
     loop {
         let mut row = match task.inner.boot_row(&id) {
             Ok(Some(row)) => row,
-            Ok(None) => return,
+            Ok(None) | Err(StoreError::Closed) => return,
             Err(error) => {
-                tracing::error!(boot = id, %error, "cannot read the boot; it goes on after a restart");
-                return;
+                tracing::error!(boot = id, %error, "the boot cannot be read; trying again");
+                tokio::time::sleep(STORE_PAUSE).await;
+                continue;
             }
         };
         if !row.boot.is_open() {
+            // Somebody closed it while an exchange was under way: by now that has ended.
+            if row.boot.intent.take().is_some() && matches!(task.save(&mut row).await, Err(Stop::Changed)) {
+                continue;
+            }
             task.inner.over(&row.boot);
             return;
         }
@@ -121,10 +141,10 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
             Err(Stop::Store(StoreError::Closed)) => return,
             Err(Stop::Store(error)) => {
                 tracing::error!(boot = id, %error, "the boot cannot be saved; trying again");
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                tokio::time::sleep(STORE_PAUSE).await;
             }
-            // Both are dealt with inside `advance`.
-            Err(Stop::Bmc(_) | Stop::Settings(_)) => {}
+            // Dealt with inside `advance`.
+            Err(Stop::Bmc(_) | Stop::Settings(_) | Stop::Locked) => {}
         }
     }
 }
@@ -141,9 +161,35 @@ fn forget_doubt(boot: &mut Boot) {
     }
 }
 
+/// Pause after the store has failed.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
+
+/// However the task ends, the next change of the machine can start another one.
+struct LifeGuard {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Drop for LifeGuard {
+    fn drop(&mut self) {
+        lock(&self.inner.lives).remove(&self.id);
+    }
+}
+
 struct Saga {
     inner: Arc<Inner>,
     exchanges: Arc<Exchanges>,
+    /// The order to the agent that this process has given.
+    order: Option<Order>,
+    /// When this process began to watch the reads.
+    watching_since: Option<Duration>,
+}
+
+struct Order {
+    /// Uptime of the process.
+    since: Duration,
+    /// An earlier process may have had it carried out.
+    repeated: bool,
 }
 
 impl Saga {
@@ -153,12 +199,20 @@ impl Saga {
         let outcome = if row.boot.state == State::Running {
             self.step(&mut row, &step).await
         } else {
+            self.inner.withdraw_order(&row.boot);
             self.clean_up(&mut row).await
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(Stop::Bmc(error)) => self.after_error(&mut row, &error),
+            Err(Stop::Settings(reason)) if reason.reason == STORE => {
+                return Err(Stop::Store(StoreError::Backend(reason.message)));
+            }
             Err(Stop::Settings(reason)) => Outcome::Fail(reason),
+            Err(Stop::Locked) => {
+                "the machine is locked: the boot goes on when it is unlocked".clone_into(&mut row.boot.detail);
+                Outcome::Stay(self.inner.timing.poll() * 5)
+            }
             Err(other) => return Err(other),
         };
         let now = self.inner.now_ms();
@@ -171,7 +225,9 @@ impl Saga {
                 self.save(&mut row).await
             }
             Outcome::Stay(pause) => {
-                self.save(&mut row).await?;
+                if row.boot != row.stored {
+                    self.save(&mut row).await?;
+                }
                 let bell = self.inner.bell(&row.boot.id);
                 let _ = tokio::time::timeout(pause, bell.notified()).await;
                 Ok(())
@@ -218,7 +274,7 @@ impl Saga {
         }
     }
 
-    async fn step(&self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
+    async fn step(&mut self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
         match step {
             DECIDE => self.decide(row).await,
             SHUT_DOWN => self.shut_down(row).await,
@@ -244,7 +300,7 @@ impl Saga {
         if self
             .inner
             .agents
-            .live(&machine, self.inner.steady())
+            .live(&machine, self.inner.uptime())
             .is_some_and(|agent| agent.root_in_memory)
         {
             row.boot.way = Some(Way::Agent);
@@ -255,7 +311,7 @@ impl Saga {
             return Ok(Outcome::Stay(pause));
         }
         let power = self.power(row).await?;
-        let way = if power == PowerState::On && row.boot.leave_power {
+        let way = if power != PowerState::Off && row.boot.leave_power {
             Way::Operator
         } else {
             Way::Power
@@ -267,12 +323,16 @@ impl Saga {
     /// Graceful shutdown with a deadline, then the power is cut, and it is seen to be off.
     async fn shut_down(&self, row: &mut Row) -> Result<Outcome, Stop> {
         let timing = &self.inner.timing;
+        let now = self.inner.now_ms();
         match self.power(row).await? {
-            PowerState::Off => return Ok(Outcome::Next(EJECT)),
-            PowerState::PoweringOff => return Ok(Outcome::Stay(timing.poll())),
+            PowerState::Off => {
+                self.inner.agents.forget(&row.boot.machine);
+                return Ok(Outcome::Next(EJECT));
+            }
+            // On its way already; it has as long as if we had asked.
+            PowerState::PoweringOff => drop(row.boot.asked_ms.get_or_insert(now)),
             _ => {}
         }
-        let now = self.inner.now_ms();
         let graceful = row.boot.shutdown_ms.unwrap_or_else(|| millis(timing.shutdown()));
         match row.boot.asked_ms {
             None => {
@@ -280,7 +340,12 @@ impl Saga {
                 self.note(row, Phase::PoweringOff, "asking the operating system to shut down");
                 match self.change(row, Verb::Power(PowerAction::GracefulShutdown)).await {
                     Ok(_) => {}
-                    Err(Stop::Bmc(error)) if matches!(error.class, ErrorClass::Unsupported | ErrorClass::Refused) => {
+                    Err(Stop::Bmc(error))
+                        if matches!(error.class, ErrorClass::Unsupported | ErrorClass::Refused)
+                            || row.boot.tries + 1 >= timing.tries =>
+                    {
+                        row.boot.tries = 0;
+
                         row.boot.asked_ms = Some(now.saturating_sub(graceful));
                     }
                     Err(other) => {
@@ -317,10 +382,11 @@ impl Saga {
             return Ok(Outcome::Stay(self.inner.timing.poll() * 5));
         }
         self.note(row, Phase::Ejecting, "ejecting what is in the virtual CD");
+        let ending = self
+            .inner
+            .live_attempts(&row.boot.machine, row.boot.attempt.as_deref())?;
         self.change(row, Verb::Eject).await?;
-        self.inner
-            .end_attempts(&row.boot.machine, row.boot.attempt.as_deref())
-            .await?;
+        self.inner.end_attempts(&ending).await?;
         Ok(Outcome::Next(INSERT))
     }
 
@@ -333,19 +399,19 @@ impl Saga {
             // An earlier try or process may have got through.
             if let Answer::Media(media) = self.look(row, Verb::Media).await?
                 && media.inserted
-                && media.image.as_deref().is_some_and(|image| same_url(image, &url))
+                && media.image.as_deref().is_some_and(|image| same_image(image, &url))
             {
-                self.note(row, Phase::Inserted, &reads.now(self.inner.wall()).reading.detail);
+                self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
                 return Ok(Outcome::Next(BOOT_ONCE));
             }
         }
         row.boot.inserted = true;
         self.note(row, Phase::Inserting, "inserting the image");
         let answer = self.change(row, Verb::Insert(url.clone())).await?;
-        let mounted = matches!(&answer, Answer::Media(media)
-            if media.inserted && media.image.as_deref().is_none_or(|image| same_url(image, &url)));
+        // Whether what it shows is ours, the BMC's own reading back has judged.
+        let mounted = matches!(&answer, Answer::Media(media) if media.inserted);
         if mounted {
-            self.note(row, Phase::Inserted, &reads.now(self.inner.wall()).reading.detail);
+            self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
             return Ok(Outcome::Next(BOOT_ONCE));
         }
         row.boot.tries += 1;
@@ -401,21 +467,29 @@ impl Saga {
         }
     }
 
-    async fn ask_agent(&self, row: &mut Row) -> Result<Outcome, Stop> {
-        let timing = &self.inner.timing;
-        let attempt = row.boot.attempt.clone().unwrap_or_default();
-        if self.inner.agents.took_order(&row.boot.machine, &attempt) {
+    async fn ask_agent(&mut self, row: &mut Row) -> Result<Outcome, Stop> {
+        let attempt = self.attempt(row)?;
+        let told = self.inner.agents.took_order(&row.boot.machine, &attempt.id);
+        if told || attempt.agent_up_ms.is_some() {
+            self.inner.agents.forget(&row.boot.machine);
+            self.inner.powered_on(&attempt);
             self.handed_over(
                 row,
                 Phase::RebootAsked,
                 "the agent has been asked to reboot the machine",
             );
-            self.inner.powered_on(&self.attempt(row)?);
             return Ok(Outcome::Next(AWAIT));
         }
-        self.inner.agents.order_reboot(&row.boot.machine, &attempt);
-        let waited = self.inner.now_ms().saturating_sub(row.boot.step_ms);
-        if waited < millis(timing.agent_reboot()) {
+        let repeated = row.boot.asked_ms.is_some();
+        if !repeated {
+            // On disk first: after a crash it must be known that the machine may be on its way.
+            row.boot.asked_ms = Some(self.inner.now_ms());
+            self.save(row).await?;
+        }
+        let now = self.inner.uptime();
+        let order = self.order.get_or_insert(Order { since: now, repeated });
+        self.inner.agents.order_reboot(&row.boot.machine, &attempt.id);
+        if now.saturating_sub(order.since) < self.inner.timing.agent_reboot() {
             self.note(
                 row,
                 Phase::BootOnce,
@@ -423,14 +497,26 @@ impl Saga {
             );
             return Ok(Outcome::Stay(Duration::from_secs(1)));
         }
+        if order.repeated {
+            // It may have rebooted into this very image: cutting its power now would be worse than waiting.
+            self.inner.powered_on(&attempt);
+            self.handed_over(
+                row,
+                Phase::RebootAsked,
+                "the agent may have rebooted the machine while isobar was away",
+            );
+            return Ok(Outcome::Next(AWAIT));
+        }
         self.note(row, Phase::BootOnce, "the agent is silent: the power is cycled instead");
+        self.inner.agents.drop_order(&row.boot.machine, &attempt.id);
         row.boot.way = Some(Way::Power);
         Ok(Outcome::Next(SHUT_DOWN))
     }
 
     /// Follows the reads until the agent is up, or a verdict is due.
-    async fn await_agent(&self, row: &mut Row) -> Result<Outcome, Stop> {
-        let inner = &self.inner;
+    async fn await_agent(&mut self, row: &mut Row) -> Result<Outcome, Stop> {
+        let inner = Arc::clone(&self.inner);
+        let watching_since = *self.watching_since.get_or_insert(inner.uptime());
         let (timing, now) = (&inner.timing, inner.now_ms());
         let attempt = self.attempt(row)?;
         if attempt.agent_up_ms.is_some() {
@@ -442,7 +528,7 @@ impl Saga {
         };
         let reads = inner.follow(&attempt).map_err(Stop::Settings)?;
         reads.powered_on(time_of(handed_over));
-        let seen = reads.now(inner.wall());
+        let seen = reads.now(inner.now());
         if let Some(first) = seen.first
             && attempt.first_read_ms.is_none()
         {
@@ -463,18 +549,23 @@ impl Saga {
         } else if seen.reading.phase > row.boot.phase {
             row.boot.note(now, seen.reading.phase, phase_began(seen.reading.phase));
         }
-        let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
-        let verdict = match seen.last {
+        // No verdict on a time in which nobody watched.
+        let watched = inner.uptime().saturating_sub(watching_since);
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at)).min(watched);
+        let verdict = match seen.progress {
             None if attempt.first_read_ms.is_none() => {
                 (since(handed_over) > timing.first_read()).then(|| self.never_read(row, &attempt))
+            }
+            Some(_) if !seen.after_power_on && seen.reading.phase != Phase::Copied => {
+                (since(handed_over) > timing.first_read()).then(|| self.not_booted_from_cd(row))
             }
             _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => Some(Reason::new(
                 "read-stalled",
                 format!("reading stopped: {}", seen.reading.detail),
                 "look at the machine's console; a slow or broken link between BMC and isobar shows here too",
             )),
-            last => {
-                let quiet_since = last.map_or(handed_over, ms_of).max(handed_over);
+            progress => {
+                let quiet_since = progress.map_or(handed_over, ms_of).max(handed_over);
                 (since(quiet_since) > timing.agent()).then(|| self.agent_silent(&seen.reading.detail))
             }
         };
@@ -492,8 +583,12 @@ impl Saga {
         match self.power(row).await? {
             PowerState::Off | PowerState::PoweringOn => row.boot.asked_ms = Some(self.inner.now_ms()),
             PowerState::On if row.boot.asked_ms.is_some() => {
-                reads.powered_on(self.inner.wall());
+                reads.powered_on(self.inner.now());
                 self.handed_over(row, Phase::Firmware, "machine is on");
+            }
+            _ if reads.look_like_a_boot(self.inner.now()) => {
+                reads.powered_on(self.inner.now());
+                self.handed_over(row, Phase::Grub, "the machine is booting from its virtual CD");
             }
             _ => {}
         }
@@ -553,16 +648,31 @@ impl Saga {
     }
 
     async fn take_out(&self, row: &mut Row) -> Result<(), Stop> {
-        self.change(row, Verb::Eject).await?;
-        self.change(row, Verb::ClearOverride).await?;
-        (row.boot.inserted, row.boot.override_set) = (false, false);
-        self.inner.end_attempts(&row.boot.machine, None).await?;
+        let ending = self.inner.live_attempts(&row.boot.machine, None)?;
+        if self.foreign_image(row).await? {
+            self.note(
+                row,
+                Phase::Ejecting,
+                "another image is in the virtual CD: it is left alone",
+            );
+        } else {
+            self.change(row, Verb::Eject).await?;
+        }
+        row.boot.inserted = false;
+        self.inner.end_attempts(&ending).await?;
+        match self.change(row, Verb::ClearOverride).await {
+            Err(Stop::Bmc(error)) if !worth_retrying(&error) => {
+                tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");
+            }
+            other => drop(other?),
+        }
+        row.boot.override_set = false;
         Ok(())
     }
 
     /// Nothing is ejected under a root that lives on the medium, or in the middle of a boot's reads.
     async fn unsafe_to_eject(&self, row: &mut Row) -> Result<Option<&'static str>, Stop> {
-        let live = self.inner.agents.live(&row.boot.machine, self.inner.steady());
+        let live = self.inner.agents.live(&row.boot.machine, self.inner.uptime());
         if live.is_some_and(|agent| agent.root_in_memory) || self.inner.reads_quiet(&row.boot.machine)? {
             return Ok(None);
         }
@@ -573,14 +683,18 @@ impl Saga {
     }
 
     async fn foreign_root_may_be_mounted(&self, row: &mut Row) -> Result<bool, Stop> {
+        Ok(self.foreign_image(row).await? && self.power(row).await? != PowerState::Off)
+    }
+
+    /// Whether somebody else's image is in the virtual CD.
+    async fn foreign_image(&self, row: &mut Row) -> Result<bool, Stop> {
         let Answer::Media(media) = self.look(row, Verb::Media).await? else {
             return Ok(false);
         };
-        let foreign = media.inserted
-            && media
-                .image
-                .is_some_and(|image| self.inner.attempt_of_url(&image).ok().flatten().is_none());
-        Ok(foreign && self.power(row).await? != PowerState::Off)
+        match media.image.filter(|_| media.inserted) {
+            Some(image) => Ok(self.inner.attempt_of_url(&image)?.is_none()),
+            None => Ok(false),
+        }
     }
 
     fn after_error(&self, row: &mut Row, error: &BmcError) -> Outcome {
@@ -628,7 +742,11 @@ impl Saga {
 
     /// An exchange that changes the BMC: its turn, then the intent on disk, then the wire.
     async fn change(&self, row: &mut Row, verb: Verb) -> Result<Answer, Stop> {
-        let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
+        let settings = self.settings(row)?;
+        if settings.locked {
+            return Err(Stop::Locked);
+        }
+        let endpoint = settings.endpoint.map_err(Stop::Settings)?;
         let turn = self.inner.gate.turn(&endpoint).await;
         let now = self.inner.now_ms();
         row.boot.intent = Some(Intent {
@@ -652,6 +770,7 @@ impl Saga {
         };
         txn.puts.extend(self.exchanges.put(&row.boot.id));
         row.rev = self.inner.store.submit(txn).await?;
+        row.stored = row.boot.clone();
         self.inner.changed(&row.boot);
         Ok(())
     }
@@ -713,6 +832,17 @@ impl Saga {
         )
     }
 
+    fn not_booted_from_cd(&self, row: &Row) -> Reason {
+        Reason::new(
+            "not-booted-from-cd",
+            format!(
+                "{} is on, but has not read its virtual CD since: it booted from something else",
+                row.boot.machine_name
+            ),
+            "look at the machine's console and boot order; some firmware wants virtual media enabled as a boot device",
+        )
+    }
+
     fn agent_silent(&self, detail: &str) -> Reason {
         Reason::new(
             "agent-silent",
@@ -728,7 +858,6 @@ const SHUT_DOWN: &str = "shut-down/1";
 const EJECT: &str = "eject/1";
 const INSERT: &str = "insert/1";
 const BOOT_ONCE: &str = "boot-once/1";
-const POWER_ON: &str = "power-on/1";
 pub(crate) const ASK_AGENT: &str = "ask-agent/1";
 pub(crate) const AWAIT: &str = "await/1";
 const SETTLE: &str = "settle/1";
@@ -748,10 +877,4 @@ fn millis(d: Duration) -> u64 {
 
 fn time_of(ms: u64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + Duration::from_millis(ms)
-}
-
-/// Some BMCs leave out the scheme when they report what is in.
-fn same_url(reported: &str, ours: &str) -> bool {
-    let path = |url: &str| url.split_once("://").map_or(url, |(_, rest)| rest).to_ascii_lowercase();
-    path(reported) == path(ours)
 }

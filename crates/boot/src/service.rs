@@ -14,7 +14,9 @@ use tokio::runtime::Handle;
 use crate::agents::AgentBook;
 use crate::attempts::Attempts;
 use crate::bases::Bases;
+use crate::clock::BootClock;
 use crate::gate::{Connector, Gate};
+use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
 use crate::state::{BootOptions, Inner, lock};
@@ -40,7 +42,7 @@ impl Booter {
     ) -> Result<Self, StoreError> {
         let store = Arc::clone(objects.store());
         let vault: Arc<Vault> = Arc::clone(objects.vault());
-        let clock = Arc::clone(objects.clock());
+        let clock = Arc::new(BootClock::new(Arc::clone(objects.clock())));
         let bases = Arc::new(Bases::new(Arc::clone(&store), blobs));
         let attempts = Arc::new(Attempts::new(
             Arc::clone(&store),
@@ -53,9 +55,8 @@ impl Booter {
             gate: Gate::new(connector, options.timing.clone()),
             timing: options.timing.clone(),
             agents: AgentBook::new(options.timing.agent_gone()),
-            book: Arc::default(),
+            book: Arc::new(ReadBook::new(Arc::clone(&clock))),
             runner: |inner, id| Box::pin(saga::run(inner, id)),
-            started_ns: clock.steady_ns(),
             runtime: Handle::current(),
             lives: Mutex::default(),
             objects,

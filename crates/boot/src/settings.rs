@@ -48,6 +48,8 @@ pub struct Settings {
     pub name: String,
     /// Whether it boots from a virtual ISO.
     pub virtual_iso: bool,
+    /// It must not be touched.
+    pub locked: bool,
     /// Policy `wait`: the power of a machine that is on is the operator's.
     pub leave_power: bool,
     /// Time for a graceful shutdown, where the machine (or a profile) sets it.
@@ -100,6 +102,7 @@ impl Settings {
         );
         Ok(Self {
             virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
+            locked: machine.get("Locked") == Some(&Value::Bool(true)),
             leave_power,
             shutdown: get(param::SHUTDOWN)?
                 .and_then(|v| v.value.as_u64())

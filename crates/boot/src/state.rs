@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use isobar_model::{ApiError, Object};
 use isobar_objects::{BOOT_ERROR_META, Objects, Principal};
-use isobar_store::{Clock, Expect, Store, StoreError, Txn};
+use isobar_store::{Delete, Expect, Store, StoreError, Txn};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -17,11 +17,12 @@ use crate::address::ServerAddr;
 use crate::agents::AgentBook;
 use crate::attempts::Attempts;
 use crate::bases::Bases;
+use crate::clock::BootClock;
 use crate::evidence::Phase;
 use crate::gate::Gate;
 use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
-use crate::record::{Attempt, Boot, Operation, Row, State, kind, ms_of};
+use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
 use crate::settings::Settings;
 use crate::timing::Timing;
 use crate::view::{BootView, Shown};
@@ -46,7 +47,7 @@ pub(crate) type Runner = fn(Arc<Inner>, String) -> Pin<Box<dyn Future<Output = (
 pub(crate) struct Inner {
     pub(crate) objects: Objects,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<BootClock>,
     pub(crate) gate: Gate,
     pub(crate) timing: Timing,
     pub(crate) bases: Arc<Bases>,
@@ -55,7 +56,6 @@ pub(crate) struct Inner {
     pub(crate) agents: AgentBook,
     pub(crate) options: BootOptions,
     pub(crate) runner: Runner,
-    pub(crate) started_ns: u64,
     pub(crate) runtime: Handle,
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
 }
@@ -67,6 +67,9 @@ pub(crate) struct Life {
     shown: Mutex<Option<Shown>>,
 }
 
+/// Reason of what may be better in a moment: the store did not answer.
+pub(crate) const STORE: &str = "store";
+
 /// A machine that has read nothing for so long is not in the middle of loading.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -76,51 +79,69 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.now_ns() / 1_000_000).unwrap_or(0)
+        self.clock.now_ms()
     }
 
-    /// Wall clock, for comparing with the times of reads.
-    pub(crate) fn wall(&self) -> SystemTime {
-        SystemTime::now()
+    /// For comparing with the times of reads.
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
     }
 
-    pub(crate) fn steady(&self) -> Duration {
-        Duration::from_nanos(self.clock.steady_ns())
+    /// For what only this process knows: when an agent was heard, how long a task has watched.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.clock.uptime()
     }
 
+    /// Takes up what an earlier process left: first all that may still be under way at a BMC, then the boots.
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
-        let now = self.now_ms();
-        let left = |until: u64| Duration::from_millis(until.saturating_sub(now));
-        for attempt in self.attempts.live()? {
-            if let Some(image) = self.attempts.image(&attempt.id)? {
-                self.book.follow(
-                    attempt.attempt_id(),
-                    &image,
-                    attempt.bmc_ip.as_deref().and_then(|ip| ip.parse().ok()),
-                );
-            }
-        }
         for doc in self.store.find(kind::OPERATIONS, "State", "running")? {
-            let Ok(mut operation) = serde_json::from_slice::<Operation>(&doc.body) else {
+            let Some(mut operation) = record::read::<Operation>(&doc) else {
                 continue;
             };
-            if let Some(intent) = operation.intent.take() {
-                self.gate.keep_away(&intent.bmc, left(intent.until_ms));
-            }
+            self.wait_out(operation.intent.take());
             "interrupted".clone_into(&mut operation.state);
-            let put = operation.put(Expect::Rev(doc.rev));
             self.store.commit(Txn {
-                puts: vec![put],
+                puts: vec![operation.put(Expect::Rev(doc.rev))],
                 ..Txn::default()
             })?;
         }
-        for doc in self.store.find(kind::BOOTS, "State", "open")? {
-            let Ok(boot) = serde_json::from_slice::<Boot>(&doc.body) else {
+        for doc in self.store.find(kind::BOOTS, "State", "doubt")? {
+            let Some(mut boot) = record::read::<Boot>(&doc) else {
                 continue;
             };
-            if let Some(intent) = &boot.intent {
-                self.gate.keep_away(&intent.bmc, left(intent.until_ms));
+            self.wait_out(boot.intent.take());
+            self.store.commit(Txn {
+                puts: vec![boot.put(Expect::Rev(doc.rev))],
+                ..Txn::default()
+            })?;
+        }
+        let open: Vec<Boot> = self
+            .store
+            .find(kind::BOOTS, "State", "open")?
+            .iter()
+            .filter_map(record::read)
+            .collect();
+        for boot in &open {
+            self.wait_out(boot.intent.clone());
+            let Some(attempt) = boot
+                .attempt
+                .as_deref()
+                .map(|id| self.attempt(id))
+                .transpose()?
+                .flatten()
+            else {
+                continue;
+            };
+            let Ok(reads) = self.follow(&attempt) else { continue };
+            // What is read from here on is the machine's own, if it may have been on by then.
+            if boot.handed_over_ms.is_some() || (boot.step == crate::record::POWER_ON && boot.asked_ms.is_some()) {
+                reads.powered_on(self.now());
             }
+        }
+        for attempt in self.attempts.live()? {
+            let _ = self.follow(&attempt);
+        }
+        for boot in &open {
             tracing::info!(
                 boot = boot.id,
                 machine = boot.machine_name,
@@ -130,6 +151,18 @@ impl Inner {
             self.spawn(&boot.id);
         }
         Ok(())
+    }
+
+    /// An exchange of an earlier process may still be under way at its BMC.
+    fn wait_out(&self, intent: Option<Intent>) {
+        if let Some(intent) = intent {
+            // Never longer than the exchange could have taken, whatever became of the wall clock.
+            let left = intent
+                .until_ms
+                .saturating_sub(self.now_ms())
+                .min(intent.until_ms.saturating_sub(intent.at_ms));
+            self.gate.keep_away(&intent.bmc, Duration::from_millis(left));
+        }
     }
 
     /// Starts the task of a boot, unless it runs.
@@ -155,12 +188,18 @@ impl Inner {
             Ok(rows) => rows.iter().for_each(|row| self.spawn(&row.boot.id)),
             Err(error) => tracing::error!(machine, %error, "cannot look for boots; they start after a restart"),
         }
-        // A boot that was replaced is not open any more, but its task still sleeps.
+        // A boot that was replaced is not open any more, but its task still sleeps. One that was cancelled must not
+        // have its machine rebooted, from this moment on.
         if let Ok(docs) = self.store.find(kind::BOOTS, "Machine", machine) {
-            let lives = lock(&self.lives);
-            docs.iter()
-                .filter_map(|doc| lives.get(&doc.key))
-                .for_each(|life| life.bell.notify_one());
+            for boot in docs.iter().filter_map(record::read::<Boot>) {
+                if boot.state != State::Running {
+                    self.withdraw_order(&boot);
+                }
+                if let Some(life) = self.life(&boot.id) {
+                    self.bump(&life);
+                    life.bell.notify_one();
+                }
+            }
         }
     }
 
@@ -174,12 +213,17 @@ impl Inner {
 
     /// A boot has ended and owes nothing: its memory is given back.
     pub(crate) fn over(&self, boot: &Boot) {
-        if let Some(attempt) = &boot.attempt {
-            self.agents.drop_order(&boot.machine, attempt);
-        }
+        self.withdraw_order(boot);
         let life = lock(&self.lives).remove(&boot.id);
         if let Some(life) = life {
             self.bump(&life);
+        }
+    }
+
+    /// The agent is not to reboot the machine for this boot any more.
+    pub(crate) fn withdraw_order(&self, boot: &Boot) {
+        if let Some(attempt) = &boot.attempt {
+            self.agents.drop_order(&boot.machine, attempt);
         }
     }
 
@@ -224,27 +268,21 @@ impl Inner {
             };
         Ok(match self.life(&boot.id) {
             Some(life) => BootView::new(boot, lock(&life.shown).as_ref(), agent_up, *life.seq.borrow()),
-            // After the task has ended its last number was at most a little above the clock of the last write.
+            // Its task is about to start, and goes on from there.
+            None if boot.is_open() => BootView::new(boot, None, agent_up, boot.updated_ms),
+            // Its task has ended: above every number that was given out meanwhile.
             None => BootView::new(boot, None, agent_up, boot.updated_ms + 1_000_000),
         })
     }
 
     pub(crate) fn boot_row(&self, id: &str) -> Result<Option<Row>, StoreError> {
-        Ok(self.store.get(kind::BOOTS, id)?.and_then(|doc| {
-            serde_json::from_slice(&doc.body)
-                .ok()
-                .map(|boot| Row { boot, rev: doc.rev })
-        }))
+        Ok(self.store.get(kind::BOOTS, id)?.and_then(|doc| Row::of(&doc)))
     }
 
     /// A machine's boots that are under way or owe a clean-up.
     pub(crate) fn open_boots(&self, machine: &str) -> Result<Vec<Row>, StoreError> {
         let docs = self.store.find(kind::BOOTS, "Machine", machine)?;
-        let rows = docs.iter().filter_map(|doc| {
-            serde_json::from_slice::<Boot>(&doc.body)
-                .ok()
-                .map(|boot| Row { boot, rev: doc.rev })
-        });
+        let rows = docs.iter().filter_map(Row::of);
         Ok(rows.filter(|row| row.boot.is_open()).collect())
     }
 
@@ -263,11 +301,13 @@ impl Inner {
     }
 
     pub(crate) fn settings(&self, machine: &str) -> Result<Settings, Reason> {
-        let gone = |message: String| Reason::new("machine-gone", message, "create the machine again");
         let machine = self
             .objects
             .get("machines", machine)
-            .map_err(|error| gone(error.to_string()))?;
+            .map_err(|error| match error.code {
+                404 => Reason::new("machine-gone", error.to_string(), "create the machine again"),
+                _ => Reason::new(STORE, error.to_string(), "look at the server's log"),
+            })?;
         Settings::of(&self.objects, &machine)
     }
 
@@ -294,20 +334,23 @@ impl Inner {
     }
 
     pub(crate) fn follow(&self, attempt: &Attempt) -> Result<Arc<AttemptReads>, Reason> {
-        let image = self.attempts.image(&attempt.id).ok().flatten().ok_or_else(|| {
-            Reason::new(
-                "image-lost",
-                "the image of this attempt is not in the store",
-                "set the bootenv again: the machine gets a new image",
-            )
-        })?;
+        let image = self.attempts.image(&attempt.id);
+        let image = image
+            .map_err(|e| Reason::new(STORE, e.to_string(), "look at the server's log"))?
+            .ok_or_else(|| {
+                Reason::new(
+                    "image-lost",
+                    "the image of this attempt is not in the store",
+                    "set the bootenv again: the machine gets a new image",
+                )
+            })?;
         let bmc: Option<IpAddr> = attempt.bmc_ip.as_deref().and_then(|ip| ip.parse().ok());
         Ok(self.book.follow(attempt.attempt_id(), &image, bmc))
     }
 
     pub(crate) fn powered_on(&self, attempt: &Attempt) {
         if let Ok(reads) = self.follow(attempt) {
-            reads.powered_on(self.wall());
+            reads.powered_on(self.now());
         }
     }
 
@@ -352,35 +395,52 @@ impl Inner {
         }
     }
 
-    /// The machine's attempts but this one are over: their tokens answer "gone", their images are given up but for
-    /// the newest, which people may still want to look at.
-    pub(crate) async fn end_attempts(&self, machine: &str, but: Option<&str>) -> Result<(), StoreError> {
-        let all = self.attempts.of_machine(machine)?;
-        let newest = all.first().map(|(attempt, _)| attempt.id.clone());
-        for (attempt, _) in all {
-            if Some(attempt.id.as_str()) == but || attempt.over {
-                continue;
-            }
+    /// The machine's attempts that are not over, but for this one.
+    pub(crate) fn live_attempts(&self, machine: &str, but: Option<&str>) -> Result<Vec<Attempt>, StoreError> {
+        let all = self
+            .attempts
+            .of_machine(machine)?
+            .into_iter()
+            .map(|(attempt, _)| attempt);
+        Ok(all
+            .filter(|attempt| !attempt.over && Some(attempt.id.as_str()) != but)
+            .collect())
+    }
+
+    /// These attempts are over: their tokens answer "gone". Images are given up but for each machine's newest, which
+    /// people may still want to look at.
+    ///
+    /// Which ones has to be said before their disc is taken out: an attempt that began meanwhile is not among them.
+    pub(crate) async fn end_attempts(&self, ending: &[Attempt]) -> Result<(), StoreError> {
+        for attempt in ending {
             self.update_attempt(&attempt.id, |a| {
                 a.over = true;
                 a.machine_token_sealed = None;
             })
             .await?;
             self.book.forget(attempt.attempt_id());
-            if newest.as_deref() != Some(&attempt.id) {
-                let delete = isobar_store::Delete {
-                    kind: kind::IMAGES.to_owned(),
-                    key: attempt.id.clone(),
-                    expect: Expect::Any,
-                };
-                self.store
-                    .submit(Txn {
-                        deletes: vec![delete],
-                        ..Txn::default()
-                    })
-                    .await?;
-            }
         }
+        let Some(machine) = ending.first().map(|attempt| attempt.machine.clone()) else {
+            return Ok(());
+        };
+        let image = |attempt: Attempt| Delete {
+            kind: kind::IMAGES.to_owned(),
+            key: attempt.id,
+            expect: Expect::Any,
+        };
+        let old = self
+            .attempts
+            .of_machine(&machine)?
+            .into_iter()
+            .skip(1)
+            .map(|(attempt, _)| attempt);
+        let deletes = old.filter(|attempt| attempt.over).map(image).collect();
+        self.store
+            .submit(Txn {
+                deletes,
+                ..Txn::default()
+            })
+            .await?;
         Ok(())
     }
 
@@ -391,24 +451,26 @@ impl Inner {
             .of_machine(machine)?
             .iter()
             .any(|(a, _)| a.agent_up_ms.is_some() && !a.over);
-        let since = self.steady().saturating_sub(Duration::from_nanos(self.started_ns));
+        let since = self.uptime();
         let patience = Duration::from_secs(self.timing.heartbeat_s * 2 + 1);
         Ok((up && since < patience).then_some(Duration::from_secs(1)))
     }
 
     /// Whether nobody is in the middle of reading one of the machine's images.
     pub(crate) fn reads_quiet(&self, machine: &str) -> Result<bool, StoreError> {
-        let now = self.wall();
+        let now = self.now();
         for (attempt, _) in self.attempts.of_machine(machine)? {
             if attempt.over {
                 continue;
             }
-            let last = self
-                .book
-                .get(attempt.attempt_id())
-                .and_then(|reads| reads.now(now).last);
+            let reads = self.book.get(attempt.attempt_id()).map(|reads| reads.now(now));
             // Who has not begun to read loses nothing: the firmware finds no disc and goes on to the next device.
-            if last.is_some_and(|last| now.duration_since(last).unwrap_or_default() < QUIET) {
+            let quiet = match reads.and_then(|reads| reads.progress) {
+                Some(progress) => now.duration_since(progress).unwrap_or_default() >= QUIET,
+                // An earlier process has seen reads; this one has not watched for long enough to know.
+                None => attempt.first_read_ms.is_none() || self.uptime() >= QUIET,
+            };
+            if !quiet {
                 return Ok(false);
             }
         }
@@ -432,9 +494,8 @@ impl Inner {
                 .find(kind::BOOTS, "Machine", uuid)
                 .map_err(|e| store_error(&e))?;
             let boots = docs.iter().filter_map(|doc| {
-                serde_json::from_slice::<Boot>(&doc.body)
-                    .ok()
-                    .map(|boot| (boot.started_ms, doc.rev, boot))
+                let boot = record::read::<Boot>(doc)?;
+                Some((boot.started_ms, doc.rev, boot))
             });
             let newest = boots
                 .max_by_key(|(started, rev, _)| (*started, *rev))

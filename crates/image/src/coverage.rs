@@ -45,19 +45,21 @@ impl Coverage {
         &self.image
     }
 
-    /// Counts a range of the image (bytes) as read; what lies past its end is left out.
-    pub fn add(&mut self, range: Range<u64>) {
+    /// Counts a range of the image (bytes) as read; what lies past its end is left out. Whether any of it was new.
+    pub fn add(&mut self, range: Range<u64>) -> bool {
+        let mut new = false;
         for piece in self.image.iter(range) {
             let Some(id) = piece.file else {
-                self.padding.add(piece.offset..piece.offset + piece.segment.len());
+                new |= self.padding.add(piece.offset..piece.offset + piece.segment.len());
                 continue;
             };
             let Some(file) = self.image.files().get(id.0 as usize) else {
                 continue;
             };
             let from = piece.offset - file.offset;
-            self.files.entry(id).or_default().add(from..from + piece.segment.len());
+            new |= self.files.entry(id).or_default().add(from..from + piece.segment.len());
         }
+        new
     }
 
     /// Bytes of a file that have been read at least once.
@@ -101,7 +103,9 @@ impl Coverage {
 }
 
 impl Runs {
-    fn add(&mut self, new: Range<u64>) {
+    /// Whether any of it was new.
+    fn add(&mut self, new: Range<u64>) -> bool {
+        let known = self.covered;
         // Everything that overlaps or touches `new` becomes one run.
         let first = self.runs.partition_point(|run| run.end < new.start);
         let after = self.runs.partition_point(|run| run.start <= new.end);
@@ -113,9 +117,11 @@ impl Runs {
         let before: u64 = self.runs[first..after].iter().map(|run| run.end - run.start).sum();
         self.covered += merged.end - merged.start - before;
         self.runs.splice(first..after, [merged]);
+        let grown = self.covered > known;
         if self.runs.len() > MAX_RUNS {
             self.close_smallest_gap();
         }
+        grown
     }
 
     fn close_smallest_gap(&mut self) {

@@ -484,8 +484,9 @@ async fn read_back(http: &mut Transport, found: &Found, slot: &Slot, url: &str) 
     }
 }
 
-/// Some leave out the scheme, some cut the URL, some write it another way.
-fn same_image(shown: &str, url: &str) -> bool {
+/// Whether what a slot shows is this URL: some leave out the scheme, some cut the URL, some write it another way.
+#[must_use]
+pub fn same_image(shown: &str, url: &str) -> bool {
     let bare = |u: &str| u.split_once("://").map_or(u, |(_, rest)| rest).to_ascii_lowercase();
     let (shown, url) = (bare(shown), bare(url));
     shown == url || (shown.len() >= 16 && (url.starts_with(&shown) || url.ends_with(&shown) || shown.ends_with(&url)))

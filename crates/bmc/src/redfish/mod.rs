@@ -7,6 +7,7 @@ mod boot;
 mod discover;
 mod json;
 mod media;
+pub use media::same_image;
 mod message;
 mod power;
 mod quirks;
