@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ pub const PASSWORD: &str = "canary-Xq7-password";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Short, so that a test that waits for a deadline does not wait long; long enough for a loaded host.
-const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=3,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=6,stalled_s=20,\
+pub const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=3,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=6,stalled_s=20,\
                       agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
 
 /// An operating system that came up.
@@ -38,10 +39,12 @@ pub struct Stage {
     dir: TempDir,
     api: u16,
     files: u16,
+    timing: String,
     server: Option<Child>,
     runtime: tokio::runtime::Runtime,
     sim: Option<Sim>,
     oses: Arc<Mutex<Vec<Os>>>,
+    beats: Arc<AtomicUsize>,
 }
 
 /// What a command did.
@@ -75,6 +78,11 @@ pub fn network() -> Value {
 
 impl Stage {
     pub fn new(adapt: impl FnOnce(&mut SimConfig)) -> Self {
+        Self::timed(TIMING, adapt)
+    }
+
+    /// With deadlines and pauses of its own.
+    pub fn timed(timing: &str, adapt: impl FnOnce(&mut SimConfig)) -> Self {
         let oses: Arc<Mutex<Vec<Os>>> = Arc::default();
         let api = free_port();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -86,18 +94,23 @@ impl Stage {
             password: PASSWORD.into(),
             ..SimConfig::quick()
         };
-        let kept = Arc::clone(&oses);
-        config.os_up = Some(Arc::new(move |os| Box::pin(play_os(os, api, Arc::clone(&kept)))));
+        let beats: Arc<AtomicUsize> = Arc::default();
+        let (kept, counted) = (Arc::clone(&oses), Arc::clone(&beats));
+        config.os_up = Some(Arc::new(move |os| {
+            Box::pin(play_os(os, api, Arc::clone(&kept), Arc::clone(&counted)))
+        }));
         adapt(&mut config);
         let sim = runtime.block_on(isobar_sim::start(config)).unwrap();
         let mut stage = Self {
             dir: TempDir::new().unwrap(),
             api,
             files: free_port(),
+            timing: timing.to_owned(),
             server: None,
             runtime,
             sim: Some(sim),
             oses,
+            beats,
         };
         stage.start_server();
         stage
@@ -124,7 +137,7 @@ impl Stage {
                 "--address-for-machine",
                 "192.168.77.1",
             ])
-            .args(["--timing", TIMING, "--log-level", "debug"])
+            .args(["--timing", &self.timing, "--log-level", "debug"])
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
             .stdin(Stdio::null())
@@ -264,6 +277,16 @@ impl Stage {
 
     pub fn wait_boot(&self, state: &str) {
         self.wait(&format!("the boot is {state}"), |s| s.last_boot()["state"] == state);
+    }
+
+    /// How often an operating system came up.
+    pub fn oses(&self) -> usize {
+        self.oses.lock().unwrap().len()
+    }
+
+    /// Heartbeats that agents have sent.
+    pub fn heartbeats(&self) -> usize {
+        self.beats.load(Ordering::SeqCst)
     }
 
     pub fn last_os(&self) -> Os {
@@ -424,7 +447,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The agent's side: exchange, check-in, report, heartbeats until it is told to reboot.
-async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>) -> OsExit {
+async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
     let OsUp {
         command_line,
         initrds,
@@ -440,7 +463,7 @@ async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>) -> OsExit {
         boot: boot.clone(),
     });
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let agent = tokio::task::spawn_blocking(move || agent(&boot, api, &stopped));
+    let agent = tokio::task::spawn_blocking(move || agent(&boot, api, &stopped, &beats));
     tokio::select! {
         exit = agent => exit.unwrap_or(OsExit::Stay),
         _ = power_button.recv() => {
@@ -450,7 +473,7 @@ async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>) -> OsExit {
     }
 }
 
-fn agent(boot: &Value, api: u16, stopped: &std::sync::mpsc::Receiver<()>) -> OsExit {
+fn agent(boot: &Value, api: u16, stopped: &std::sync::mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
     let text = |name: &str| boot[name].as_str().unwrap().to_owned();
     let (machine, attempt) = (text("machine"), text("attempt"));
     // The machine's own network does not exist here; the pin is the one that it was given.
@@ -459,7 +482,7 @@ fn agent(boot: &Value, api: u16, stopped: &std::sync::mpsc::Receiver<()>) -> OsE
     let nonce = format!("nonce-of-{attempt}");
     let exchange = json!({"machine": machine, "attempt": attempt, "secret": text("secret"), "nonce": nonce});
     let mut client = None;
-    let pause = || stopped.recv_timeout(Duration::from_millis(200));
+    let mut pause = Duration::from_millis(200);
     let ended = |r: Result<(), std::sync::mpsc::RecvTimeoutError>| {
         r.is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
     };
@@ -474,23 +497,23 @@ fn agent(boot: &Value, api: u16, stopped: &std::sync::mpsc::Receiver<()>) -> OsE
                 let mine = nobody.with_auth(Auth::Token(Secret::new(token)));
                 let checkin = json!({"machine": machine, "attempt": attempt, "version": "test", "uptime_s": 1, "root_in_memory": true});
                 let report = [json!({"op": "replace", "path": "/Address", "value": "192.168.77.10"})];
-                let up = mine.post::<_, Value>("/isobar/v1/agent/checkin", &checkin).is_ok()
-                    && mine
-                        .patch::<_, Value>(&format!("/api/v3/machines/{machine}"), &report)
-                        .is_ok();
-                if up {
+                let checked_in = mine.post::<_, Value>("/isobar/v1/agent/checkin", &checkin);
+                let reported = mine.patch::<_, Value>(&format!("/api/v3/machines/{machine}"), &report);
+                if let (Ok(answer), Ok(_)) = (checked_in, reported) {
+                    pause = Duration::from_secs(answer["heartbeat_s"].as_u64().unwrap());
                     client = Some(mine);
                 }
             }
         } else if let Some(client) = &client {
             let beat = json!({"machine": machine, "attempt": attempt, "uptime_s": 2});
-            if let Ok(answer) = client.post::<_, Value>("/isobar/v1/agent/heartbeat", &beat)
-                && answer["command"] == "reboot"
-            {
-                return OsExit::Reboot;
+            if let Ok(answer) = client.post::<_, Value>("/isobar/v1/agent/heartbeat", &beat) {
+                beats.fetch_add(1, Ordering::SeqCst);
+                if answer["command"] == "reboot" {
+                    return OsExit::Reboot;
+                }
             }
         }
-        if ended(pause()) {
+        if ended(stopped.recv_timeout(pause)) {
             return OsExit::Stay;
         }
     }
