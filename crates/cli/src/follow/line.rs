@@ -21,7 +21,6 @@ const MILESTONES: &[&str] = &[
     "grub",
     "kernel",
     "initrd",
-    "kernel-started",
     "agent-up",
 ];
 
@@ -152,8 +151,12 @@ fn trail(boot: &Boot, before: &[String]) -> Vec<String> {
     let mut trail = before.to_vec();
     let phases = boot.log.iter().map(|entry| &entry.phase).chain([&boot.phase]);
     for phase in phases.filter(|phase| MILESTONES.contains(&phase.as_str())) {
-        if !trail.contains(phase) {
-            trail.push(phase.clone());
+        // Nobody but GRUB reads the kernel; the server may not have seen the moment before it did.
+        let unseen = phase == "kernel" && !trail.iter().any(|phase| phase == "grub");
+        for phase in unseen.then_some("grub").into_iter().chain([phase.as_str()]) {
+            if !trail.iter().any(|known| known == phase) {
+                trail.push(phase.to_owned());
+            }
         }
     }
     trail
@@ -208,11 +211,11 @@ mod tests {
             ..Boot::default()
         };
         let trail = trail(&boot, &[]);
-        let whole = "planned → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left";
+        let whole = "planned → inserted → firmware → GRUB → kernel → initrd 63 %, 4.1 MB/s, 40 s left";
         assert_eq!(live(&trail, &boot, &boot.line(), whole.chars().count()), whole);
         assert_eq!(
             live(&trail, &boot, &boot.line(), whole.chars().count() - 1),
-            "… → inserted → firmware → kernel → initrd 63 %, 4.1 MB/s, 40 s left"
+            "… → inserted → firmware → GRUB → kernel → initrd 63 %, 4.1 MB/s, 40 s left"
         );
         assert_eq!(live(&trail, &boot, &boot.line(), 5), "initrd 63 %, 4.1 MB/s, 40 s left");
     }
