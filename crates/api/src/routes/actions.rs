@@ -76,7 +76,14 @@ async fn run(mut call: Call) -> Answer {
     if model != "machines" || other_plugin {
         return Err(ApiError::action_unknown(model, call.key(), command));
     }
-    let who = call.who()?.name();
+    let who = call.who()?;
+    // The machine's stored password goes where these say: only for who could read it anyway.
+    let elsewhere = params.keys().find(|name| WHERE_THE_BMC_IS.contains(&name.as_str()));
+    if let Some(name) = elsewhere.filter(|_| !who.allows(model, "getSecure", &key)) {
+        let text = format!("{name} may be given per call by users who may read the password that is sent there");
+        return Err(ApiError::new(403, "AUTH", model, call.key(), text));
+    }
+    let who = who.name();
     let value = call
         .app
         .boots
@@ -84,6 +91,9 @@ async fn run(mut call: Call) -> Answer {
         .await?;
     reply::ok(&value)
 }
+
+/// Params that say where a BMC is.
+const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
 
 /// The one plugin that is built in.
 const PLUGIN: &str = "ipmi";
