@@ -53,6 +53,20 @@ impl CliError {
         }
     }
 
+    /// What the server says of a stale token is DRP's; what to do about it is not.
+    pub(crate) fn advised(self) -> Self {
+        const STALE: &str = "the token is not valid, or no longer: unset RS_TOKEN and set RS_KEY=user:password, or get a \
+                             new one with `isobar users token NAME`";
+        match self {
+            Self::Client(error @ ClientError::Api(_)) => {
+                let stale = matches!(&error, ClientError::Api(body)
+                    if body.code == 403 && body.messages.iter().any(|m| m == "Validation failed"));
+                Self::hinted(error, stale.then(|| STALE.to_owned()))
+            }
+            other => other,
+        }
+    }
+
     /// Adds advice to what the server said.
     pub(crate) fn hinted(error: ClientError, hint: Option<String>) -> Self {
         match hint {

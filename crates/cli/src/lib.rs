@@ -118,7 +118,10 @@ fn execute(words: &[String], extra: &[Command], host: &Host, program: Program) -
     let session = Session::new(host, &settings, program);
     match grammar::parse(&matches, program, extra)? {
         Parsed::Call(verb, call) => {
-            let output = (verb.run)(&session, &call)?;
+            let output = (verb.run)(&session, &call).map_err(|error| match program {
+                Program::Isobar => error.advised(),
+                Program::Drpcli => error,
+            })?;
             host.out(output.render(&settings)?.as_bytes())
         }
         Parsed::Completion(shell) => {
