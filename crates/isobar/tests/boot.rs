@@ -249,7 +249,7 @@ fn failing(stage: &Stage, reason: &str) -> String {
     assert_eq!(error["reason"], reason, "{boots}");
     let (message, hint) = (error["message"].as_str().unwrap(), error["hint"].as_str().unwrap());
     assert!(!hint.is_empty(), "{error}");
-    let plain = |text: &str| text.replace(['"', '\\'], "");
+    let plain = |text: &str| text.trim_end_matches('.').replace(['"', '\\'], "");
     assert!(plain(&out.stderr).contains(&plain(message)), "the CLI says it: {out}");
     assert!(plain(&errors).contains(&plain(message)), "the object says it: {errors}");
     out.stderr
