@@ -1,0 +1,77 @@
+//! A live image to plan on, small, with nothing in it that runs.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::Server;
+
+impl Server {
+    /// A live image to plan on: as large as it takes to see progress, and nothing in it that runs.
+    pub fn import(&self) {
+        self.import_version(1);
+    }
+
+    pub fn import_version(&self, version: u8) {
+        let noise = |len: usize, seed: u8| -> Vec<u8> {
+            let mut state = u64::from(seed) * 256 + u64::from(version);
+            (0..len)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 56) as u8
+                })
+                .collect()
+        };
+        let files: HashMap<&str, (Vec<u8>, &str)> = HashMap::from([
+            ("vmlinuz0", (noise(2 << 20, 1), "kernel")),
+            ("stage1.img", (noise(3 << 20, 2), "initrd")),
+            ("boot/grub/efi.img", (noise(1 << 20, 3), "efi-image")),
+            ("boot/grub/i386-pc/eltorito.img", (noise(32 << 10, 4), "bios-image")),
+            // Nothing that boots reads it, but for who copies all.
+            ("boot/grub/fonts/unicode.pf2", (noise(1 << 20, 5), "other")),
+            (".isobar/0123456789abcdef", (b"marker".to_vec(), "other")),
+        ]);
+        let listed: Vec<Value> = files
+            .iter()
+            .map(|(path, (bytes, role))| {
+                json!({"path": path, "sha256": hex(&Sha256::digest(bytes)), "size": bytes.len(), "role": role})
+            })
+            .collect();
+        let bundle = json!({
+            "format": 1, "name": "sledgehammer", "version": version.to_string(), "arch": "amd64",
+            "volume_id": "SLEDGEHAMMER", "bios_image": "boot/grub/i386-pc/eltorito.img",
+            "efi_image": "boot/grub/efi.img", "catalog": "boot.catalog", "kernel": "vmlinuz0",
+            "initrd": "stage1.img", "marker": ".isobar/0123456789abcdef", "files": listed,
+        });
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, bytes).unwrap();
+        };
+        add("bundle.json", bundle.to_string().as_bytes());
+        for (path, (bytes, _)) in &files {
+            add(&format!("tree/{path}"), bytes);
+        }
+        let tar = tar.into_inner().unwrap();
+        let len = tar.len() as u64;
+        let answer: Value = self
+            .client()
+            .upload(
+                "/isobar/v1/bases/sledgehammer",
+                "application/x-tar",
+                Some(len),
+                &mut &tar[..],
+            )
+            .unwrap();
+        assert_eq!(answer["name"], "sledgehammer");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

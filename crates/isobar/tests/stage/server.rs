@@ -1,0 +1,285 @@
+//! A real `isobar serve` in a folder of its own, and the commands that speak to it.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use isobar_client::{Auth, Client, Login, Secret, TlsTrust};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{PASSWORD, PATIENCE};
+
+/// What a command did.
+pub struct Out {
+    pub ok: bool,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl fmt::Display for Out {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "ok: {}\n-- stdout\n{}\n-- stderr\n{}",
+            self.ok, self.stdout, self.stderr
+        )
+    }
+}
+
+/// What a server is started with beyond folders and ports.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--timing`.
+    pub timing: String,
+    /// `--address-for-bmc`, `--address-for-machine`.
+    pub addresses: (String, String),
+    /// More options.
+    pub args: Vec<String>,
+    /// What the command line begins with: `ip netns exec …`, `prlimit …`.
+    pub wrapper: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timing: super::TIMING.to_owned(),
+            addresses: ("127.0.0.1".to_owned(), "192.168.77.1".to_owned()),
+            args: Vec::new(),
+            wrapper: Vec::new(),
+        }
+    }
+}
+
+pub struct Server {
+    dir: TempDir,
+    api: u16,
+    files: u16,
+    pub options: Options,
+    child: Option<Child>,
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    /// Not started yet.
+    pub fn new(options: Options) -> Self {
+        Self {
+            dir: TempDir::new().unwrap(),
+            api: free_port(),
+            files: free_port(),
+            options,
+            child: None,
+        }
+    }
+
+    pub fn start(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("serve.log"))
+            .unwrap();
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let program = env!("CARGO_BIN_EXE_isobar").to_owned();
+        let words: Vec<String> = self.options.wrapper.iter().cloned().chain([program]).collect();
+        let child = clean(Command::new(&words[0]))
+            .args(&words[1..])
+            .args(["serve", "--api-listen", &local(self.api)])
+            .args(["--file-listen", &local(self.files)])
+            .args(["--address-for-bmc", &self.options.addresses.0])
+            .args(["--address-for-machine", &self.options.addresses.1])
+            .args(["--timing", &self.options.timing, "--log-level", "debug"])
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(&self.options.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        self.wait("the server is up", |s| {
+            s.data().join("rocketskates.password").exists()
+                && s.nobody()
+                    .get::<Value>("/api/v3/info")
+                    .is_err_and(|e| !e.to_string().contains("cannot reach"))
+        });
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Process id of the server.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Folder of this server: data, log, tokens of its users.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn api_port(&self) -> u16 {
+        self.api
+    }
+
+    pub fn files_port(&self) -> u16 {
+        self.files
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("serve.log")).unwrap_or_default()
+    }
+
+    pub fn nobody(&self) -> Client {
+        Client::new(
+            &format!("https://127.0.0.1:{}", self.api),
+            Auth::None,
+            TlsTrust::Insecure,
+        )
+        .unwrap()
+    }
+
+    fn key(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("data/rocketskates.password"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    pub fn client(&self) -> Client {
+        Login::with_password(&self.nobody(), "rocketskates", &Secret::new(self.key().as_str()), None)
+            .unwrap()
+            .client
+    }
+
+    /// Our own CLI.
+    pub fn isobar(&self, args: &[&str]) -> Out {
+        self.run(Path::new(env!("CARGO_BIN_EXE_isobar")), args)
+    }
+
+    /// The same program under the name that scripts know.
+    pub fn drpcli(&self, args: &[&str]) -> Out {
+        let name = self.dir.path().join("drpcli");
+        if !name.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_isobar"), &name).unwrap();
+        }
+        self.run(&name, args)
+    }
+
+    fn run(&self, program: &Path, args: &[&str]) -> Out {
+        let output = clean(Command::new(program))
+            .args(args)
+            .env("RS_ENDPOINT", format!("https://127.0.0.1:{}", self.api))
+            .env("RS_KEY", format!("rocketskates:{}", self.key()))
+            .env("RS_TOKEN_PATH", self.dir.path().join("tokens"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Out {
+            ok: output.status.success(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// A machine, ready to boot through the BMC at this URL; `params` go over the usual ones.
+    pub fn create_machine(&self, name: &str, bmc: &str, params: &Value) {
+        let mut all = json!({
+            "ipmi/address": bmc,
+            "ipmi/username": "root",
+            "ipmi/password": PASSWORD,
+            "boot-virtual-iso": true,
+            "network-data": super::network(),
+        });
+        all.as_object_mut().unwrap().extend(params.as_object().unwrap().clone());
+        let password = self.dir.path().join(format!("{name}.password"));
+        let text = all.as_object_mut().unwrap().remove("ipmi/password").unwrap();
+        std::fs::write(&password, text.as_str().unwrap()).unwrap();
+        let out = self.isobar(&["machines", "create", &json!({"Name": name, "Params": all}).to_string()]);
+        assert!(out.ok, "{out}");
+        let machine = format!("Name:{name}");
+        let from = format!("@{}", password.display());
+        let out = self.isobar(&["machines", "set", &machine, "param", "ipmi/password", "to", &from]);
+        assert!(out.ok, "{out}");
+        std::fs::remove_file(password).unwrap();
+    }
+
+    pub fn machine_named(&self, name: &str) -> Value {
+        self.client().get(&format!("/api/v3/machines/Name:{name}")).unwrap()
+    }
+
+    /// Newest boot of a machine; null when it has none.
+    pub fn last_boot_of(&self, name: &str) -> Value {
+        let uuid = self.machine_named(name)["Uuid"].as_str().unwrap().to_owned();
+        let boots: Value = self.client().get(&format!("/isobar/v1/boots?machine={uuid}")).unwrap();
+        boots[0].clone()
+    }
+
+    /// Waits for a condition; fails with the server's log when it does not come.
+    pub fn wait(&self, what: &str, is: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is(self) {
+            assert!(Instant::now() < deadline, "never: {what}\nlog:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// GET on the file plane, by hand: status and body.
+    pub fn get_image(&self, url: &str, range: Option<&str>) -> (u16, Vec<u8>) {
+        let path = url.split_once("://").unwrap().1.split_once('/').unwrap().1;
+        let mut stream = TcpStream::connect(("127.0.0.1", self.files)).unwrap();
+        let range = range.map(|r| format!("Range: {r}\r\n")).unwrap_or_default();
+        write!(
+            stream,
+            "GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{range}\r\n"
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
+        (status, answer.split_off(end + 4))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.len().saturating_sub(6000);
+            eprintln!(
+                "-- end of the server's log\n{}",
+                String::from_utf8_lossy(&log.as_bytes()[from..])
+            );
+        }
+    }
+}
+
+fn clean(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("ISOBAR_") || name.starts_with("RS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
