@@ -1,5 +1,6 @@
 //! The commands of the house. The only place for them: README and CI call these and nothing else.
 
+mod bench;
 mod demo;
 mod packages;
 mod reasons;
@@ -19,6 +20,9 @@ cargo xtask COMMAND
           --keep      leaves everything running at the end, and says where
   test [--full]
           all tests; --full adds the demo with every firmware
+  bench [NAME…] [--check] [--runs N] [--json]
+          measures, in builds for use, and compares with goals and peers; without a name lists what there is
+          --check     fails when a goal is missed
   dist    builds isobar and the agent for use, into target/dist
   tidy    format, lints, layers, licences, banned crates, commands and reasons in the documentation
 
@@ -31,6 +35,11 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
         Some((&"test", rest)) => test::test(rest),
+        Some((&"bench", rest)) => match bench::bench(rest) {
+            // It has said why.
+            Ok(false) => return ExitCode::FAILURE,
+            other => other.map(drop),
+        },
         Some((&"dist", [])) => dist(),
         Some((&"tidy", [])) => tidy::tidy(),
         None | Some((&("help" | "--help" | "-h"), _)) => {

@@ -24,6 +24,8 @@ const fn need(package: &'static str, file: &'static str, why: &'static str) -> N
 pub(crate) const DEMO: &str = "demo";
 /// What the tests need on top: judges of what we make.
 pub(crate) const TEST: &str = "test";
+/// What the benches need on top: peers to compare with.
+pub(crate) const BENCH: &str = "bench";
 
 // `.cargo/cc` has installed the first two where there was nothing to link this program with.
 const DEMO_NEEDS: &[Need] = &[
@@ -59,9 +61,19 @@ const TEST_NEEDS: &[Need] = &[
     need("python3", "/usr/bin/python3", "serving recorded BMC trees"),
 ];
 
+const BENCH_NEEDS: &[Need] = &[need(
+    "genisoimage",
+    "/usr/bin/genisoimage",
+    "the disc writer to compare with",
+)];
+
 /// Names what is missing for these purposes, and installs it.
 pub(crate) fn ensure(purposes: &[&str]) -> Result<()> {
-    let needs = |purpose: &&str| if *purpose == DEMO { DEMO_NEEDS } else { TEST_NEEDS };
+    let needs = |purpose: &&str| match *purpose {
+        DEMO => DEMO_NEEDS,
+        BENCH => BENCH_NEEDS,
+        _ => TEST_NEEDS,
+    };
     let missing: Vec<&Need> = purposes
         .iter()
         .flat_map(needs)

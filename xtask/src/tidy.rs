@@ -26,6 +26,7 @@ const LAYERS: &[(u32, &str, &[&str])] = &[
     (6, "beside: simulators", &["isobar-sim"]),
     (7, "top", &["isobar"]),
     (8, "commands of the house", &["xtask"]),
+    (8, "measurements", &["isobar-benches"]),
 ];
 
 /// Who must not be used by production code, and who may all the same.
@@ -222,7 +223,9 @@ fn commands_in_docs(wrong: &mut Vec<String>) -> Result<()> {
             };
             let words: Vec<&str> = line.split_whitespace().skip_while(assigns).collect();
             match words.as_slice() {
-                ["cargo", "xtask", command, ..] if in_block && !["demo", "test", "tidy", "dist"].contains(command) => {
+                ["cargo", "xtask", command, ..]
+                    if in_block && !["bench", "demo", "test", "tidy", "dist"].contains(command) =>
+                {
                     wrong.push(format!("{name}: `{line}`: no such command"));
                 }
                 ["isobar" | "drpcli", rest @ ..] if in_block => {
