@@ -4,11 +4,13 @@
 //! A bench is a row of [`BENCHES`]: its goals, and a function that takes the samples. Runs of ours and of the peer
 //! alternate, so that what else the machine does meets both.
 
+mod boot;
 mod goal;
 mod image;
 mod report;
 mod samples;
 mod setup;
+mod stage;
 
 use std::process::ExitCode;
 
@@ -32,9 +34,9 @@ struct Bench {
     measure: fn(&Setup, &mut Samples) -> Result<()>,
 }
 
-const BENCHES: &[&Bench] = &[&image::BENCH];
+const BENCHES: &[&Bench] = &[&boot::BENCH, &image::BENCH];
 
-const HELP: &str = "cargo xtask bench [NAME…] [--check] [--runs N] [--json]";
+const HELP: &str = "cargo xtask bench [NAME…] [--check] [--runs N] [--firmware bios|uefi|secureboot] [--json]";
 
 #[derive(Default)]
 struct Options {
@@ -57,6 +59,7 @@ impl Options {
                     let runs = value()?.parse().ok().filter(|runs| *runs > 0);
                     options.runs = Some(runs.ok_or_else(|| anyhow!("--runs wants a number above 0"))?);
                 }
+                "--firmware" => options.setup.firmware = value()?,
                 "--isobar" => options.setup.isobar = value()?.into(),
                 "--agent" => options.setup.agent = value()?.into(),
                 "--work" => options.setup.work = value()?.into(),

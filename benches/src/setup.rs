@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 /// Programs and folders.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Setup {
     /// The product, built for use.
     pub(crate) isobar: PathBuf,
@@ -16,8 +16,23 @@ pub(crate) struct Setup {
     pub(crate) work: PathBuf,
     /// Downloaded Debian packages.
     pub(crate) packages: PathBuf,
+    /// Firmware of machines: `bios`, `uefi` or `secureboot`.
+    pub(crate) firmware: String,
     /// How many runs to take.
     pub(crate) runs: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            isobar: PathBuf::new(),
+            agent: PathBuf::new(),
+            work: PathBuf::new(),
+            packages: PathBuf::new(),
+            firmware: "uefi".to_owned(),
+            runs: 1,
+        }
+    }
 }
 
 impl Setup {

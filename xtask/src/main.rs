@@ -20,7 +20,7 @@ cargo xtask COMMAND
           --keep      leaves everything running at the end, and says where
   test [--full]
           all tests; --full adds the demo with every firmware
-  bench [NAME…] [--check] [--runs N] [--json]
+  bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
           measures, in builds for use, and compares with goals and peers; without a name lists what there is
           --check     fails when a goal is missed
   dist    builds isobar and the agent for use, into target/dist
