@@ -5,6 +5,7 @@
 //! alternate, so that what else the machine does meets both.
 
 mod boot;
+mod files;
 mod goal;
 mod image;
 mod report;
@@ -34,7 +35,7 @@ struct Bench {
     measure: fn(&Setup, &mut Samples) -> Result<()>,
 }
 
-const BENCHES: &[&Bench] = &[&boot::BENCH, &image::BENCH];
+const BENCHES: &[&Bench] = &[&boot::BENCH, &files::BENCH, &image::BENCH];
 
 const HELP: &str = "cargo xtask bench [NAME…] [--check] [--runs N] [--firmware bios|uefi|secureboot] [--json]";
 
