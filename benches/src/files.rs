@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::Bench;
 use crate::goal::{Bound, Goal, Limit, Source, Unit};
 use crate::samples::Samples;
-use crate::setup::Setup;
+use crate::setup::{Setup, quiet};
 use crate::stage::{Program, Stage, free_port};
 
 /// What BMCs ask for at a time, bytes.
@@ -22,7 +22,9 @@ const RANGE: u64 = 64 << 10;
 const RANGES: u64 = 8_000;
 const READERS: [u64; 2] = [1, 16];
 const PATIENCE: Duration = Duration::from_secs(10);
-const NGINX: &str = "/usr/sbin/nginx";
+/// Where it is, in a system and in its package.
+const NGINX: &str = "usr/sbin/nginx";
+const PACKAGE: &str = "nginx";
 
 const fn ratio(name: &'static str, ours: &'static str, peers: &'static str) -> Goal {
     Goal {
@@ -65,7 +67,7 @@ pub(crate) const BENCH: Bench = Bench {
 fn measure(setup: &Setup, samples: &mut Samples) -> Result<()> {
     let folder = setup.fresh("files")?;
     let plane = local(free_port()?);
-    let arguments = ["--file-listen", &plane.to_string(), "--open-isos", "true"];
+    let arguments = ["--file-listen", &plane.to_string(), "--open-isos"];
     let stage = Stage::up(setup, &folder, &arguments)?;
     stage.import(setup)?;
     let paper = stage.bmc("paper", &["--machine", "paper"])?;
@@ -78,7 +80,7 @@ fn measure(setup: &Setup, samples: &mut Samples) -> Result<()> {
     let uuid = machine["Uuid"].as_str().context("the machine has no UUID")?;
     let len = fs::metadata(&iso)?.len();
 
-    let (mut nginx, web) = nginx(&folder)?;
+    let (mut nginx, web) = nginx(setup, &folder)?;
     let loopback = from_memory()?;
     let targets = [
         ("ours", plane, format!("/dynamic_isos/{uuid}/sledgehammer/boot.iso")),
@@ -101,8 +103,30 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
+/// nginx's program. Its package is unpacked and not installed: it would start a server for everybody.
+fn program(setup: &Setup) -> Result<PathBuf> {
+    let installed = Path::new("/").join(NGINX);
+    if installed.exists() {
+        return Ok(installed);
+    }
+    let unpacked = setup.work.join(PACKAGE);
+    if !unpacked.join(NGINX).exists() {
+        let downloaded = setup.fresh(PACKAGE)?;
+        quiet(
+            Command::new("apt-get")
+                .args(["download", PACKAGE])
+                .current_dir(&downloaded),
+        )?;
+        let package = fs::read_dir(&downloaded)?
+            .next()
+            .context("apt-get downloaded nothing")??;
+        quiet(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&unpacked))?;
+    }
+    Ok(unpacked.join(NGINX))
+}
+
 /// nginx with all of its files in `folder`.
-fn nginx(folder: &Path) -> Result<(Program, SocketAddr)> {
+fn nginx(setup: &Setup, folder: &Path) -> Result<(Program, SocketAddr)> {
     let address = local(free_port()?);
     let (config, shown) = (folder.join("nginx.conf"), folder.display());
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -117,7 +141,7 @@ fn nginx(folder: &Path) -> Result<(Program, SocketAddr)> {
              keepalive_requests 1000000;\n  server {{ listen {address}; root {shown}/html; }}\n}}\n"
         ),
     )?;
-    let mut command = Command::new(NGINX);
+    let mut command = Command::new(program(setup)?);
     command.arg("-c").arg(&config).arg("-p").arg(folder);
     command.arg("-e").arg(folder.join("nginx.error.log"));
     let mut program = Program::start(command, &folder.join("nginx.log"))?;

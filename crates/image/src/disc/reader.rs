@@ -1,7 +1,7 @@
 //! Reading an image's bytes.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +10,9 @@ use crate::blob::{BlobDir, BlobId};
 use crate::vfs::{Piece, ReadAt, Segment};
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// Bytes copied at a time.
+const CHUNK: usize = 256 << 10;
 
 /// Blobs that a reader keeps open.
 const OPEN_BLOBS: usize = 16;
@@ -31,7 +34,7 @@ pub(super) fn write_piece(image: &Image, piece: &Piece, blobs: &BlobDir, to: &mu
             let mut file = blobs.file(id).map_err(|e| in_file(image, piece, e))?;
             file.seek(SeekFrom::Start(*offset))
                 .map_err(|e| in_file(image, piece, e))?;
-            let copied = io::copy(&mut file.take(*len), to)?;
+            let copied = io::copy(&mut BufReader::with_capacity(CHUNK, file.take(*len)), to)?;
             if copied < *len {
                 return Err(in_file(image, piece, short(id)));
             }
