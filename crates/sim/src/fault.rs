@@ -31,7 +31,7 @@ pub enum FaultKind {
     Reset,
     /// The request is done, then the connection is reset.
     LoseReply,
-    /// The reply waits until the fault is released or removed.
+    /// The reply waits until the fault is released or removed, and so does the deed of a caller that hung up.
     Hold {
         /// The request is done before the wait; else after it.
         #[serde(default)]

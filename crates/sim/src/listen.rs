@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::bmc::Bmc;
 use crate::control;
 use crate::error::SimError;
 use crate::fault::FaultKind;
-use crate::log::redact;
+use crate::log::{Log, redact};
 use crate::redfish::{self, Answer, Body, Refused};
 
 const BODY_MAX: usize = 1 << 20;
@@ -49,8 +50,9 @@ pub(crate) fn certificate(address: SocketAddr) -> Result<(TlsAcceptor, String), 
 }
 
 /// One TCP connection, for the faults that cut it.
-#[derive(Default)]
 struct Connection {
+    /// Number, from 1.
+    number: u64,
     /// A second handle on the socket: the first is inside TLS.
     socket: Mutex<Option<OwnedFd>>,
     cut: Notify,
@@ -71,6 +73,7 @@ impl Connection {
 /// Serves until dropped.
 pub(crate) async fn serve(bmc: Arc<Bmc>, listener: TcpListener, tls: Option<TlsAcceptor>) {
     let mut connections = JoinSet::new();
+    let numbers = AtomicU64::new(1);
     loop {
         while connections.len() >= CONNECTIONS_MAX {
             connections.join_next().await;
@@ -85,15 +88,17 @@ pub(crate) async fn serve(bmc: Arc<Bmc>, listener: TcpListener, tls: Option<TlsA
                 continue;
             }
         };
-        connections.spawn(connection(Arc::clone(&bmc), stream, tls.clone()));
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        connections.spawn(connection(Arc::clone(&bmc), stream, tls.clone(), number));
     }
 }
 
-async fn connection(bmc: Arc<Bmc>, stream: TcpStream, tls: Option<TlsAcceptor>) {
+async fn connection(bmc: Arc<Bmc>, stream: TcpStream, tls: Option<TlsAcceptor>, number: u64) {
     // Small answers, many of them: not worth a wait. Without it they are only slower.
     let _ = stream.set_nodelay(true);
     let socket = stream.as_fd().try_clone_to_owned().ok();
     let connection = Arc::new(Connection {
+        number,
         socket: Mutex::new(socket),
         cut: Notify::new(),
     });
@@ -125,6 +130,15 @@ async fn exchange(bmc: Arc<Bmc>, stream: impl AsyncRead + AsyncWrite + Unpin, co
     }
 }
 
+/// A request that is not answered has ended when this goes.
+struct Hung<'a>(&'a Log, u64);
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        self.0.ended(self.1, None);
+    }
+}
+
 async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
@@ -138,6 +152,7 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
 
     let shown = parts.uri.path_and_query().map_or(path.as_str(), |p| p.as_str());
     let seq = bmc.log.request(
+        connection.number,
         parts.method.as_str(),
         shown,
         serde_json::from_slice(&body).ok().map(redact),
@@ -147,39 +162,50 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
         bmc.log.amend(seq, |r| r.fault = Some(met.kind.name().into()));
         match &met.kind {
             FaultKind::Hang => {
+                // Until the caller hangs up, at the latest.
+                let hung = Hung(&bmc.log, seq);
                 met.released().await;
+                drop(hung);
                 match connection.reset().await {}
             }
-            FaultKind::Reset => match connection.reset().await {},
+            FaultKind::Reset => {
+                bmc.log.ended(seq, None);
+                match connection.reset().await {}
+            }
             kind @ FaultKind::Status { code, .. } => {
-                bmc.log.amend(seq, |r| r.status = Some(*code));
+                bmc.log.ended(seq, Some(*code));
                 return response(redfish::planted(kind));
             }
             FaultKind::LoseSessions => bmc.close_all_sessions(),
             FaultKind::MediaLost => bmc.lose_medium(),
-            FaultKind::Hold { done: false } => met.released().await,
             _ => {}
         }
     }
-    let proof = redfish::prove(&bmc, &parts.headers);
-    bmc.log.amend(seq, |r| r.auth = proof.name().into());
+    let loses_reply = met.as_ref().is_some_and(|met| met.kind == FaultKind::LoseReply);
     // On its own task: a client that hangs up does not undo what it asked for.
     let deed = {
         let (bmc, path, parts) = (Arc::clone(&bmc), path, parts.clone());
-        tokio::spawn(async move { redfish::answer(&bmc, &parts.method, &path, &parts.headers, &body).await })
+        tokio::spawn(async move {
+            if let Some(met) = met.as_mut().filter(|met| met.kind == FaultKind::Hold { done: false }) {
+                met.released().await;
+            }
+            let proof = redfish::prove(&bmc, &parts.headers);
+            bmc.log.amend(seq, |r| r.auth = proof.name().into());
+            let answer = redfish::answer(&bmc, &parts.method, &path, &parts.headers, &body).await;
+            if let Some(met) = met.as_mut().filter(|met| met.kind == FaultKind::Hold { done: true }) {
+                met.released().await;
+            }
+            bmc.log.ended(seq, (!loses_reply).then_some(answer.status));
+            answer
+        })
     };
     let answer = match deed.await {
         Ok(answer) => answer,
         Err(error) => Refused::general(500, format!("the simulator failed: {error}")).into(),
     };
-    if let Some(met) = &mut met {
-        match &met.kind {
-            FaultKind::Hold { done: true } => met.released().await,
-            FaultKind::LoseReply => match connection.reset().await {},
-            _ => {}
-        }
+    if loses_reply {
+        match connection.reset().await {}
     }
-    bmc.log.amend(seq, |r| r.status = Some(answer.status));
     let mut response = response(answer);
     if parts.method == http::Method::HEAD {
         *response.body_mut() = Full::default();

@@ -18,9 +18,14 @@ const BOOTS_MAX: usize = 256;
 pub struct Request {
     /// Number, from 1.
     pub seq: u64,
+    /// Number of the connection that it came on, from 1.
+    pub connection: u64,
     /// When it came.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
+    /// When the BMC was done with it, whether or not the caller still listened.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub ended: Option<OffsetDateTime>,
     /// Method.
     pub method: String,
     /// Path and query.
@@ -188,14 +193,16 @@ impl Log {
         self.changed.subscribe()
     }
 
-    pub(crate) fn request(&self, method: &str, path: &str, body: Option<Value>) -> u64 {
+    pub(crate) fn request(&self, connection: u64, method: &str, path: &str, body: Option<Value>) -> u64 {
         let seq = {
             let mut entries = self.lock();
             entries.seq += 1;
             let seq = entries.seq;
             let request = Request {
                 seq,
+                connection,
                 at: OffsetDateTime::now_utc(),
+                ended: None,
                 method: method.to_owned(),
                 path: path.to_owned(),
                 auth: "none".into(),
@@ -215,6 +222,14 @@ impl Log {
             change(request);
         }
         self.touch();
+    }
+
+    /// The BMC is done with a request; without a status when it answers nothing.
+    pub(crate) fn ended(&self, seq: u64, status: Option<u16>) {
+        self.amend(seq, |request| {
+            request.status = status;
+            request.ended = Some(OffsetDateTime::now_utc());
+        });
     }
 
     pub(crate) fn medium(&self, medium: u64, url: &str) {

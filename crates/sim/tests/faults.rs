@@ -121,6 +121,33 @@ async fn a_held_reply_comes_when_it_is_released_before_or_after_the_deed() {
 }
 
 #[tokio::test]
+async fn what_is_held_is_done_even_when_the_caller_has_hung_up() {
+    let (sim, client, server) = begin().await;
+    let id = sim.plant(Fault::from(FaultKind::Hold { done: false }).on("POST", "InsertMedia"));
+    let insert = client
+        .request("POST", &format!("{CD}/Actions/VirtualMedia.InsertMedia"))
+        .json(&json!({"Image": server.url()}))
+        .timeout(Duration::from_millis(300));
+    assert!(Client::send(insert).await.unwrap_err().is_timeout());
+    let held = |s: &Sim| {
+        s.requests()
+            .into_iter()
+            .find(|r| r.path.contains("InsertMedia"))
+            .unwrap()
+    };
+    assert_eq!((held(&sim).ended, sim.cd().inserted), (None, false));
+    assert!(sim.release(id));
+    assert!(
+        sim.wait_until(SOON, |s| s.cd().inserted && held(s).ended.is_some())
+            .await
+    );
+    assert_eq!(client.get(CD).await.status, 200);
+    let connections: std::collections::HashSet<u64> = sim.requests().iter().map(|r| r.connection).collect();
+    assert_eq!(connections.len(), 2, "one that was cut, one for what came after it");
+    sim.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_mount_that_is_none() {
     let (sim, client, server) = begin().await;
     for inserted in [false, true] {
