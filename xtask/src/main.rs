@@ -19,7 +19,7 @@ cargo xtask COMMAND
           --dhcp      the machine asks for its address instead of having a static one
           --keep      leaves everything running at the end, and says where
   test [--full]
-          all tests; --full adds the demo with every firmware
+          all tests; --full adds the demo with every firmware, and 100 random kills
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
           measures, in builds for use, and compares with goals and peers; without a name lists what there is
           --check     fails when a goal is missed

@@ -6,6 +6,9 @@ use crate::demo::{self, Firmware};
 use crate::packages::{self, DEMO, TEST};
 use crate::run::{cargo, step};
 
+/// `kill -9` at random moments; without `--full` the test's own, smaller number.
+const RANDOM_KILLS: &str = "100";
+
 pub(crate) fn test(args: &[&str]) -> Result<()> {
     let full = match args {
         [] => false,
@@ -13,7 +16,11 @@ pub(crate) fn test(args: &[&str]) -> Result<()> {
         other => bail!("cargo xtask test knows --full, not {}", other.join(" ")),
     };
     packages::ensure(&[DEMO, TEST])?;
-    step(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]))?;
+    let mut tests = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+    if full {
+        tests.env("ISOBAR_TEST_KILLS", RANDOM_KILLS);
+    }
+    step(&mut tests)?;
     if full {
         for firmware in [Firmware::Bios, Firmware::Uefi, Firmware::SecureBoot] {
             demo::demo(&demo::Options {

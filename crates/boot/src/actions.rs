@@ -290,7 +290,7 @@ fn failure(machine: &str, reason: &Reason) -> ApiError {
         "bmc-not-configured" | "bmc-address" | "network-data" | "bootenv" | "other-machines-iso" | "template" => 400,
         "machine-gone" => 404,
         "bmc-timeout" | "bmc-unreachable" => 504,
-        "missing-kernel" => 422,
+        "missing-kernel" | "base-damaged" => 422,
         _ => 502,
     };
     let mut error = ApiError::new(code, "INVOKE", "machines", machine, reason.message.clone());
@@ -442,12 +442,12 @@ impl Inner {
         let endpoint = call.settings.endpoint.clone()?;
         let turn = self.gate.turn(&endpoint).await;
         let now = self.now_ms();
-        let deadline = u64::try_from(verb.deadline(&self.timing).as_millis()).unwrap_or(u64::MAX);
+        let longest = u64::try_from(verb.longest(&self.timing).as_millis()).unwrap_or(u64::MAX);
         call.operation.intent = Some(Intent {
             verb: verb.name().to_owned(),
             bmc: gate::authority(&endpoint),
             at_ms: now,
-            until_ms: now.saturating_add(deadline),
+            until_ms: now.saturating_add(longest),
         });
         if call.deed.changes() {
             let txn = Txn {

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use isobar_image::vfs::Segment;
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, BlobId, BuildError, Content, FileRole};
 use isobar_store::{Expect, Put, Store, StoreError, Txn};
 use serde::Deserialize;
@@ -127,6 +128,24 @@ impl Bases {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(digest.to_owned(), Arc::clone(&base));
         Ok(Some(base))
+    }
+
+    /// A file of a base whose blob is missing or cut, if there is one: path and blob. What is in a blob is not read.
+    #[must_use]
+    pub fn damaged(&self, base: &Arc<Base>) -> Option<(String, BlobId)> {
+        let plain = isobar_image::plan(base, &[]).ok()?;
+        let pieces = plain.pieces(0..plain.len());
+        pieces.iter().find_map(|piece| {
+            let Segment::Blob { id, offset, len } = &piece.segment else {
+                return None;
+            };
+            let file = self.blobs.file(id).and_then(|file| file.metadata());
+            if file.is_ok_and(|file| file.len() >= offset + len) {
+                return None;
+            }
+            let path = piece.file.and_then(|file| plain.files().get(file.0 as usize));
+            Some((path.map_or_else(String::new, |file| file.path.clone()), *id))
+        })
     }
 
     /// Takes in a bundle: blobs first, each checked against its sum, then one commit that makes it the base `name`.

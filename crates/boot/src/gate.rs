@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use isobar_bmc::address::AddressPolicy;
 use isobar_bmc::redfish;
 use isobar_bmc::{Bmc, BmcError, BootTarget, Endpoint, ErrorClass, Media, PowerAction, PowerState, Probe, Recorder};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
+use crate::ledger::{Entry, Ledger, Left};
 use crate::timing::Timing;
 
 /// Opens conversations with BMCs.
@@ -91,6 +93,12 @@ impl Verb {
             _ => timing.exchange(),
         }
     }
+
+    /// After this time the BMC is free again, whatever became of the exchange.
+    #[must_use]
+    pub fn longest(&self, timing: &Timing) -> Duration {
+        self.deadline(timing) + timing.log_out()
+    }
 }
 
 /// What came back.
@@ -106,15 +114,18 @@ pub enum Answer {
     Done,
 }
 
-/// For logging out, after an exchange or its deadline.
-const LOG_OUT: Duration = Duration::from_secs(10);
-
 /// The door to all BMCs.
 pub struct Gate {
     connector: Arc<dyn Connector>,
     doors: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     /// Endpoints where an exchange of an earlier process may still be under way, and until when.
     doubts: Mutex<HashMap<String, Instant>>,
+    /// No exchange with anybody before.
+    closed_until: Instant,
+    /// Where a process after this one finds what was under way.
+    ledger: Arc<Ledger>,
+    /// Logins that a BMC has refused, by endpoint: BMCs count these and lock accounts.
+    refused: Mutex<HashMap<String, [u8; 32]>>,
     all: Semaphore,
     timing: Timing,
 }
@@ -128,12 +139,18 @@ pub struct Turn<'a> {
 }
 
 impl Gate {
-    /// `timing.bmc_connections` bounds the conversations with all BMCs together.
-    pub fn new(connector: Arc<dyn Connector>, timing: Timing) -> Self {
+    /// `timing.bmc_connections` bounds the conversations with all BMCs together; what an earlier process left is
+    /// waited out.
+    pub fn new(connector: Arc<dyn Connector>, timing: Timing, ledger: Arc<Ledger>, left: Left) -> Self {
+        let now = Instant::now();
+        let doubts = left.doubts.into_iter().map(|(authority, time)| (authority, now + time));
         Self {
             connector,
             doors: Mutex::default(),
-            doubts: Mutex::default(),
+            doubts: Mutex::new(doubts.collect()),
+            closed_until: now + left.everywhere,
+            ledger,
+            refused: Mutex::default(),
             all: Semaphore::new(timing.bmc_connections.max(1)),
             timing,
         }
@@ -152,6 +169,7 @@ impl Gate {
     pub async fn turn<'a>(&'a self, endpoint: &'a Endpoint) -> Turn<'a> {
         let key = authority(endpoint);
         let door = self.door(&key).lock_owned().await;
+        tokio::time::sleep_until(self.closed_until.into()).await;
         let doubt = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if let Some(until) = doubt {
             // A caller that gives up here must not take the doubt with it.
@@ -182,6 +200,40 @@ impl Gate {
         verb: &Verb,
     ) -> Result<Answer, BmcError> {
         self.turn(endpoint).await.exchange(recorder, verb).await
+    }
+
+    /// Whether this BMC has refused this very login, and none has been accepted since.
+    #[must_use]
+    pub fn login_refused(&self, endpoint: &Endpoint) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(&authority(endpoint)) == Some(&login_hash(endpoint))
+    }
+
+    fn login_was(&self, endpoint: &Endpoint, refused: bool) {
+        let mut all = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused {
+            all.insert(authority(endpoint), login_hash(endpoint));
+        } else {
+            all.remove(&authority(endpoint));
+        }
+    }
+
+    /// Into the ledger, where it stays until the exchange has ended.
+    async fn enter(&self, endpoint: &Endpoint, verb: &Verb) -> Option<Entry> {
+        let (ledger, key, time) = (
+            Arc::clone(&self.ledger),
+            authority(endpoint),
+            verb.longest(&self.timing),
+        );
+        let entered = tokio::task::spawn_blocking(move || ledger.enter(&key, time)).await;
+        match entered.map_err(std::io::Error::other).and_then(|entry| entry) {
+            Ok(entry) => Some(entry),
+            Err(error) => {
+                // Worse than to go on would be to stop watching machines that boot.
+                tracing::error!(bmc = authority(endpoint), %error, "an exchange cannot be noted: after a kill it would not be waited out");
+                None
+            }
+        }
     }
 
     /// Per endpoint, not per machine: four nodes can share one BMC.
@@ -216,18 +268,40 @@ impl Turn<'_> {
     /// # Errors
     /// Of the BMC; [`ErrorClass::Timeout`] when the deadline passed, and then it is unknown what the BMC did.
     pub async fn exchange(self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
+        let entry = self.gate.enter(self.endpoint, verb).await;
+        let answer = self.talk(recorder, verb).await;
+        if let Some(entry) = entry {
+            let ended = tokio::task::spawn_blocking(move || entry.ended()).await;
+            if let Err(error) = ended.map_err(std::io::Error::other).and_then(|ended| ended) {
+                tracing::warn!(bmc = authority(self.endpoint), %error, "after a restart this exchange will be waited for");
+            }
+        }
+        answer
+    }
+
+    async fn talk(&self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
         let deadline = verb.deadline(&self.gate.timing);
         let end = tokio::time::Instant::now() + deadline;
         let late = |_| Err(timed_out(self.endpoint, verb, deadline));
         let connect = self.gate.connector.connect(self.endpoint, recorder);
-        let mut bmc = tokio::time::timeout_at(end, connect)
+        let connected = tokio::time::timeout_at(end, connect)
             .await
-            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)))?;
+            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)));
+        match &connected {
+            Ok(_) => self.gate.login_was(self.endpoint, false),
+            Err(error) if error.class == ErrorClass::Auth => self.gate.login_was(self.endpoint, true),
+            Err(_) => {}
+        }
+        let mut bmc = connected?;
         let answer = tokio::time::timeout_at(end, act(bmc.as_mut(), verb))
             .await
             .unwrap_or_else(late);
+        if answer.as_ref().is_err_and(|error| error.class == ErrorClass::Auth) {
+            // With Basic authentication the first request is the login.
+            self.gate.login_was(self.endpoint, true);
+        }
         // A session that is left behind is one of few.
-        let _ = tokio::time::timeout(LOG_OUT, bmc.close()).await;
+        let _ = tokio::time::timeout(self.gate.timing.log_out(), bmc.close()).await;
         answer
     }
 }
@@ -243,6 +317,18 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::ClearOverride => bmc.clear_boot_override().await.map(|()| Answer::Done)?,
         Verb::Power(action) => bmc.power(*action).await.map(|()| Answer::Done)?,
     })
+}
+
+fn login_hash(endpoint: &Endpoint) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in [
+        endpoint.username.as_bytes(),
+        &[0],
+        endpoint.password.reveal().as_bytes(),
+    ] {
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 /// `host:port` of a BMC.

@@ -215,6 +215,17 @@ impl Inner {
                 return Err(missing(format!("its base has no file {file}")));
             }
         }
+        if let Some((path, blob)) = self.bases.damaged(&base) {
+            return Err(Reason::new(
+                "base-damaged",
+                format!("{path} of the base {os} is cut or missing on this server (blob {blob})"),
+                if os == "sledgehammer" {
+                    "run `isobar sledgehammer build`, which puts it back; then set the bootenv again".to_owned()
+                } else {
+                    format!("import the base {os} once more, which puts it back; then set the bootenv again")
+                },
+            ));
+        }
         let arguments = kernel_args::render(
             objects,
             machine,

@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod gate;
 mod hook;
 mod kernel_args;
+pub mod ledger;
 pub mod reads;
 pub mod reason;
 pub mod record;

@@ -140,7 +140,7 @@ pub struct Intent {
     pub bmc: String,
     /// When it was committed; milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// It has ended by this time, whatever became of it: the exchange's deadline.
+    /// It has ended by this time, whatever became of it: the exchange's deadline and its log-out.
     pub until_ms: u64,
 }
 

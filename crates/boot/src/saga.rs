@@ -161,6 +161,10 @@ fn forget_doubt(boot: &mut Boot) {
     }
 }
 
+/// What a clean-up waits for that the BMC did not let in.
+const LOGIN_OWED: &str =
+    "clean-up is owed; the BMC refuses the login: it goes on when ipmi/username or ipmi/password change";
+
 /// Pause after the store has failed.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -233,6 +237,7 @@ impl Saga {
                 Ok(())
             }
             Outcome::Fail(reason) if row.boot.state == State::Running => {
+                self.end_unused(&row).await?;
                 let boot = &mut row.boot;
                 tracing::warn!(
                     boot = boot.id,
@@ -272,6 +277,15 @@ impl Saga {
                 Ok(())
             }
         }
+    }
+
+    /// Nothing was ever sent that could have put the image into the BMC: its token is over.
+    async fn end_unused(&self, row: &Row) -> Result<(), Stop> {
+        let own = row.boot.attempt.as_deref().filter(|_| !row.boot.inserted);
+        if let Some(attempt) = own.map(|id| self.inner.attempt(id)).transpose()?.flatten() {
+            self.inner.end_attempts(&[attempt]).await?;
+        }
+        Ok(())
     }
 
     async fn step(&mut self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
@@ -616,6 +630,9 @@ impl Saga {
 
     /// Media out and override cleared, when that is safe; nothing is rebooted.
     async fn release(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        if let Some(outcome) = self.login_refused(row)? {
+            return Ok(outcome);
+        }
         if let Some(why) = self.unsafe_to_eject(row).await? {
             self.note(row, Phase::Ejecting, &format!("the virtual CD is ejected when {why}"));
             return Ok(Outcome::Stay(self.inner.timing.poll() * 3));
@@ -634,6 +651,9 @@ impl Saga {
         if self.inner.is_superseded(&row.boot)? {
             return Ok(Outcome::Done);
         }
+        if let Some(outcome) = self.login_refused(row)? {
+            return Ok(outcome);
+        }
         if self.unsafe_to_eject(row).await?.is_some() {
             return Ok(Outcome::Stay(self.inner.timing.poll() * 3));
         }
@@ -645,6 +665,15 @@ impl Saga {
             "cleaned up: media ejected, one-time boot cleared",
         );
         Ok(Outcome::Done)
+    }
+
+    /// A login that was refused is not tried again by itself: BMCs count, and lock the account.
+    fn login_refused(&self, row: &mut Row) -> Result<Option<Outcome>, Stop> {
+        let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
+        Ok(self.inner.gate.login_refused(&endpoint).then(|| {
+            LOGIN_OWED.clone_into(&mut row.boot.detail);
+            Outcome::Stay(self.inner.timing.cleanup())
+        }))
     }
 
     async fn take_out(&self, row: &mut Row) -> Result<(), Stop> {
@@ -702,6 +731,10 @@ impl Saga {
         row.boot.tries += 1;
         row.boot.intent = None;
         let tries = row.boot.tries;
+        if cleaning && error.class == ErrorClass::Auth {
+            LOGIN_OWED.clone_into(&mut row.boot.detail);
+            return Outcome::Stay(self.inner.timing.cleanup());
+        }
         if !worth_retrying(error) || (!cleaning && tries >= self.inner.timing.tries) {
             return Outcome::Fail(Reason::of_bmc(error));
         }
@@ -753,7 +786,7 @@ impl Saga {
             verb: verb.name().to_owned(),
             bmc: gate::authority(&endpoint),
             at_ms: now,
-            until_ms: now + millis(verb.deadline(&self.inner.timing)),
+            until_ms: now + millis(verb.longest(&self.inner.timing)),
         });
         self.save(row).await?;
         let recorder: Arc<dyn Recorder> = Arc::clone(&self.exchanges) as Arc<dyn Recorder>;

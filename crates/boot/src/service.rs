@@ -1,6 +1,8 @@
 //! The booting side of the server: what the API, the file plane and the objects talk to.
 
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,11 +18,29 @@ use crate::attempts::Attempts;
 use crate::bases::Bases;
 use crate::clock::BootClock;
 use crate::gate::{Connector, Gate};
+use crate::ledger::Ledger;
 use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
 use crate::state::{BootOptions, Inner, lock};
 use crate::view::{BootView, iso_name};
+
+/// Why booting cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The file of exchanges under way.
+    #[error("cannot use {path}: {source}")]
+    Ledger {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
 /// The booting side. Cheap to clone.
 #[derive(Clone)]
@@ -33,13 +53,26 @@ impl Booter {
     /// Has to be called inside a tokio runtime, on which the boots then run.
     ///
     /// # Errors
-    /// Of the store.
+    /// Of the store, or of the file of exchanges.
     pub fn start(
         objects: Objects,
         blobs: Arc<BlobDir>,
         connector: Arc<dyn Connector>,
         options: BootOptions,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, StartError> {
+        let timing = options.timing.clone();
+        let longest = timing.insert().max(timing.exchange()) + timing.log_out();
+        let (ledger, left) = Ledger::open(&options.ledger, longest).map_err(|source| StartError::Ledger {
+            path: options.ledger.clone(),
+            source,
+        })?;
+        for (bmc, time) in &left.doubts {
+            tracing::info!(
+                bmc,
+                seconds = time.as_secs(),
+                "waiting out an exchange of an earlier process"
+            );
+        }
         let store = Arc::clone(objects.store());
         let vault: Arc<Vault> = Arc::clone(objects.vault());
         let clock = Arc::new(BootClock::new(Arc::clone(objects.clock())));
@@ -52,8 +85,8 @@ impl Booter {
             options.open_iso_names,
         ));
         let inner = Arc::new(Inner {
-            gate: Gate::new(connector, options.timing.clone()),
-            timing: options.timing.clone(),
+            gate: Gate::new(connector, timing.clone(), ledger, left),
+            timing,
             agents: AgentBook::new(options.timing.agent_gone()),
             book: Arc::new(ReadBook::new(Arc::clone(&clock))),
             runner: |inner, id| Box::pin(saga::run(inner, id)),

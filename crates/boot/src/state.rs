@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -39,6 +40,8 @@ pub struct BootOptions {
     pub strict_bmc_address: bool,
     /// Serve `/dynamic_isos/…` on the plain file plane too.
     pub open_iso_names: bool,
+    /// File of the exchanges that are under way, see [`crate::ledger`].
+    pub ledger: PathBuf,
 }
 
 /// Moves a boot on until it is over; the saga.

@@ -105,6 +105,12 @@ durations! {
 }
 
 impl Timing {
+    /// For logging out, after an exchange or its deadline.
+    #[must_use]
+    pub fn log_out(&self) -> Duration {
+        (self.exchange() / 4).min(Duration::from_secs(10))
+    }
+
     /// Pause after `tries` failed tries, at most `limit`.
     #[must_use]
     pub fn backoff(&self, tries: u32, limit: Duration) -> Duration {

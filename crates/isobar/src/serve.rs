@@ -195,6 +195,7 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         timing: settings.timing.clone(),
         strict_bmc_address: settings.strict_bmc_address,
         open_iso_names: settings.open_isos,
+        ledger: spool.join("exchanges"),
     };
     let booter = start_boots(&objects, &blobs, settings, options).await?;
     // Open boots go on from here, and their BMCs are reading.

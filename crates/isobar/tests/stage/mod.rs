@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 mod bundle;
+mod exchanges;
 mod os;
 mod server;
 
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use isobar_sim::{Sim, SimConfig};
 use serde_json::{Value, json};
 
-pub use os::{Os, Players};
+pub use exchanges::{cuts_while_booting, overlaps};
+pub use os::{Habit, Os, Players};
 pub use server::{Options, Out, Server, free_port};
 
 pub const MACHINE: &str = "Name:mach-01";
@@ -173,19 +175,9 @@ impl Stage {
             .collect()
     }
 
-    /// Sessions that were open at one time: each exchange has one.
-    pub fn most_exchanges_at_once(&self) -> usize {
-        let (mut open, mut most) = (0_usize, 0);
-        for request in self.sim().requests() {
-            match (request.method.as_str(), request.path.contains("/Sessions")) {
-                ("POST", true) => open += 1,
-                ("DELETE", true) => open = open.saturating_sub(1),
-                _ => {}
-            }
-            most = most.max(open);
-        }
-        // The one that was cut off by the kill never logged out.
-        most.saturating_sub(1)
+    /// Where the BMC had two exchanges at once; see [`overlaps`].
+    pub fn overlaps(&self) -> Vec<String> {
+        overlaps(&self.sim().requests(), &self.starts)
     }
 
     /// Waits for a condition; fails with boot, requests and log when it does not come.

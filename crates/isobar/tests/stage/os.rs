@@ -1,11 +1,12 @@
-//! Plays the operating system of machines: what our agent does, without a kernel.
+//! Plays the operating system of machines: our agent's own protocol, without a kernel.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use isobar_client::{Auth, Client, Secret, TlsTrust};
+use isobar_agent::protocol::{BootFile, Server};
+use isobar_client::ClientError;
 use isobar_sim::{OsExit, OsHook, OsUp};
 use serde_json::{Value, json};
 
@@ -15,6 +16,15 @@ pub struct Os {
     pub command_line: String,
     /// `/etc/isobar/boot.json` of its initramfs.
     pub boot: Value,
+}
+
+impl Os {
+    /// The static address that the kernel was told.
+    fn address(&self) -> String {
+        let argument = |word: &str| word.strip_prefix("provisioner.ip=").map(str::to_owned);
+        let given = self.command_line.split_whitespace().find_map(argument);
+        given.as_deref().and_then(|ip| ip.split('/').next()).unwrap().to_owned()
+    }
 }
 
 /// Everybody who came up, and what they did.
@@ -27,8 +37,13 @@ pub struct Players {
 impl Players {
     /// For [`isobar_sim::SimConfig::os_up`]: agents that speak to the API on this port.
     pub fn hook(&self, api: u16) -> OsHook {
+        self.hook_of(api, Habit::Beats)
+    }
+
+    /// [`Players::hook`] for agents that behave so.
+    pub fn hook_of(&self, api: u16, habit: Habit) -> OsHook {
         let (oses, beats) = (Arc::clone(&self.oses), Arc::clone(&self.beats));
-        Arc::new(move |os| Box::pin(play_os(os, api, Arc::clone(&oses), Arc::clone(&beats))))
+        Arc::new(move |os| Box::pin(play_os(os, api, habit, Arc::clone(&oses), Arc::clone(&beats))))
     }
 
     pub fn all(&self) -> Vec<Os> {
@@ -52,8 +67,17 @@ impl Players {
     }
 }
 
-/// The agent's side: exchange, check-in, report, heartbeats until it is told to reboot.
-async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
+/// What an operating system does once it has reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Heartbeats, until it is told to reboot.
+    Beats,
+    /// It is not heard again; it still hears its power button.
+    Silent,
+}
+
+/// An operating system whose agent is ours, but for the kernel.
+async fn play_os(os: OsUp, api: u16, habit: Habit, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
     let OsUp {
         command_line,
         initrds,
@@ -64,12 +88,10 @@ async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<Atomi
         .iter()
         .find_map(|(_, bytes)| secret_of(bytes))
         .expect("an initrd with the boot secret");
-    oses.lock().unwrap().push(Os {
-        command_line,
-        boot: boot.clone(),
-    });
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let agent = tokio::task::spawn_blocking(move || agent(&boot, api, &stopped, &beats));
+    let os = Os { command_line, boot };
+    oses.lock().unwrap().push(os.clone());
+    let (stop, stopped) = mpsc::channel::<()>();
+    let agent = tokio::task::spawn_blocking(move || agent(&os, api, habit, &stopped, &beats));
     tokio::select! {
         exit = agent => exit.unwrap_or(OsExit::Stay),
         _ = power_button.recv() => {
@@ -79,50 +101,63 @@ async fn play_os(os: OsUp, api: u16, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<Atomi
     }
 }
 
-fn agent(boot: &Value, api: u16, stopped: &std::sync::mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
-    let text = |name: &str| boot[name].as_str().unwrap().to_owned();
-    let (machine, attempt) = (text("machine"), text("attempt"));
-    // The machine's own network does not exist here; the pin is the one that it was given.
-    let trust = TlsTrust::Pinned(text("fingerprint"));
-    let nobody = Client::new(&format!("https://127.0.0.1:{api}"), Auth::None, trust).unwrap();
-    let nonce = format!("nonce-of-{attempt}");
-    let exchange = json!({"machine": machine, "attempt": attempt, "secret": text("secret"), "nonce": nonce});
-    let mut client = None;
-    let mut pause = Duration::from_millis(200);
-    let ended = |r: Result<(), std::sync::mpsc::RecvTimeoutError>| {
-        r.is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected)
-    };
+/// The power was switched off.
+struct Off;
+
+/// Calls until it is answered, as the agent does, with shorter waits.
+fn insist<T>(stopped: &mpsc::Receiver<()>, mut call: impl FnMut() -> Result<T, ClientError>) -> Result<T, Off> {
     loop {
-        if client.is_none() {
-            // As after a lost reply: asked twice with one nonce, the same token comes twice.
-            let first = nobody.post::<_, Value>("/isobar/v1/agent/exchange", &exchange);
-            let second = nobody.post::<_, Value>("/isobar/v1/agent/exchange", &exchange);
-            if let (Ok(first), Ok(second)) = (first, second) {
-                assert_eq!(first["token"], second["token"]);
-                let token = first["token"].as_str().unwrap();
-                let mine = nobody.with_auth(Auth::Token(Secret::new(token)));
-                let checkin = json!({"machine": machine, "attempt": attempt, "version": "test", "uptime_s": 1, "root_in_memory": true});
-                let report = [json!({"op": "replace", "path": "/Address", "value": "192.168.77.10"})];
-                let checked_in = mine.post::<_, Value>("/isobar/v1/agent/checkin", &checkin);
-                let reported = mine.patch::<_, Value>(&format!("/api/v3/machines/{machine}"), &report);
-                if let (Ok(answer), Ok(_)) = (checked_in, reported) {
-                    pause = Duration::from_secs(answer["heartbeat_s"].as_u64().unwrap());
-                    client = Some(mine);
-                }
-            }
-        } else if let Some(client) = &client {
-            let beat = json!({"machine": machine, "attempt": attempt, "uptime_s": 2});
-            if let Ok(answer) = client.post::<_, Value>("/isobar/v1/agent/heartbeat", &beat) {
-                beats.fetch_add(1, Ordering::SeqCst);
-                if answer["command"] == "reboot" {
-                    return OsExit::Reboot;
-                }
-            }
+        if let Ok(answer) = call() {
+            return Ok(answer);
         }
-        if ended(stopped.recv_timeout(pause)) {
-            return OsExit::Stay;
-        }
+        pause(stopped, Duration::from_millis(200))?;
     }
+}
+
+fn pause(stopped: &mpsc::Receiver<()>, time: Duration) -> Result<(), Off> {
+    match stopped.recv_timeout(time) {
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(Off),
+        _ => Ok(()),
+    }
+}
+
+fn agent(os: &Os, api: u16, habit: Habit, stopped: &mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
+    let run = tempfile::tempdir().unwrap();
+    let mut file = os.boot.clone();
+    // The machine's own network does not exist here.
+    file["api"] = json!([format!("https://127.0.0.1:{api}")]);
+    let path = run.path().join("boot.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let server = Server::new(BootFile::read(&path).unwrap(), run.path()).unwrap();
+    match reports(server, &os.address(), habit, stopped, beats) {
+        Ok(()) => OsExit::Reboot,
+        Err(Off) => OsExit::Stay,
+    }
+}
+
+/// Exchange, check-in, report, heartbeats until it is told to reboot.
+fn reports(
+    mut server: Server,
+    address: &str,
+    habit: Habit,
+    stopped: &mpsc::Receiver<()>,
+    beats: &AtomicUsize,
+) -> Result<(), Off> {
+    insist(stopped, || server.log_in())?;
+    let mut orders = insist(stopped, || server.check_in(1))?;
+    let mut reported = false;
+    while !orders.reboot {
+        reported = reported || server.set_machine(address, &[]).is_ok();
+        if reported && habit == Habit::Silent {
+            loop {
+                pause(stopped, Duration::from_secs(3600))?;
+            }
+        }
+        pause(stopped, orders.heartbeat)?;
+        orders = insist(stopped, || server.heartbeat(2))?;
+        beats.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(())
 }
 
 /// The JSON in a newc archive that holds one file with some.

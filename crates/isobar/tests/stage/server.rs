@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use isobar_client::{Auth, Client, Login, Secret, TlsTrust};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 use super::{PASSWORD, PATIENCE};
 
@@ -60,6 +61,8 @@ pub struct Server {
     files: u16,
     pub options: Options,
     child: Option<Child>,
+    /// When each process was started.
+    pub starts: Vec<OffsetDateTime>,
 }
 
 pub fn free_port() -> u16 {
@@ -75,10 +78,27 @@ impl Server {
             files: free_port(),
             options,
             child: None,
+            starts: Vec::new(),
         }
     }
 
     pub fn start(&mut self) {
+        self.spawn();
+        self.wait_up();
+    }
+
+    pub fn wait_up(&self) {
+        self.wait("the server is up", |s| {
+            s.data().join("rocketskates.password").exists()
+                && s.nobody()
+                    .get::<Value>("/api/v3/info")
+                    .is_err_and(|e| !e.to_string().contains("cannot reach"))
+        });
+    }
+
+    /// Does not wait until it serves.
+    pub fn spawn(&mut self) {
+        self.starts.push(OffsetDateTime::now_utc());
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -103,12 +123,6 @@ impl Server {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        self.wait("the server is up", |s| {
-            s.data().join("rocketskates.password").exists()
-                && s.nobody()
-                    .get::<Value>("/api/v3/info")
-                    .is_err_and(|e| !e.to_string().contains("cannot reach"))
-        });
     }
 
     /// `kill -9`.
@@ -217,6 +231,38 @@ impl Server {
         let out = self.isobar(&["machines", "set", &machine, "param", "ipmi/password", "to", &from]);
         assert!(out.ok, "{out}");
         std::fs::remove_file(password).unwrap();
+    }
+
+    /// Machines at once, each ready to boot through the BMC at its URL; their UUIDs.
+    pub fn create_machines(&self, bmcs: &[(String, String)]) -> Vec<String> {
+        let password = self.dir.path().join("bmc.password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        for words in [
+            &["profiles", "create", r#"{"Name": "bmcs"}"#][..],
+            &[
+                "profiles",
+                "set",
+                "bmcs",
+                "param",
+                "ipmi/password",
+                "to",
+                &format!("@{}", password.display()),
+            ],
+        ] {
+            let out = self.isobar(words);
+            assert!(out.ok, "{words:?}: {out}");
+        }
+        std::fs::remove_file(password).unwrap();
+        let client = self.client();
+        let create = |(number, (name, url)): (usize, &(String, String))| {
+            let mut network = super::network();
+            network["prov"]["address"] = format!("192.168.77.{}", 10 + number).into();
+            let params = json!({"ipmi/address": url, "ipmi/username": "root", "boot-virtual-iso": true, "network-data": network});
+            let machine = json!({"Name": name, "Profiles": ["bmcs"], "Params": params});
+            let made: Value = client.post("/api/v3/machines", &machine).unwrap();
+            made["Uuid"].as_str().unwrap().to_owned()
+        };
+        bmcs.iter().enumerate().map(create).collect()
     }
 
     pub fn machine_named(&self, name: &str) -> Value {
