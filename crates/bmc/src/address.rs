@@ -32,6 +32,7 @@ impl Endpoint {
             password,
             tls,
             system: system.map(str::to_owned),
+            machine_uuid: None,
         })
     }
 

@@ -39,8 +39,10 @@ pub struct Endpoint {
     pub password: Secret<String>,
     /// Certificate rule.
     pub tls: TlsTrust,
-    /// Redfish id of the system where one BMC has several.
+    /// The system, where one BMC has several: its Redfish id, URI or UUID. One that is not there is an error.
     pub system: Option<String>,
+    /// UUID that the system may have, where none is named and there are several.
+    pub machine_uuid: Option<String>,
 }
 
 /// State of the virtual CD.

@@ -358,6 +358,43 @@ async fn an_override_goes_where_the_properties_are() {
 }
 
 #[tokio::test]
+async fn an_override_that_cannot_be_disabled_becomes_the_disk() {
+    // sushy-emulator: `Enabled` is ignored and always `Continuous`, and a PATCH without a target is refused in plain text.
+    let mut target = "Cd".to_owned();
+    let bmc = small(move |seen| match (seen.method.as_str(), seen.path.as_str()) {
+        ("PATCH", "/redfish/v1/Systems/1") => match seen.body["Boot"]["BootSourceOverrideTarget"].as_str() {
+            Some(wanted) => {
+                wanted.clone_into(&mut target);
+                Some((204, "", String::new()))
+            }
+            None => Some((400, "", "Missing the BootSourceOverrideTarget".into())),
+        },
+        ("GET", "/redfish/v1/Systems/1") => {
+            let mut body = system();
+            body["Boot"] = json!({"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": target,
+                "BootSourceOverrideTarget@Redfish.AllowableValues": ["Pxe", "Cd", "Hdd"]});
+            Some(ok(&body))
+        }
+        _ => None,
+    });
+    let (mut client, _) = open(&bmc.address).await.unwrap();
+    client.clear_boot_override().await.unwrap();
+    let seen = bmc.seen.lock().unwrap();
+    let patches: Vec<&Value> = seen
+        .iter()
+        .filter(|s| s.method == "PATCH")
+        .map(|s| &s.body["Boot"])
+        .collect();
+    assert_eq!(
+        patches,
+        [
+            &json!({"BootSourceOverrideEnabled": "Disabled"}),
+            &json!({"BootSourceOverrideTarget": "Hdd"})
+        ]
+    );
+}
+
+#[tokio::test]
 async fn an_override_that_does_not_stick_is_found_out() {
     let bmc = small(|seen| (seen.method == "PATCH").then(|| (204, "", String::new())));
     let (mut client, _) = open(&bmc.address).await.unwrap();

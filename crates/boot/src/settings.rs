@@ -36,6 +36,8 @@ pub mod param {
     pub const IPMI_USERNAME: &str = "ipmi/username";
     /// Password; secure.
     pub const IPMI_PASSWORD: &str = "ipmi/password";
+    /// Which of a BMC's systems is the machine.
+    pub const BMC_SYSTEM: &str = "isobar/bmc-system";
     /// How to talk to the BMC.
     pub const IPMI_MODE: &str = "ipmi/mode";
 }
@@ -100,6 +102,12 @@ impl Settings {
             text(get(param::IPMI_USERNAME)?),
             get(param::IPMI_PASSWORD)?,
         );
+        let system = text(get(param::BMC_SYSTEM)?);
+        let endpoint = endpoint.map(|endpoint| Endpoint {
+            system,
+            machine_uuid: Some(uuid.clone()),
+            ..endpoint
+        });
         Ok(Self {
             virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
             locked: machine.get("Locked") == Some(&Value::Bool(true)),

@@ -152,7 +152,18 @@ pub(crate) async fn clear(http: &mut Transport, found: &Found) -> Result<(), Bmc
         wanted.insert(MODE.into(), places.value(MODE).unwrap_or("UEFI").into());
     }
     let mode = places.value(MODE).map(str::to_owned);
-    write(http, &places, wanted, mode.as_deref()).await
+    let refused = match write(http, &places, wanted, mode.as_deref()).await {
+        Err(error) if matches!(error.class, ErrorClass::Refused | ErrorClass::Unsupported) => error,
+        done => return done,
+    };
+    // One that knows no "no override" (sushy-emulator keeps a boot order): the disk is what it would boot from.
+    let targets = places.allowable(TARGET).unwrap_or_default();
+    let has = |name: &str| targets.iter().any(|t| t == name);
+    if has("None") || !has("Hdd") {
+        return Err(refused);
+    }
+    let disk = Map::from_iter([(TARGET.to_owned(), "Hdd".into())]);
+    write(http, &places, disk, mode.as_deref()).await
 }
 
 /// Writes each property to its place; adds or drops what the BMC names in a refusal.

@@ -148,23 +148,41 @@ struct NoSystem {
     hint: String,
 }
 
-/// Which of the systems is the host: the one that was named, the only one, or the only one that looks
-/// like a host. Never a guess.
-fn choose_system(systems: &[(String, Value)], wanted: Option<&str>) -> Result<usize, NoSystem> {
+/// Which system is meant.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Id, URI or UUID that somebody named.
+    pub(crate) named: Option<&'a str>,
+    /// UUID of the machine, which need not be the system's.
+    pub(crate) machine: Option<&'a str>,
+}
+
+/// Which of the systems is the host: the one that was named, the only one, the one with the machine's UUID, or the
+/// only one that looks like a host. Never a guess.
+fn choose_system(systems: &[(String, Value)], wanted: Wanted<'_>) -> Result<usize, NoSystem> {
     let id = |(uri, body): &(String, Value)| json::text(body, &["Id"]).unwrap_or(json::last_part(uri)).to_owned();
     let ids = || systems.iter().map(id).collect::<Vec<_>>().join(", ");
-    if let Some(wanted) = wanted {
+    let has_uuid = |(_, body): &(String, Value), uuid: &str| {
+        json::text(body, &["UUID"]).is_some_and(|u| u.eq_ignore_ascii_case(uuid))
+    };
+    if let Some(wanted) = wanted.named {
         let named = |s: &(String, Value)| {
             let names = [id(s), json::last_part(&s.0).to_owned(), s.0.clone()];
-            names.iter().any(|n| n.eq_ignore_ascii_case(wanted))
+            names.iter().any(|n| n.eq_ignore_ascii_case(wanted)) || has_uuid(s, wanted)
         };
         return systems.iter().position(named).ok_or_else(|| NoSystem {
             text: format!("it has no system {wanted:?}, but: {}", ids()),
-            hint: "name one of these as the machine's system".into(),
+            hint: "set isobar/bmc-system to one of these".into(),
         });
     }
     if systems.len() == 1 {
         return Ok(0);
+    }
+    if let Some(ours) = wanted
+        .machine
+        .and_then(|uuid| systems.iter().position(|s| has_uuid(s, uuid)))
+    {
+        return Ok(ours);
     }
     let host = |(uri, body): &(String, Value)| {
         let kind = json::text(body, &["SystemType"]).unwrap_or("Physical");
@@ -183,7 +201,7 @@ fn choose_system(systems: &[(String, Value)], wanted: Option<&str>) -> Result<us
         }),
         _ => Err(NoSystem {
             text: format!("it has several systems: {}", ids()),
-            hint: "name the one that is this machine as its system".into(),
+            hint: "set isobar/bmc-system to the one that is this machine (its id or its UUID)".into(),
         }),
     }
 }
@@ -194,6 +212,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const ANY: Wanted<'static> = Wanted {
+        named: None,
+        machine: None,
+    };
+
+    fn named(name: &str) -> Wanted<'_> {
+        Wanted {
+            named: Some(name),
+            ..ANY
+        }
+    }
+
     fn of(systems: &[(&str, Value)]) -> Vec<(String, Value)> {
         systems.iter().map(|(uri, v)| ((*uri).to_owned(), v.clone())).collect()
     }
@@ -201,23 +231,48 @@ mod tests {
     #[test]
     fn one_system_or_the_only_host_is_taken() {
         let boot = json!({"BootSourceOverrideTarget": "None"});
-        assert_eq!(choose_system(&of(&[("/s/x", json!({}))]), None), Ok(0));
+        assert_eq!(choose_system(&of(&[("/s/x", json!({}))]), ANY), Ok(0));
         let gpu = of(&[
             ("/s/HGX_Baseboard_0", json!({"Boot": boot})),
             ("/s/v", json!({"SystemType": "Virtual", "Boot": boot})),
             ("/s/n", json!({"Boot": null})),
             ("/s/System_0", json!({"Boot": boot})),
         ]);
-        assert_eq!(choose_system(&gpu, None), Ok(3));
+        assert_eq!(choose_system(&gpu, ANY), Ok(3));
     }
 
     #[test]
     fn several_hosts_must_be_named() {
         let boot = json!({"Boot": {"BootOptions": {}}});
         let nodes = of(&[("/s/Node0", boot.clone()), ("/s/Node1/", boot)]);
-        assert!(choose_system(&nodes, None).unwrap_err().text.contains("Node0, Node1"));
-        assert_eq!(choose_system(&nodes, Some("node1")), Ok(1));
-        assert!(choose_system(&nodes, Some("Node7")).unwrap_err().text.contains("Node7"));
-        assert!(choose_system(&[], None).unwrap_err().text.contains("no system"));
+        assert!(choose_system(&nodes, ANY).unwrap_err().text.contains("Node0, Node1"));
+        assert_eq!(choose_system(&nodes, named("node1")), Ok(1));
+        assert!(
+            choose_system(&nodes, named("Node7"))
+                .unwrap_err()
+                .text
+                .contains("Node7")
+        );
+        assert!(choose_system(&[], ANY).unwrap_err().text.contains("no system"));
+    }
+
+    #[test]
+    fn a_machines_uuid_tells_its_system_among_several() {
+        let of_uuid = |uuid: &str| json!({"UUID": uuid, "Boot": {"BootOptions": {}}});
+        let nodes = of(&[("/s/1", of_uuid("AB-1")), ("/s/2", of_uuid("AB-2"))]);
+        let machine = |uuid| Wanted {
+            machine: Some(uuid),
+            ..ANY
+        };
+        assert_eq!(choose_system(&nodes, machine("ab-2")), Ok(1));
+        assert!(choose_system(&nodes, machine("ab-3")).is_err());
+        // What was named counts, and may be a UUID.
+        let both = Wanted {
+            named: Some("ab-1"),
+            machine: Some("ab-2"),
+        };
+        assert_eq!(choose_system(&nodes, both), Ok(0));
+        // The machine's UUID is often our own invention: the only system is its system all the same.
+        assert_eq!(choose_system(&nodes[..1], machine("ab-3")), Ok(0));
     }
 }

@@ -8,6 +8,7 @@ use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use super::discover::Wanted;
 use super::message::{self, Message};
 use super::{Options, json, tls};
 use crate::record::Redactor;
@@ -120,8 +121,11 @@ impl Transport {
         self.deadline = Instant::now() + self.options.call_deadline;
     }
 
-    pub(crate) fn wanted_system(&self) -> Option<&str> {
-        self.endpoint.system.as_deref()
+    pub(crate) fn wanted_system(&self) -> Wanted<'_> {
+        Wanted {
+            named: self.endpoint.system.as_deref(),
+            machine: self.endpoint.machine_uuid.as_deref(),
+        }
     }
 
     /// SHA-256 of the certificate that the BMC showed.
