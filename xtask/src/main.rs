@@ -3,8 +3,11 @@
 mod bench;
 mod demo;
 mod packages;
+mod peers;
+mod program;
 mod reasons;
 mod run;
+mod server;
 mod test;
 mod tidy;
 
@@ -18,6 +21,9 @@ cargo xtask COMMAND
           --firmware  what the machine has (default uefi)
           --dhcp      the machine asks for its address instead of having a static one
           --keep      leaves everything running at the end, and says where
+  peers [validator] [sushy] [qemu-http] [sushy-emulator] [--keep]
+          programs that others wrote, against isobar and its simulator (docs/peers.md): all of them, or those named
+          --keep      leaves what was started running
   test [--full]
           all tests; --full adds the demo with every firmware, and 100 random kills
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
@@ -34,6 +40,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match args.split_first() {
         Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
+        Some((&"peers", rest)) => peers::Options::parse(rest).and_then(|options| peers::peers(&options)),
         Some((&"test", rest)) => test::test(rest),
         Some((&"bench", rest)) => match bench::bench(rest) {
             // It has said why.

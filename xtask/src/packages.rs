@@ -22,6 +22,8 @@ const fn need(package: &'static str, file: &'static str, why: &'static str) -> N
 
 /// What the demo needs: a machine, and tools to make its boot image.
 pub(crate) const DEMO: &str = "demo";
+/// What the peers need on top of the demo: machines, clients and tools of others.
+pub(crate) const PEERS: &str = "peers";
 /// What the tests need on top: judges of what we make.
 pub(crate) const TEST: &str = "test";
 /// What the benches need on top: peers to compare with.
@@ -67,11 +69,39 @@ const BENCH_NEEDS: &[Need] = &[need(
     "the disc writer to compare with",
 )];
 
+const PEERS_NEEDS: &[Need] = &[
+    need("libvirt-daemon", "/usr/sbin/libvirtd", "machines behind sushy-emulator"),
+    need(
+        "libvirt-daemon-driver-qemu",
+        "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
+        "its machines are QEMU's",
+    ),
+    need("libvirt-clients", "/usr/bin/virsh", "defining them"),
+    need(
+        "python3-libvirt",
+        "/usr/lib/python3/dist-packages/libvirt.py",
+        "sushy-emulator's way to libvirt",
+    ),
+    need(
+        "python3-venv",
+        "/usr/lib/python3.11/ensurepip/__init__.py",
+        "Python environments of their own",
+    ),
+    need(
+        "qemu-block-extra",
+        "/usr/lib/x86_64-linux-gnu/qemu/block-curl.so",
+        "QEMU's HTTP client",
+    ),
+    need("qemu-utils", "/usr/bin/qemu-img", "copying by it"),
+    need("diffutils", "/usr/bin/cmp", "comparing the copy"),
+];
+
 /// Names what is missing for these purposes, and installs it.
 pub(crate) fn ensure(purposes: &[&str]) -> Result<()> {
     let needs = |purpose: &&str| match *purpose {
         DEMO => DEMO_NEEDS,
         BENCH => BENCH_NEEDS,
+        PEERS => PEERS_NEEDS,
         _ => TEST_NEEDS,
     };
     let missing: Vec<&Need> = purposes

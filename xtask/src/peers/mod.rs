@@ -1,0 +1,166 @@
+//! `cargo xtask peers`: BMCs, machines and judges that nobody here wrote (docs/peers.md).
+
+mod emulator;
+mod http;
+mod libvirt;
+mod paper;
+mod python;
+mod qemu_http;
+mod sushy;
+mod validator;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::packages::{self, DEMO, PEERS};
+use crate::program;
+use crate::run::{build_agent, build_isobar, target};
+use crate::server::Server;
+
+/// This host, as a machine behind QEMU's user networking sees it.
+const MACHINE_SEES_US_AT: &str = "192.168.77.2";
+const NETWORK: &str = "192.168.77.0";
+const NETMASK: &str = "255.255.255.0";
+
+/// What a peer showed.
+enum Verdict {
+    /// It went well; figures.
+    Held(String),
+    /// It could not be tried; why.
+    Skipped(String),
+}
+
+struct Peer {
+    name: &'static str,
+    /// Whether it needs a running server with a live image.
+    served: bool,
+    run: fn(&Ground) -> Result<Verdict>,
+}
+
+// The quick ones first: what is broken shows early.
+const PEERS_IN_ORDER: &[Peer] = &[
+    Peer {
+        name: "validator",
+        served: false,
+        run: validator::run,
+    },
+    Peer {
+        name: "sushy",
+        served: true,
+        run: sushy::run,
+    },
+    Peer {
+        name: "qemu-http",
+        served: true,
+        run: qemu_http::run,
+    },
+    Peer {
+        name: "sushy-emulator",
+        served: true,
+        run: emulator::run,
+    },
+];
+
+pub(crate) struct Options {
+    peers: Vec<&'static Peer>,
+    keep: bool,
+}
+
+impl Options {
+    pub(crate) fn parse(args: &[&str]) -> Result<Self> {
+        let mut options = Self {
+            peers: Vec::new(),
+            keep: false,
+        };
+        for arg in args {
+            if *arg == "--keep" {
+                options.keep = true;
+                continue;
+            }
+            let peer = PEERS_IN_ORDER.iter().find(|p| p.name == *arg).ok_or_else(|| {
+                let names: Vec<&str> = PEERS_IN_ORDER.iter().map(|p| p.name).collect();
+                anyhow!("cargo xtask peers knows {} and --keep, not {arg}", names.join(", "))
+            })?;
+            options.peers.push(peer);
+        }
+        if options.peers.is_empty() {
+            options.peers = PEERS_IN_ORDER.iter().collect();
+        }
+        Ok(options)
+    }
+}
+
+/// What all peers stand on.
+struct Ground {
+    isobar: PathBuf,
+    dir: PathBuf,
+    server: Option<Server>,
+}
+
+impl Ground {
+    fn server(&self) -> Result<&Server> {
+        self.server.as_ref().context("no server was started")
+    }
+
+    /// A fresh folder for one peer.
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+}
+
+pub(crate) fn peers(options: &Options) -> Result<()> {
+    packages::ensure(&[DEMO, PEERS])?;
+    let began = Instant::now();
+    if options.keep {
+        program::keep_all();
+    }
+    let isobar = build_isobar()?;
+    let dir = target().join("peers");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    let mut ground = Ground {
+        isobar,
+        dir,
+        server: None,
+    };
+    if options.peers.iter().any(|peer| peer.served) {
+        let agent = build_agent()?;
+        let server = Server::up(ground.isobar.clone(), ground.dir.clone(), MACHINE_SEES_US_AT)?;
+        server.sledgehammer(&agent)?;
+        ground.server = Some(server);
+    }
+    let mut lines = Vec::new();
+    let mut failed = Vec::new();
+    for peer in &options.peers {
+        println!("\n-- {} --", peer.name);
+        let since = Instant::now();
+        let verdict = (peer.run)(&ground);
+        let (word, text) = match verdict {
+            Ok(Verdict::Held(figures)) => ("held", figures),
+            // What nobody looks at must not go unnoticed.
+            Ok(Verdict::Skipped(why)) if std::env::var_os("CI").is_none() => ("SKIPPED", why),
+            Ok(Verdict::Skipped(why)) => {
+                failed.push(peer.name);
+                ("FAILED", why)
+            }
+            Err(error) => {
+                failed.push(peer.name);
+                ("FAILED", format!("{error:#}"))
+            }
+        };
+        let line = format!("{word:<8} {:<15} {:>4} s  {text}", peer.name, since.elapsed().as_secs());
+        println!("\n{line}");
+        lines.push(line);
+    }
+    println!("\npeers, {} s:\n{}", began.elapsed().as_secs(), lines.join("\n"));
+    if !failed.is_empty() {
+        bail!("{} failed: logs are in {}", failed.join(", "), ground.dir.display());
+    }
+    Ok(())
+}
