@@ -67,23 +67,23 @@ pub(crate) const BENCH: Bench = Bench {
 fn measure(setup: &Setup, samples: &mut Samples) -> Result<()> {
     let folder = setup.fresh("files")?;
     let plane = local(free_port()?);
-    let arguments = ["--file-listen", &plane.to_string(), "--open-isos"];
+    let arguments = ["--file-listen", &plane.to_string(), "--address-for-bmc", "127.0.0.1"];
     let stage = Stage::up(setup, &folder, &arguments)?;
     stage.import(setup)?;
-    let paper = stage.bmc("paper", &["--machine", "paper"])?;
+    let paper = stage.bmc("paper", &["--machine", "paper", "--plain-http"])?;
     stage.machine("read", &paper, &[])?;
     stage.run(&["machines", "bootenv", "Name:read", "sledgehammer"])?;
     let iso = folder.join("html/boot.iso");
     fs::create_dir_all(folder.join("html"))?;
     stage.run(&["isos", "export", "Name:read", "-o", &iso.display().to_string()])?;
-    let machine: serde_json::Value = serde_json::from_str(&stage.run(&["machines", "show", "Name:read"])?)?;
-    let uuid = machine["Uuid"].as_str().context("the machine has no UUID")?;
+    let url = paper.image()?;
+    let (_, path) = url.split_once(&plane.to_string()).context("the image is elsewhere")?;
     let len = fs::metadata(&iso)?.len();
 
     let (mut nginx, web) = nginx(setup, &folder)?;
     let loopback = from_memory()?;
     let targets = [
-        ("ours", plane, format!("/dynamic_isos/{uuid}/sledgehammer/boot.iso")),
+        ("ours", plane, path.to_owned()),
         ("nginx", web, "/boot.iso".to_owned()),
         ("loopback", loopback, "/".to_owned()),
     ];

@@ -1,6 +1,7 @@
 //! A running server, simulated BMCs, and the CLI: what an operator has before them.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::setup::{Setup, quiet};
 
@@ -86,7 +88,23 @@ pub(crate) struct Stage {
 pub(crate) struct Bmc {
     pub(crate) program: Program,
     port: u16,
+    plain: bool,
     password: PathBuf,
+}
+
+impl Bmc {
+    /// Where the image is that it was given last. It has to be one with `--plain-http`.
+    pub(crate) fn image(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.write_all(b"GET /sim/v1/log HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the simulator's log")?;
+        let log: Value = serde_json::from_str(body).context("the simulator's log")?;
+        let media = log["media"].as_array().and_then(|media| media.last());
+        let url = media.and_then(|medium| medium["url"].as_str());
+        url.map(str::to_owned).context("the BMC was given no image")
+    }
 }
 
 impl Stage {
@@ -160,6 +178,7 @@ impl Stage {
         let mut bmc = Bmc {
             program: Program::start(command, &self.folder.join(format!("{name}.log")))?,
             port,
+            plain: args.contains(&"--plain-http"),
             password,
         };
         let deadline = Instant::now() + PATIENCE;
@@ -176,7 +195,7 @@ impl Stage {
         self.run(&["machines", "create", &format!(r#"{{"Name":"{name}"}}"#)])?;
         let key = format!("Name:{name}");
         let (address, password) = (
-            format!("https://127.0.0.1:{}", bmc.port),
+            format!("{}://127.0.0.1:{}", if bmc.plain { "http" } else { "https" }, bmc.port),
             format!("@{}", bmc.password.display()),
         );
         let own = [
