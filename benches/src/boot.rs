@@ -27,13 +27,12 @@ const POWER_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Signs on the serial console that a part of the boot is over, in their order: name of the part, and the sign.
-const PARTS: [(&str, &str); 6] = [
+const PARTS: [(&str, &str); 5] = [
     ("firmware", "isobar: loading kernel"),
     ("kernel read", "isobar: loading initrd"),
     ("initrd read", "Linux version"),
     ("kernel", "isobar: agent: "),
     ("network", "network up"),
-    ("check-in", "checked in"),
 ];
 
 const fn told(name: &'static str, series: &'static str, of_file: Option<&'static str>) -> Goal {
@@ -154,7 +153,7 @@ impl Theirs<'_> {
         // The kernel counts a process's start in hundredths of a second.
         samples.add("ours power", power.max(0.0));
         let power_on = began + Duration::from_secs_f64(power.max(0.0));
-        console.parts("ours", power_on, samples)?;
+        console.parts("ours", power_on, done, samples)?;
         self.power_off(&machine)?;
         Ok(arguments)
     }
@@ -191,8 +190,9 @@ impl Theirs<'_> {
         let mut qemu = Program::start(command, &log)?;
         let done = console.watch(|| quiet(&mut self.stage.command(&["boots", "watch", &machine])?));
         qemu.ensure_runs().context("QEMU")?;
-        samples.add("file", (done? - began).as_secs_f64());
-        console.parts("file", began, samples)?;
+        let done = done?;
+        samples.add("file", (done - began).as_secs_f64());
+        console.parts("file", began, done, samples)?;
         drop(qemu);
         self.stage
             .run(&["machines", "bootenv", &machine, "local", "--no-wait"])?;
@@ -265,6 +265,9 @@ struct Console {
     seen: Vec<Instant>,
 }
 
+/// The last part: it ends when the server has told of the check-in, which may be before the console does.
+const CHECK_IN: &str = "check-in";
+
 impl Console {
     fn open(path: &Path) -> Result<Self> {
         Ok(Self {
@@ -313,7 +316,7 @@ impl Console {
         }
     }
 
-    fn parts(&self, whose: &str, power_on: Instant, samples: &mut Samples) -> Result<()> {
+    fn parts(&self, whose: &str, power_on: Instant, done: Instant, samples: &mut Samples) -> Result<()> {
         ensure!(
             self.seen.len() == PARTS.len(),
             "{}: never saw `{}`",
@@ -321,10 +324,11 @@ impl Console {
             PARTS.get(self.seen.len()).map_or("", |(_, sign)| sign)
         );
         let mut before = power_on;
-        for ((part, _), seen) in PARTS.iter().zip(&self.seen) {
+        let ends = PARTS.iter().map(|(part, _)| *part).zip(self.seen.iter().copied());
+        for (part, seen) in ends.chain([(CHECK_IN, done)]) {
             let took = seen.saturating_duration_since(before);
             samples.add(&format!("{whose} {part}"), took.as_secs_f64());
-            before = *seen;
+            before = seen;
         }
         Ok(())
     }
@@ -393,17 +397,18 @@ mod tests {
     fn signs_are_seen_in_their_order() {
         let path = std::env::temp_dir().join(format!("isobar-benches-{}", std::process::id()));
         let boot: String = PARTS.iter().map(|(part, sign)| format!("{part}: {sign}\r\n")).collect();
-        fs::write(&path, format!("{boot}checked in of an earlier boot")).unwrap();
+        fs::write(&path, format!("{boot}network up of an earlier boot")).unwrap();
         let mut console = Console::open(&path).unwrap();
         let mut samples = Samples::default();
         console
-            .watch(|| Ok(fs::write(&path, format!("{boot}checked in of an earlier boot{boot}"))?))
+            .watch(|| Ok(fs::write(&path, format!("{boot}network up of an earlier boot{boot}"))?))
             .unwrap();
-        console.parts("ours", Instant::now(), &mut samples).unwrap();
+        let now = Instant::now();
+        console.parts("ours", now, now, &mut samples).unwrap();
         assert_eq!(samples.of("ours check-in").len(), 1);
         let mut silent = Console::open(&path).unwrap();
         silent.watch(|| Ok(())).unwrap();
-        let error = silent.parts("ours", Instant::now(), &mut samples).unwrap_err();
+        let error = silent.parts("ours", now, now, &mut samples).unwrap_err();
         fs::remove_file(&path).unwrap();
         assert!(error.to_string().contains("loading kernel"), "{error}");
     }

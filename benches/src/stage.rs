@@ -155,7 +155,7 @@ impl Stage {
     /// Gives the server the live image.
     pub(crate) fn import(&self, setup: &Setup) -> Result<()> {
         let mut command = self.command(&["sledgehammer", "build", "--agent"])?;
-        command.arg(&setup.agent).arg("--out").arg(setup.bundle()?);
+        command.arg(&setup.agent).arg("--out").arg(setup.work.join("bundle"));
         command.arg("--cache").arg(&setup.packages);
         quiet(&mut command).map(drop).context("the live image")
     }
