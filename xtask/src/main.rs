@@ -25,7 +25,7 @@ cargo xtask COMMAND
           programs that others wrote, against isobar and its simulator (docs/peers.md): all of them, or those named
           --keep      leaves what was started running
   test [--full]
-          all tests; --full adds the demo with every firmware, and 100 random kills
+          all tests; --full adds the demo with every firmware, 100 random kills and 1,000 machines
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
           measures, in builds for use, and compares with goals and peers; without a name lists what there is
           --check     fails when a goal is missed

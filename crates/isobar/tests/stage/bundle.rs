@@ -14,6 +14,11 @@ impl Server {
     }
 
     pub fn import_version(&self, version: u8) {
+        self.import_sized(version, 1 << 20);
+    }
+
+    /// One whose kernel has twice and whose initrd three times `unit` bytes.
+    pub fn import_sized(&self, version: u8, unit: usize) {
         let noise = |len: usize, seed: u8| -> Vec<u8> {
             let mut state = u64::from(seed) * 256 + u64::from(version);
             (0..len)
@@ -26,12 +31,12 @@ impl Server {
                 .collect()
         };
         let files: HashMap<&str, (Vec<u8>, &str)> = HashMap::from([
-            ("vmlinuz0", (noise(2 << 20, 1), "kernel")),
-            ("stage1.img", (noise(3 << 20, 2), "initrd")),
-            ("boot/grub/efi.img", (noise(1 << 20, 3), "efi-image")),
+            ("vmlinuz0", (noise(2 * unit, 1), "kernel")),
+            ("stage1.img", (noise(3 * unit, 2), "initrd")),
+            ("boot/grub/efi.img", (noise(unit, 3), "efi-image")),
             ("boot/grub/i386-pc/eltorito.img", (noise(32 << 10, 4), "bios-image")),
             // Nothing that boots reads it, but for who copies all.
-            ("boot/grub/fonts/unicode.pf2", (noise(1 << 20, 5), "other")),
+            ("boot/grub/fonts/unicode.pf2", (noise(unit, 5), "other")),
             (".isobar/0123456789abcdef", (b"marker".to_vec(), "other")),
         ]);
         let listed: Vec<Value> = files

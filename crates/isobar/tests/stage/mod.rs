@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 mod bundle;
+mod disc;
 mod exchanges;
 mod os;
 mod server;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use isobar_sim::{Sim, SimConfig};
 use serde_json::{Value, json};
 
+pub use disc::{Disc, Head};
 pub use exchanges::{cuts_while_booting, overlaps};
 pub use os::{Habit, Os, Players};
 pub use server::{Options, Out, Server, free_port};
@@ -202,6 +204,16 @@ impl Drop for Stage {
             self.runtime.block_on(sim.shutdown());
         }
     }
+}
+
+/// The numbers that `cargo xtask test --full` runs with, else those that fit into every run. Says which.
+pub fn count(what: &str, every_run: usize, full: usize) -> usize {
+    let count = match std::env::var_os("ISOBAR_TEST_FULL") {
+        Some(_) => full,
+        None => every_run,
+    };
+    eprintln!("{count} {what} (`cargo xtask test`: {every_run}, `--full`: {full})");
+    count
 }
 
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {

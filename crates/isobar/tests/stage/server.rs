@@ -132,6 +132,19 @@ impl Server {
         child.wait().unwrap();
     }
 
+    /// SIGTERM, and its end.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        assert!(
+            Command::new("kill")
+                .arg(child.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(child.wait().unwrap().success(), "it stops in order");
+    }
+
     /// Process id of the server.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
