@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use isobar_image::vfs::Segment;
@@ -60,6 +60,8 @@ pub struct Bases {
     store: Arc<dyn Store>,
     blobs: Arc<BlobDir>,
     loaded: Mutex<HashMap<String, Arc<Base>>>,
+    /// Shared by imports, whose files belong to no base yet; whoever removes files has it alone.
+    pub(crate) importing: RwLock<()>,
 }
 
 impl Bases {
@@ -69,7 +71,21 @@ impl Bases {
             store,
             blobs,
             loaded: Mutex::default(),
+            importing: RwLock::default(),
         }
+    }
+
+    /// The store that it is over.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// A base is not in the store any more.
+    pub(crate) fn forget(&self, digest: &str) {
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(digest);
     }
 
     /// The blobs.
@@ -151,8 +167,9 @@ impl Bases {
     /// Takes in a bundle: blobs first, each checked against its sum, then one commit that makes it the base `name`.
     ///
     /// # Errors
-    /// See [`ImportError`]. Blobs of a refused bundle may stay behind unused.
+    /// See [`ImportError`]. Blobs of a refused bundle stay behind unused, until they are collected.
     pub fn import(&self, name: &str, tar: &mut dyn Read) -> Result<BaseRow, ImportError> {
+        let _importing = self.importing.read().unwrap_or_else(PoisonError::into_inner);
         let (bundle, contents) = self.unpack(tar)?;
         if bundle.format != 1 {
             return Err(ImportError::Bundle(format!(

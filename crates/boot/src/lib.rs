@@ -10,6 +10,7 @@ pub mod agents;
 pub mod attempts;
 pub mod bases;
 mod clock;
+mod collect;
 pub mod evidence;
 pub mod gate;
 mod hook;

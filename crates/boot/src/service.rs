@@ -17,6 +17,7 @@ use crate::agents::AgentBook;
 use crate::attempts::Attempts;
 use crate::bases::Bases;
 use crate::clock::BootClock;
+use crate::collect;
 use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
 use crate::reads::ReadBook;
@@ -100,6 +101,7 @@ impl Booter {
             options,
         });
         inner.resume()?;
+        collect::run(&inner);
         Ok(Self { inner })
     }
 

@@ -38,6 +38,8 @@ pub struct Timing {
     pub heartbeat_s: u64,
     /// Longest pause between two tries of a clean-up at a BMC that does not answer.
     pub cleanup_s: f64,
+    /// For how long files of live images must have been of no use before they are removed.
+    pub collect_s: f64,
     /// Conversations with BMCs at one time.
     pub bmc_connections: usize,
 }
@@ -60,6 +62,7 @@ impl Default for Timing {
             agent_gone_s: 20.0,
             heartbeat_s: 5,
             cleanup_s: 300.0,
+            collect_s: 600.0,
             bmc_connections: 200,
         }
     }
@@ -102,6 +105,8 @@ durations! {
     agent_gone = agent_gone_s;
     /// See [`Timing::cleanup_s`].
     cleanup = cleanup_s;
+    /// See [`Timing::collect_s`].
+    collect = collect_s;
 }
 
 impl Timing {

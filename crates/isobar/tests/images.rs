@@ -385,3 +385,58 @@ fn on_all(count: usize, each: impl Fn(usize) + Sync) {
         }
     });
 }
+
+/// Files of live images, by name.
+fn blobs(server: &Server) -> std::collections::BTreeSet<std::path::PathBuf> {
+    stage::files_below(&server.data().join("blobs")).into_iter().collect()
+}
+
+#[test]
+fn files_are_kept_while_an_image_needs_them_and_go_when_none_does() {
+    let mut stage = Stage::timed(&format!("{},collect_s=0.5", stage::TIMING), |_| {});
+    stage.import();
+    let old = blobs(&stage);
+    stage.add_machine(&json!({}));
+    let url = boot(&stage);
+    let export = export(&stage, MACHINE);
+    // What nobody refers to goes; it tells that looks have been taken, at the others too.
+    let litter = |stage: &Stage| {
+        let name = hex_of(&std::time::SystemTime::now());
+        let folder = stage.data().join("blobs/sha256").join(&name[..2]);
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(name);
+        std::fs::write(&path, "litter").unwrap();
+        stage.wait("what nobody refers to is removed", |_| !path.exists());
+    };
+    stage.import_version(2);
+    let both = blobs(&stage);
+    let new: std::collections::BTreeSet<_> = both.difference(&old).cloned().collect();
+    assert!(new.len() >= 4 && both.is_superset(&old), "{both:?}");
+    litter(&stage);
+    // Mounted, or out and still shown to people: the old image has its files, in a server that has just started too.
+    stage.kill_server();
+    stage.start_server();
+    litter(&stage);
+    assert_eq!(blobs(&stage), both);
+    assert_eq!(differ(Disc::open(&url).bytes(0..export.len() as u64), &export), None);
+
+    for words in [["workflow", MACHINE, ""], ["bootenv", MACHINE, "local"]] {
+        assert!(stage.isobar(&[&["machines"], &words[..], &["--no-wait"]].concat()).ok);
+    }
+    let again = boot(&stage);
+    // Killed in the middle of it: what is left goes with the next.
+    stage.wait("a file goes", |s| blobs(s) != both);
+    stage.kill_server();
+    stage.start_server();
+    stage.wait("the old files are gone", |s| blobs(s) == new);
+    litter(&stage);
+    assert_eq!(blobs(&stage), new);
+    let export = self::export(&stage, MACHINE);
+    assert_eq!(differ(Disc::open(&again).bytes(0..export.len() as u64), &export), None);
+}
+
+/// A name as blobs have it.
+fn hex_of(time: &std::time::SystemTime) -> String {
+    let nanos = time.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    format!("{nanos:064x}").chars().rev().collect()
+}

@@ -253,6 +253,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Of the backend.
     fn find(&self, kind: &str, index: &str, value: &str) -> Result<Vec<Doc>, StoreError>;
+    /// The first `len` bytes of the documents of a kind, each different one once: for bodies that begin with what they
+    /// refer to.
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn heads(&self, kind: &str, len: u32) -> Result<Vec<Bytes>, StoreError>;
     /// All documents of a kind, by key.
     ///
     /// # Errors

@@ -237,6 +237,14 @@ impl Store for SqliteStore {
         })
     }
 
+    fn heads(&self, kind: &str, len: u32) -> Result<Vec<Bytes>, StoreError> {
+        self.readers.with(|conn| {
+            conn.prepare_cached("SELECT DISTINCT substr(body, 1, ?2) FROM documents WHERE kind = ?1")?
+                .query_map(params![kind, len], |row| row.get::<_, Vec<u8>>(0).map(Bytes::from))?
+                .collect()
+        })
+    }
+
     fn list(&self, kind: &str) -> Result<Vec<Doc>, StoreError> {
         self.readers.with(|conn| {
             conn.prepare_cached("SELECT kind, key, rev, body FROM documents WHERE kind = ?1 ORDER BY key")?
