@@ -52,7 +52,7 @@ macro_rules! suite {
 
 macro_rules! backends {
     ($($backend:ident)*) => { $(suite! { $backend:
-        reads_what_was_written lists_by_key_and_counts refuses_stale_and_present keeps_all_or_nothing
+        reads_what_was_written lists_by_key_and_counts tells_how_documents_begin refuses_stale_and_present keeps_all_or_nothing
         finds_by_index_and_keeps_values_unique lets_documents_trade_values conflicts_alone_in_a_group
         loses_no_update_among_threads tells_events_in_commit_order leaves_slow_watchers_behind
         keeps_a_bounded_history keeps_whole_commits_in_pages leases_to_one_at_a_time fences_off_who_lost_the_lease
@@ -154,6 +154,16 @@ fn lists_by_key_and_counts(bench: &Bench) {
     let keys: Vec<_> = s.list("machines").unwrap().into_iter().map(|d| d.key).collect();
     assert_eq!(keys, ["a", "b", "c"]);
     assert_eq!((s.count("machines").unwrap(), s.count("jobs").unwrap()), (3, 0));
+}
+
+fn tells_how_documents_begin(bench: &Bench) {
+    let bodies = [("a", "left 1"), ("b", "left 2"), ("c", "right"), ("d", "x")];
+    let txn = puts(bodies.map(|(key, body)| put(key, body, Expect::Absent)));
+    bench.store.commit(txn).unwrap();
+    let kind = put("a", "", Expect::Any).kind;
+    let heads: BTreeSet<_> = bench.store.heads(&kind, 4).unwrap().into_iter().collect();
+    assert_eq!(heads, ["left", "righ", "x"].map(bytes::Bytes::from).into());
+    assert!(bench.store.heads("nothing", 4).unwrap().is_empty());
 }
 
 fn refuses_stale_and_present(bench: &Bench) {
