@@ -61,6 +61,7 @@ const TEST_NEEDS: &[Need] = &[
         "a boot sector for tests",
     ),
     need("python3", "/usr/bin/python3", "serving recorded BMC trees"),
+    need("iproute2", "/usr/sbin/ip", "networks of their own"),
 ];
 
 const BENCH_NEEDS: &[Need] = &[need(

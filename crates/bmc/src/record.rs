@@ -1,5 +1,6 @@
 //! Recorded exchanges, without secrets.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -60,6 +61,10 @@ fn cut(value: Value) -> Value {
 pub trait Recorder: Send + Sync {
     /// Keeps (or drops) one.
     fn record(&self, exchange: Exchange);
+
+    /// The BMC has answered: the address that the connection used, then the others that its name has and that were
+    /// checked with it. A BMC may read an image from any of them.
+    fn connected(&self, _addresses: &[IpAddr]) {}
 }
 
 /// Drops everything.

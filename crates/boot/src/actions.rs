@@ -1,6 +1,7 @@
 //! The `ipmi` provider's actions on machines: one exchange each, as durable operations.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isobar_bmc::{BmcError, BootTarget, Exchange, Media, PowerAction, PowerState, Recorder};
@@ -16,7 +17,7 @@ use crate::reason::Reason;
 use crate::record::{Intent, Operation, State};
 use crate::service::Booter;
 use crate::settings::{Settings, param};
-use crate::state::{Inner, member, store_error};
+use crate::state::{Inner, lock, member, store_error};
 use crate::view::iso_name;
 
 /// What an action does.
@@ -122,12 +123,25 @@ struct Call {
     deed: Deed,
     url: Option<String>,
     boot: bool,
+    reached: Arc<Reached>,
 }
 
-struct NoRecord;
+/// Where the BMC was reached; nothing else of an action's exchanges is kept.
+#[derive(Default)]
+struct Reached(Mutex<Vec<IpAddr>>);
 
-impl Recorder for NoRecord {
+impl Reached {
+    fn addresses(&self) -> Vec<IpAddr> {
+        lock(&self.0).clone()
+    }
+}
+
+impl Recorder for Reached {
     fn record(&self, _: Exchange) {}
+
+    fn connected(&self, addresses: &[IpAddr]) {
+        *lock(&self.0) = addresses.to_vec();
+    }
 }
 
 /// How long a caller waits for an action: a little more than the longest exchange in front of it and its own.
@@ -273,6 +287,7 @@ fn prepare(
         deed: action.deed,
         url,
         boot,
+        reached: Arc::default(),
     })
 }
 
@@ -287,7 +302,8 @@ fn check(objects: &Objects, param: &str, value: &Value) -> Result<(), String> {
 
 fn failure(machine: &str, reason: &Reason) -> ApiError {
     let code = match reason.reason.as_str() {
-        "bmc-not-configured" | "bmc-address" | "network-data" | "bootenv" | "other-machines-iso" | "template" => 400,
+        "bmc-not-configured" | "bmc-address" | "image-peers" | "network-data" | "bootenv" | "other-machines-iso"
+        | "template" => 400,
         "machine-gone" => 404,
         "bmc-timeout" | "bmc-unreachable" => 504,
         "missing-kernel" | "base-damaged" => 422,
@@ -377,7 +393,7 @@ impl Inner {
     }
 
     /// A URL of ours, by its name for people or not given at all, means a fresh token; any other is passed on as it is.
-    async fn mount_url(self: &Arc<Self>, call: &Call) -> Result<String, Reason> {
+    async fn mount_url(self: &Arc<Self>, call: &mut Call) -> Result<String, Reason> {
         let uuid = call.operation.machine.clone();
         let named = match &call.url {
             None => None,
@@ -423,9 +439,12 @@ impl Inner {
         let mut txn = Txn::default();
         self.commit_planned(&planned, &mut txn);
         self.store.submit(txn).await.map_err(store_reason)?;
-        self.follow(&planned.attempt)?;
+        // Where the BMC is, its answer tells; its reads are told from others' by that.
+        self.ask(call, Verb::Media).await?;
+        let attempt = self.place(planned.attempt, &call.reached.addresses()).await?;
+        self.follow(&attempt)?;
         // A mount by hand is followed by a power cycle by hand: all its reads may be the machine's.
-        self.image_url(&planned.attempt)
+        self.image_url(&attempt)
     }
 
     fn media_status(&self, media: &Media) -> Result<Value, Reason> {
@@ -456,7 +475,7 @@ impl Inner {
             };
             self.store.submit(txn).await.map_err(store_reason)?;
         }
-        turn.exchange(Arc::new(NoRecord), &verb)
+        turn.exchange(Arc::clone(&call.reached) as Arc<dyn Recorder>, &verb)
             .await
             .map_err(|error: BmcError| Reason::of_bmc(&error))
     }

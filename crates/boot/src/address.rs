@@ -1,6 +1,7 @@
 //! Two addresses: how a BMC reaches us and how a machine does. The networks are seldom the same.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Addresses of this server that are set, and its ports.
 #[derive(Clone, Debug, Default)]
@@ -16,34 +17,55 @@ pub struct ServerAddr {
 }
 
 impl ServerAddr {
-    /// `http://HOST:PORT` for image URLs. `set` is the machine's (or profile's) own choice: a host, or a whole URL.
+    /// `http://HOST:PORT` for image URLs, where somebody has set it. `set` is the machine's (or profile's) own choice: a
+    /// host, or a whole URL.
     #[must_use]
-    pub fn bmc_url(&self, set: Option<&str>, bmc: Option<IpAddr>) -> String {
-        let host = set.map(str::to_owned).or_else(|| self.for_bmc.clone());
-        base_url("http", host, self.file_port, bmc)
+    pub fn bmc_url(&self, set: Option<&str>) -> Option<String> {
+        let host = set.or(self.for_bmc.as_deref())?;
+        Some(base_url("http", host, self.file_port))
     }
 
-    /// `http://HOST:PORT` of the file plane for the machine.
-    #[must_use]
-    pub fn machine_files_url(&self, set: Option<&str>, machine: Option<IpAddr>) -> String {
-        let host = set.map(str::to_owned).or_else(|| self.for_machine.clone());
-        base_url("http", host, self.file_port, machine)
+    /// `http://HOST:PORT` for image URLs, with the address that routes toward the BMC.
+    ///
+    /// # Errors
+    /// There is no route.
+    pub fn bmc_url_toward(&self, bmc: IpAddr) -> io::Result<String> {
+        let local = local_toward(bmc)?;
+        Ok(base_url("http", &local.to_string(), self.file_port))
+    }
+
+    /// `http://HOST:PORT` of the file plane for the machine. Without any `machine`, the default route decides.
+    ///
+    /// # Errors
+    /// Nothing is set, and there is no route.
+    pub fn machine_files_url(&self, set: Option<&str>, machine: Option<IpAddr>) -> io::Result<String> {
+        let host = self.machine_host(set, machine)?;
+        Ok(base_url("http", &host, self.file_port))
     }
 
     /// `https://HOST:PORT` of the API for the machine.
-    #[must_use]
-    pub fn machine_api_url(&self, set: Option<&str>, machine: Option<IpAddr>) -> String {
-        let host = set.map(str::to_owned).or_else(|| self.for_machine.clone());
-        base_url("https", host.map(|h| host_only(&h)), self.api_port, machine)
+    ///
+    /// # Errors
+    /// As above.
+    pub fn machine_api_url(&self, set: Option<&str>, machine: Option<IpAddr>) -> io::Result<String> {
+        let host = self.machine_host(set, machine)?;
+        Ok(base_url("https", &host_only(&host), self.api_port))
+    }
+
+    fn machine_host(&self, set: Option<&str>, machine: Option<IpAddr>) -> io::Result<String> {
+        if let Some(host) = set.or(self.for_machine.as_deref()) {
+            return Ok(host.to_owned());
+        }
+        let local = machine.map_or_else(default_address, local_toward)?;
+        Ok(local.to_string())
     }
 }
 
-fn base_url(scheme: &str, host: Option<String>, port: u16, toward: Option<IpAddr>) -> String {
+fn base_url(scheme: &str, host: &str, port: u16) -> String {
     match host {
-        Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
-        Some(host) if has_port(&host) => format!("{scheme}://{host}"),
-        Some(host) => format!("{scheme}://{}:{port}", bracketed(&host)),
-        None => format!("{scheme}://{}:{port}", bracketed(&local_toward(toward).to_string())),
+        url if url.contains("://") => url.trim_end_matches('/').to_owned(),
+        host if has_port(host) => format!("{scheme}://{host}"),
+        host => format!("{scheme}://{}:{port}", bracketed(host)),
     }
 }
 
@@ -71,22 +93,32 @@ fn bracketed(host: &str) -> String {
 }
 
 /// The local address that packets to `to` leave from. Connecting a UDP socket asks the routing table and sends nothing.
-#[must_use]
-pub fn local_toward(to: Option<IpAddr>) -> IpAddr {
-    // A documentation address (RFC 5737) stands for "anywhere": it picks the default route.
-    let to = to.unwrap_or(IpAddr::from([192, 0, 2, 1]));
-    let any: SocketAddr = if to.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
+///
+/// # Errors
+/// There is no route to it.
+pub fn local_toward(to: IpAddr) -> io::Result<IpAddr> {
+    let any: SocketAddr = match to {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    UdpSocket::bind(any)
-        .and_then(|socket| socket.connect((to, 9)).and_then(|()| socket.local_addr()))
-        .map_or(IpAddr::from([127, 0, 0, 1]), |address| address.ip())
+    let socket = UdpSocket::bind(any)?;
+    socket.connect((to, 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+/// The local address of the default route.
+///
+/// # Errors
+/// There is none.
+pub fn default_address() -> io::Result<IpAddr> {
+    // Documentation addresses (RFC 5737, RFC 3849) stand for "anywhere".
+    local_toward(Ipv4Addr::new(192, 0, 2, 1).into())
+        .or_else(|_| local_toward(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()))
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -97,20 +129,32 @@ mod tests {
             file_port: 8091,
             api_port: 8092,
         };
-        let loopback = Some(IpAddr::from([127, 0, 0, 1]));
-        assert_eq!(server.bmc_url(None, loopback), "http://127.0.0.1:8091");
-        assert_eq!(server.bmc_url(Some("10.0.0.1"), loopback), "http://10.0.0.1:8091");
-        assert_eq!(
-            server.bmc_url(Some("http://10.0.0.1:80/"), loopback),
-            "http://10.0.0.1:80"
-        );
-        assert_eq!(server.bmc_url(Some("iso.example:81"), None), "http://iso.example:81");
-        assert_eq!(server.bmc_url(Some("fd00::1"), None), "http://[fd00::1]:8091");
-        assert_eq!(server.machine_files_url(None, loopback), "http://192.168.77.1:8091");
-        assert_eq!(server.machine_api_url(None, loopback), "https://192.168.77.1:8092");
-        assert_eq!(
-            server.machine_api_url(Some("http://10.9.9.9:80"), None),
-            "https://10.9.9.9:8092"
-        );
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(server.bmc_url(None), None);
+        assert_eq!(server.bmc_url_toward(loopback).unwrap(), "http://127.0.0.1:8091");
+        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        assert_eq!(server.bmc_url_toward(v6).unwrap(), "http://[::1]:8091");
+        for (set, url) in [
+            ("10.0.0.1", "http://10.0.0.1:8091"),
+            ("http://10.0.0.1:80/", "http://10.0.0.1:80"),
+            ("iso.example:81", "http://iso.example:81"),
+            ("fd00::1", "http://[fd00::1]:8091"),
+            ("[fd00::1]", "http://[fd00::1]:8091"),
+            ("[fd00::1]:81", "http://[fd00::1]:81"),
+        ] {
+            assert_eq!(server.bmc_url(Some(set)).as_deref(), Some(url));
+        }
+        let files = |set| server.machine_files_url(set, Some(loopback)).unwrap();
+        let api = |set| server.machine_api_url(set, Some(loopback)).unwrap();
+        assert_eq!(files(None), "http://192.168.77.1:8091");
+        assert_eq!(api(None), "https://192.168.77.1:8092");
+        assert_eq!(api(Some("http://10.9.9.9:80")), "https://10.9.9.9:8092");
+        assert_eq!(api(Some("http://[fd00::1]:80")), "https://[fd00::1]:8092");
+        let by_route = ServerAddr {
+            for_machine: None,
+            ..server
+        };
+        let url = by_route.machine_api_url(None, Some(loopback)).unwrap();
+        assert_eq!(url, "https://127.0.0.1:8092");
     }
 }

@@ -15,6 +15,7 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::bases::Bases;
+use crate::reads::ReadBook;
 use crate::record::{self, Attempt, kind};
 
 /// SHA-256 as hex: how tokens, secrets and nonces are stored.
@@ -39,6 +40,8 @@ pub struct Attempts {
     store: Arc<dyn Store>,
     vault: Arc<Vault>,
     bases: Arc<Bases>,
+    /// Is told who was refused.
+    book: Arc<ReadBook>,
     images: Mutex<HashMap<String, Arc<Image>>>,
     /// By token hash; what the file plane asks for many times a second.
     tokens: Mutex<HashMap<String, Arc<Attempt>>>,
@@ -56,11 +59,19 @@ fn parse(doc: &Doc) -> Option<Attempt> {
 
 impl Attempts {
     /// Over a store; `strict` and `open_names` are the operator's choices.
-    pub fn new(store: Arc<dyn Store>, vault: Arc<Vault>, bases: Arc<Bases>, strict: bool, open_names: bool) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        vault: Arc<Vault>,
+        bases: Arc<Bases>,
+        book: Arc<ReadBook>,
+        strict: bool,
+        open_names: bool,
+    ) -> Self {
         Self {
             store,
             vault,
             bases,
+            book,
             images: Mutex::default(),
             tokens: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -288,7 +299,8 @@ impl ImageResolver for Attempts {
         if attempt.over {
             return Err(Denied::Gone);
         }
-        if (self.strict || attempt.strict) && attempt.bmc_ip.as_deref().is_some_and(|ip| ip != peer.to_string()) {
+        if (self.strict || attempt.strict) && !attempt.readers().has(peer) {
+            self.book.refused(attempt.attempt_id(), peer);
             return Err(Denied::Forbidden);
         }
         let image = self.image(&attempt.id).map_err(failed)?.ok_or(Denied::NotFound)?;

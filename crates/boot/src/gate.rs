@@ -31,15 +31,20 @@ pub struct RedfishConnector {
     pub addresses: AddressPolicy,
     /// For what was changed to show: see [`Timing::settle_s`].
     pub settle: Duration,
+    /// Deadline of an exchange: see [`Timing::exchange_s`].
+    pub exchange: Duration,
 }
 
 #[async_trait]
 impl Connector for RedfishConnector {
     async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError> {
+        let usual = redfish::Options::default();
         let options = redfish::Options {
             addresses: self.addresses.clone(),
             settle: self.settle,
-            ..redfish::Options::default()
+            // Well before the exchange ends: that there is no connection says more than that nothing was done in time.
+            connect_timeout: usual.connect_timeout.min(self.exchange / 2),
+            ..usual
         };
         Ok(Box::new(redfish::connect(endpoint.clone(), recorder, options).await?))
     }

@@ -237,16 +237,14 @@ impl Inner {
         let for_bmc = kernel_args::bmc_address(objects, machine, bootenv, settings, &self.options.addr)?;
         let attempt_id = AttemptId(rand::rng().random());
         let (token, secret) = (random_token(), random_token());
-        let toward_machine = kernel_args::static_address(objects, machine);
+        let toward = kernel_args::static_address(objects, machine);
+        let api = settings.machine_url(toward, |set| self.options.addr.machine_api_url(set, toward))?;
+        let authority = self.options.addr.bmc_url(for_bmc.as_deref());
         let boot_secret = BootSecret {
             machine: uuid.to_owned(),
             attempt: attempt_id.to_string(),
             secret: secret.clone(),
-            api: vec![
-                self.options
-                    .addr
-                    .machine_api_url(settings.for_machine.as_deref(), toward_machine),
-            ],
+            api: vec![api.clone()],
             fingerprint: self.options.fingerprint.clone(),
         };
         let own = own_files(&Disc {
@@ -276,10 +274,13 @@ impl Inner {
                 nonce_hash: None,
                 machine_token_sealed: None,
                 over: false,
-                bmc_ip: settings.bmc_ip().map(|ip| ip.to_string()),
+                bmc_ips: settings.bmc_ip().into_iter().collect(),
+                peers: settings.image_peers.clone(),
                 size: image.len(),
                 etag: image.etag().to_owned(),
-                authority: self.options.addr.bmc_url(for_bmc.as_deref(), settings.bmc_ip()),
+                by_route: authority.is_none(),
+                authority: authority.unwrap_or_default(),
+                api,
                 strict: settings.strict,
                 created_ms: self.now_ms(),
                 first_read_ms: None,
@@ -391,6 +392,8 @@ impl Inner {
             handed_over_ms: None,
             phase: Phase::Planned,
             error: None,
+            elsewhere: None,
+            refused: None,
             detail: String::new(),
             started_ms: now,
             updated_ms: now,

@@ -77,8 +77,8 @@ fn scope(
         machine: machine.clone(),
         bootenv: bootenv.clone(),
         network_data: network.map(|(value, parsed)| parsed.normalise(&value)),
-        web: addr.machine_files_url(settings.for_machine.as_deref(), toward),
-        api: addr.machine_api_url(settings.for_machine.as_deref(), toward),
+        web: settings.machine_url(toward, |set| addr.machine_files_url(set, toward))?,
+        api: settings.machine_url(toward, |set| addr.machine_api_url(set, toward))?,
     }))
 }
 

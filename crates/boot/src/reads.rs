@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::clock::BootClock;
 use crate::evidence::{self, FileReads, Phase, Reading, Reads};
+use crate::record::{Attempt, Readers};
 
 /// Reads of all attempts that are live.
 pub struct ReadBook {
@@ -25,7 +26,6 @@ pub struct ReadBook {
 /// Reads of one attempt.
 pub struct AttemptReads {
     image: Arc<Image>,
-    bmc: Option<IpAddr>,
     state: Mutex<State>,
     /// Rings at the first read.
     pub first: Notify,
@@ -35,7 +35,9 @@ struct State {
     before: Stretch,
     after: Stretch,
     powered_on: Option<SystemTime>,
+    bmc: Readers,
     elsewhere: Option<IpAddr>,
+    refused: Option<IpAddr>,
     rate: Rate,
 }
 
@@ -132,8 +134,10 @@ pub struct Now {
     pub progress: Option<SystemTime>,
     /// Something was read after the power came on.
     pub after_power_on: bool,
-    /// Address of a reader that is not the BMC.
+    /// Address of a reader that is not the BMC, and was served.
     pub elsewhere: Option<IpAddr>,
+    /// Address of a reader that is not the BMC, and was refused.
+    pub refused: Option<IpAddr>,
 }
 
 impl ReadBook {
@@ -144,23 +148,35 @@ impl ReadBook {
         }
     }
 
-    /// Begins (or goes on) to follow an attempt.
-    pub fn follow(&self, attempt: AttemptId, image: &Arc<Image>, bmc: Option<IpAddr>) -> Arc<AttemptReads> {
+    /// Begins (or goes on) to follow an attempt. Where its BMC is may have been learnt meanwhile.
+    pub fn follow(&self, attempt: &Attempt, image: &Arc<Image>) -> Arc<AttemptReads> {
         let mut attempts = lock(&self.attempts);
-        Arc::clone(attempts.entry(attempt).or_insert_with(|| {
+        let reads = attempts.entry(attempt.attempt_id()).or_insert_with(|| {
             Arc::new(AttemptReads {
                 image: Arc::clone(image),
-                bmc,
                 state: Mutex::new(State {
                     before: Stretch::new(image),
                     after: Stretch::new(image),
                     powered_on: None,
+                    bmc: Readers::default(),
                     elsewhere: None,
+                    refused: None,
                     rate: Rate::default(),
                 }),
                 first: Notify::new(),
             })
-        }))
+        });
+        lock(&reads.state).bmc = attempt.readers();
+        Arc::clone(reads)
+    }
+
+    /// Somebody who is not the BMC was refused.
+    pub(crate) fn refused(&self, attempt: AttemptId, reader: IpAddr) {
+        if let Some(reads) = self.get(attempt)
+            && lock(&reads.state).refused.replace(reader) != Some(reader)
+        {
+            tracing::warn!(attempt = %attempt, %reader, "refused to serve an image to an address that is not its BMC's");
+        }
     }
 
     /// The reads of an attempt that is being followed.
@@ -212,6 +228,7 @@ impl AttemptReads {
             progress: state.after.progress.or(state.before.progress),
             after_power_on: state.after.requests > 0,
             elsewhere: state.elsewhere,
+            refused: state.refused,
         }
     }
 
@@ -235,8 +252,9 @@ impl AttemptReads {
 
     fn seen(&self, read: &Read) {
         let mut state = lock(&self.state);
-        if self.bmc.is_some_and(|bmc| bmc != read.peer) {
-            state.elsewhere.get_or_insert(read.peer);
+        if state.bmc.known() && !state.bmc.has(read.peer) && state.elsewhere.is_none() {
+            state.elsewhere = Some(read.peer);
+            tracing::warn!(attempt = %read.attempt, reader = %read.peer, "an image is read from an address that is not its BMC's");
         }
         let first = state.before.first.is_none() && state.after.first.is_none();
         let stretch = if state.powered_on.is_some() {

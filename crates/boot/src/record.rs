@@ -1,6 +1,9 @@
 //! What the store keeps of boots: rows that a restarted server goes on from, and how they are written.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
+use isobar_bmc::Network;
 use isobar_image::AttemptId;
 use isobar_store::{Doc, Expect, IndexEntry, Put, Rev};
 use serde::{Deserialize, Serialize};
@@ -74,8 +77,13 @@ pub struct Attempt {
     pub machine_token_sealed: Option<String>,
     /// Ejected, replaced or failed: the token answers "gone".
     pub over: bool,
-    /// Address of the BMC, to tell its reads from others'.
-    pub bmc_ip: Option<String>,
+    /// Addresses of the BMC, to tell its reads from others': the one that it was reached at, then others of its name.
+    /// None before a BMC that is given by name has been reached.
+    #[serde(default, alias = "bmc_ip", deserialize_with = "addresses")]
+    pub bmc_ips: Vec<IpAddr>,
+    /// Networks that count as the BMC's own: its reads come from there.
+    #[serde(default)]
+    pub peers: Vec<Network>,
     /// Nobody but the BMC's own address may read.
     #[serde(default)]
     pub strict: bool,
@@ -83,8 +91,15 @@ pub struct Attempt {
     pub size: u64,
     /// Entity tag of the image.
     pub etag: String,
-    /// URL that was (or is to be) given to the BMC, without the token: scheme, host and port.
+    /// URL that was (or is to be) given to the BMC, without the token: scheme, host and port. Empty until the BMC has been
+    /// reached, where the route toward it decides.
     pub authority: String,
+    /// The route toward the BMC decides: nobody has set the address.
+    #[serde(default)]
+    pub by_route: bool,
+    /// URL of the API that the machine's agent is given.
+    #[serde(default)]
+    pub api: String,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// First read by anyone; durable as soon as it happens.
@@ -95,7 +110,53 @@ pub struct Attempt {
     pub agent_up_ms: Option<u64>,
 }
 
+/// One address or none, as earlier versions wrote it, or a list.
+fn addresses<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Many(Vec<IpAddr>),
+        One(Option<IpAddr>),
+    }
+    Ok(match Form::deserialize(from)? {
+        Form::Many(all) => all,
+        Form::One(one) => one.into_iter().collect(),
+    })
+}
+
+/// Where a BMC's reads come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readers {
+    addresses: Vec<IpAddr>,
+    networks: Vec<Network>,
+}
+
+impl Readers {
+    /// Whether anything is known: nothing is before a BMC that is given by name has been reached.
+    #[must_use]
+    pub fn known(&self) -> bool {
+        !self.addresses.is_empty() || !self.networks.is_empty()
+    }
+
+    /// Whether a reader is the BMC. `::ffff:10.0.0.1` is 10.0.0.1.
+    #[must_use]
+    pub fn has(&self, reader: IpAddr) -> bool {
+        let reader = reader.to_canonical();
+        self.addresses.iter().any(|ip| ip.to_canonical() == reader)
+            || self.networks.iter().any(|network| network.contains(reader))
+    }
+}
+
 impl Attempt {
+    /// Who may be taken for the BMC when the image is read.
+    #[must_use]
+    pub fn readers(&self) -> Readers {
+        Readers {
+            addresses: self.bmc_ips.clone(),
+            networks: self.peers.clone(),
+        }
+    }
+
     /// The id as the file plane knows it. Zero for a damaged row, which no attempt has.
     #[must_use]
     pub fn attempt_id(&self) -> AttemptId {
@@ -190,6 +251,12 @@ pub struct Boot {
     pub phase: Phase,
     /// What went wrong.
     pub error: Option<Reason>,
+    /// Address of a reader that is not the BMC, and was served.
+    #[serde(default)]
+    pub elsewhere: Option<IpAddr>,
+    /// Address of a reader that is not the BMC, and was refused.
+    #[serde(default)]
+    pub refused: Option<IpAddr>,
     /// What is being waited for, for people.
     pub detail: String,
     /// Begin.

@@ -12,6 +12,7 @@
 //! committed as an intent before it is sent. The task holds no lock while it waits.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use crate::evidence::{Phase, bytes};
 use crate::gate::{self, Answer, Verb};
 use crate::reason::{Reason, worth_retrying};
 use crate::record::{Attempt, Boot, Intent, POWER_ON, Row, State, Way, kind, ms_of};
-use crate::settings::Settings;
+use crate::settings::{Settings, param};
 use crate::state::{Inner, STORE, lock};
 
 /// What a step came to.
@@ -70,7 +71,11 @@ impl From<BmcError> for Stop {
 
 /// Keeps the last exchanges of a boot that say something: changes, and what went wrong.
 #[derive(Default)]
-pub(crate) struct Exchanges(std::sync::Mutex<(VecDeque<Exchange>, bool)>);
+pub(crate) struct Exchanges {
+    kept: std::sync::Mutex<(VecDeque<Exchange>, bool)>,
+    /// Where the BMC was last reached.
+    addresses: std::sync::Mutex<Vec<IpAddr>>,
+}
 
 const EXCHANGES: usize = 24;
 
@@ -79,19 +84,23 @@ impl Recorder for Exchanges {
         if exchange.method == "GET" && exchange.status.is_some_and(|status| status < 400) {
             return;
         }
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         if kept.0.len() >= EXCHANGES {
             kept.0.pop_front();
         }
         kept.0.push_back(exchange);
         kept.1 = true;
     }
+
+    fn connected(&self, addresses: &[IpAddr]) {
+        *lock(&self.addresses) = addresses.to_vec();
+    }
 }
 
 impl Exchanges {
     /// The write of what has come since the last one.
     fn put(&self, boot: &str) -> Option<Put> {
-        let mut kept = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         std::mem::take(&mut kept.1).then(|| Put {
             kind: kind::EXCHANGES.to_owned(),
             key: boot.to_owned(),
@@ -405,7 +414,7 @@ impl Saga {
     }
 
     async fn insert(&self, row: &mut Row) -> Result<Outcome, Stop> {
-        let attempt = self.attempt(row)?;
+        let attempt = self.placed(row).await?;
         let url = self.inner.image_url(&attempt).map_err(Stop::Settings)?;
         // Some BMCs read while they insert: the observer is there before the command is.
         let reads = self.inner.follow(&attempt).map_err(Stop::Settings)?;
@@ -442,6 +451,39 @@ impl Saga {
         Ok(Outcome::Stay(
             self.inner.timing.backoff(row.boot.tries, Duration::from_secs(60)),
         ))
+    }
+
+    /// The attempt, with the addresses at which this process has reached the BMC: only there is a name of a BMC worth
+    /// anything.
+    async fn placed(&self, row: &mut Row) -> Result<Attempt, Stop> {
+        if lock(&self.exchanges.addresses).is_empty() {
+            self.power(row).await?;
+        }
+        let addresses = lock(&self.exchanges.addresses).clone();
+        let placed = self.inner.place(self.attempt(row)?, &addresses).await;
+        placed.map_err(Stop::Settings)
+    }
+
+    /// Tells of readers that are not the BMC.
+    fn strangers(&self, row: &mut Row, attempt: &Attempt) {
+        let Ok(reads) = self.inner.follow(attempt) else { return };
+        let seen = reads.now(self.inner.now());
+        let (now, phase) = (self.inner.now_ms(), row.boot.phase);
+        let bmc = listed(&attempt.bmc_ips);
+        if let Some(reader) = seen.elsewhere
+            && row.boot.elsewhere.is_none()
+        {
+            row.boot.elsewhere = Some(reader);
+            let text = format!("the image is read from {reader}, which is not the BMC ({bmc})");
+            row.boot.note(now, phase, &text);
+        }
+        if let Some(reader) = seen.refused
+            && row.boot.refused.is_none()
+        {
+            row.boot.refused = Some(reader);
+            let text = format!("{reader} asked for the image and was refused: it is not the BMC ({bmc})");
+            row.boot.note(now, phase, &text);
+        }
     }
 
     async fn boot_once(&self, row: &mut Row) -> Result<Outcome, Stop> {
@@ -534,6 +576,7 @@ impl Saga {
         let (timing, now) = (&inner.timing, inner.now_ms());
         let attempt = self.attempt(row)?;
         if attempt.agent_up_ms.is_some() {
+            self.strangers(row, &attempt);
             self.handed_over(row, Phase::AgentUp, "agent is up");
             return Ok(Outcome::Next(SETTLE));
         }
@@ -541,6 +584,7 @@ impl Saga {
             return self.await_operator(row, &attempt).await;
         };
         let reads = inner.follow(&attempt).map_err(Stop::Settings)?;
+        self.strangers(row, &attempt);
         reads.powered_on(time_of(handed_over));
         let seen = reads.now(inner.now());
         if let Some(first) = seen.first
@@ -580,7 +624,7 @@ impl Saga {
             )),
             progress => {
                 let quiet_since = progress.map_or(handed_over, ms_of).max(handed_over);
-                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(&seen.reading.detail))
+                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(&attempt, &seen.reading.detail))
             }
         };
         Ok(verdict.map_or(Outcome::Stay(Duration::from_secs(1)), Outcome::Fail))
@@ -593,6 +637,7 @@ impl Saga {
             "image and one-time boot are set; the power is left to the operator: cycle it when it suits",
         );
         let reads = self.inner.follow(attempt).map_err(Stop::Settings)?;
+        self.strangers(row, attempt);
         // Off and on again, or reads that only a boot makes.
         match self.power(row).await? {
             PowerState::Off | PowerState::PoweringOn => row.boot.asked_ms = Some(self.inner.now_ms()),
@@ -736,7 +781,10 @@ impl Saga {
             return Outcome::Stay(self.inner.timing.cleanup());
         }
         if !worth_retrying(error) || (!cleaning && tries >= self.inner.timing.tries) {
-            return Outcome::Fail(Reason::of_bmc(error));
+            return Outcome::Fail(match row.boot.step == INSERT {
+                true => self.insert_refused(row, error),
+                false => Reason::of_bmc(error),
+            });
         }
         let limit = if cleaning {
             self.inner.timing.cleanup()
@@ -852,17 +900,35 @@ impl Saga {
     }
 
     fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
-        Reason::new(
-            "image-never-read",
-            format!(
-                "{} says that the image is inserted, but never asked for it",
-                self.bmc_name(row)
-            ),
-            format!(
+        let message = format!(
+            "{} says that the image is inserted, but never asked for it",
+            self.bmc_name(row)
+        );
+        let hint = match row.boot.refused {
+            Some(reader) => refused_hint(reader, attempt),
+            None => format!(
                 "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that it can",
                 attempt.authority
             ),
-        )
+        };
+        Reason::new("image-never-read", message, hint)
+    }
+
+    /// The BMC said no to the insert. What it could not fetch, it says in many ways or not at all.
+    fn insert_refused(&self, row: &mut Row, error: &BmcError) -> Reason {
+        let mut reason = Reason::of_bmc(error);
+        let Ok(attempt) = self.attempt(row) else { return reason };
+        self.strangers(row, &attempt);
+        let more = match row.boot.refused {
+            Some(reader) => refused_hint(reader, &attempt),
+            None if error.class == ErrorClass::Refused => format!(
+                "check that the BMC can reach {} (route, VLAN, firewall)",
+                attempt.authority
+            ),
+            None => return reason,
+        };
+        reason.hint = format!("{more}; {}", reason.hint);
+        reason
     }
 
     fn not_booted_from_cd(&self, row: &Row) -> Reason {
@@ -876,13 +942,34 @@ impl Saga {
         )
     }
 
-    fn agent_silent(&self, detail: &str) -> Reason {
+    fn agent_silent(&self, attempt: &Attempt, detail: &str) -> Reason {
         Reason::new(
             "agent-silent",
             format!("the image was read ({detail}), but no agent has checked in"),
-            "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that the machine can reach the API",
+            format!(
+                "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that \
+                 the machine can reach {} (else set {})",
+                attempt.api,
+                param::SERVER_FOR_MACHINE
+            ),
         )
     }
+}
+
+/// Why the BMC's own reads may have been refused.
+fn refused_hint(reader: IpAddr, attempt: &Attempt) -> String {
+    format!(
+        "{reader} asked for the image and was refused, because only the BMC ({}) may read it: if it reads from there (NAT, a \
+         second address), add it to {}, or set {} to false",
+        listed(&attempt.bmc_ips),
+        param::IMAGE_PEERS,
+        param::STRICT
+    )
+}
+
+fn listed(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(", ")
 }
 
 /// Steps by name and version: what the rows say.

@@ -78,10 +78,12 @@ impl Booter {
         let vault: Arc<Vault> = Arc::clone(objects.vault());
         let clock = Arc::new(BootClock::new(Arc::clone(objects.clock())));
         let bases = Arc::new(Bases::new(Arc::clone(&store), blobs));
+        let book = Arc::new(ReadBook::new(Arc::clone(&clock)));
         let attempts = Arc::new(Attempts::new(
             Arc::clone(&store),
             vault,
             Arc::clone(&bases),
+            Arc::clone(&book),
             options.strict_bmc_address,
             options.open_iso_names,
         ));
@@ -89,7 +91,7 @@ impl Booter {
             gate: Gate::new(connector, timing.clone(), ledger, left),
             timing,
             agents: AgentBook::new(options.timing.agent_gone()),
-            book: Arc::new(ReadBook::new(Arc::clone(&clock))),
+            book,
             runner: |inner, id| Box::pin(saga::run(inner, id)),
             runtime: Handle::current(),
             lives: Mutex::default(),

@@ -1,9 +1,10 @@
 //! What a machine's params say about booting it.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use isobar_bmc::{Endpoint, Secret, TlsTrust};
+use isobar_bmc::{Endpoint, Network, Secret, TlsTrust};
 use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
 use serde_json::Value;
@@ -22,6 +23,8 @@ pub mod param {
     pub const SHUTDOWN: &str = "boot-virtual-iso-shutdown-seconds";
     /// Nobody but the BMC's own address may read the image.
     pub const STRICT: &str = "isobar/strict-image-peer";
+    /// Networks that count as the BMC's own when the image is read.
+    pub const IMAGE_PEERS: &str = "isobar/image-peers";
     /// Address of this server as the BMC reaches it.
     pub const SERVER_FOR_BMC: &str = "isobar/server-address-bmc";
     /// Address of this server as the machine reaches it.
@@ -58,6 +61,8 @@ pub struct Settings {
     pub shutdown: Option<Duration>,
     /// Nobody but the BMC's own address may read the image.
     pub strict: bool,
+    /// Networks from which the BMC's reads come where that is not its own address: NAT, a proxy.
+    pub image_peers: Vec<Network>,
     /// Its BMC, or what is missing to talk to it.
     pub endpoint: Result<Endpoint, Reason>,
     /// Own choice of the address for BMCs: a host or a base URL; may be a template.
@@ -116,11 +121,34 @@ impl Settings {
                 .and_then(|v| v.value.as_u64())
                 .map(Duration::from_secs),
             strict: flag(param::STRICT)?,
+            image_peers: get(param::IMAGE_PEERS)?.map_or(Ok(Vec::new()), |v| image_peers(&name, v.value))?,
             for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
             for_machine: text(get(param::SERVER_FOR_MACHINE)?),
             endpoint,
             uuid,
             name,
+        })
+    }
+
+    /// A URL of this server for the machine; `toward` is the machine's static address.
+    pub(crate) fn machine_url(
+        &self,
+        toward: Option<IpAddr>,
+        url: impl FnOnce(Option<&str>) -> io::Result<String>,
+    ) -> Result<String, Reason> {
+        url(self.for_machine.as_deref()).map_err(|error| {
+            let to = match toward {
+                Some(address) => format!("to {address}"),
+                None => "by default".to_owned(),
+            };
+            Reason::new(
+                "server-address",
+                format!("which address of this server {} reaches is unknown: no route {to} ({error})", self.name),
+                format!(
+                    "set --address-for-machine, or param {} on the machine or a profile, or add a route; then set the bootenv again",
+                    param::SERVER_FOR_MACHINE
+                ),
+            )
         })
     }
 
@@ -130,10 +158,20 @@ impl Settings {
         let endpoint = self.endpoint.as_ref().ok()?;
         match endpoint.url.host()? {
             url::Host::Ipv4(ip) => Some(ip.into()),
-            url::Host::Ipv6(ip) => Some(ip.into()),
+            url::Host::Ipv6(ip) => Some(IpAddr::from(ip).to_canonical()),
             url::Host::Domain(_) => None,
         }
     }
+}
+
+fn image_peers(machine: &str, value: Value) -> Result<Vec<Network>, Reason> {
+    serde_json::from_value(value).map_err(|error| {
+        Reason::new(
+            "image-peers",
+            format!("{} of {machine} is no list of networks: {error}", param::IMAGE_PEERS),
+            format!(r#"set it to a list such as ["10.20.0.0/16"], then set the bootenv again"#),
+        )
+    })
 }
 
 fn endpoint(

@@ -24,7 +24,7 @@ use crate::gate::Gate;
 use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
-use crate::settings::Settings;
+use crate::settings::{Settings, param};
 use crate::timing::Timing;
 use crate::view::{BootView, Shown};
 
@@ -253,7 +253,6 @@ impl Inner {
             percent: seen.reading.percent.map(|p| p.clamp(0.0, 100.0) as u32),
             rate_bps: rate.map(|r| r as u64),
             eta_s: rate.filter(|_| left > 0).map(|r| (left as f64 / r).ceil() as u64),
-            elsewhere: seen.elsewhere.map(|ip| ip.to_string()),
         };
         let mut current = lock(&life.shown);
         if current.as_ref() != Some(&shown) {
@@ -336,6 +335,41 @@ impl Inner {
         Ok(format!("{}/{token}/boot.iso", attempt.authority))
     }
 
+    /// The BMC has been reached at these addresses, the first of them: there its reads come from, and there the route
+    /// leads by which it is told to reach us. What was known already is not written again.
+    pub(crate) async fn place(&self, attempt: Attempt, addresses: &[IpAddr]) -> Result<Attempt, Reason> {
+        let Some(reached) = addresses.first() else {
+            return Ok(attempt);
+        };
+        let authority = match self.options.addr.bmc_url_toward(*reached) {
+            Ok(url) if attempt.by_route => url,
+            Err(error) if attempt.by_route && attempt.authority.is_empty() => {
+                return Err(Reason::new(
+                    "server-address",
+                    format!(
+                        "which address of this server the BMC {reached} reaches is unknown: no route to it ({error})"
+                    ),
+                    format!(
+                        "set --address-for-bmc, or param {} on the machine or a profile, or add a route; then set the bootenv again",
+                        param::SERVER_FOR_BMC
+                    ),
+                ));
+            }
+            _ => attempt.authority.clone(),
+        };
+        if attempt.bmc_ips == addresses && attempt.authority == authority {
+            return Ok(attempt);
+        }
+        let placed = self.update_attempt(&attempt.id, |attempt| {
+            attempt.bmc_ips = addresses.to_vec();
+            attempt.authority.clone_from(&authority);
+        });
+        let placed = placed
+            .await
+            .map_err(|e| Reason::new(STORE, e.to_string(), "look at the server's log"))?;
+        Ok(placed.unwrap_or(attempt))
+    }
+
     pub(crate) fn follow(&self, attempt: &Attempt) -> Result<Arc<AttemptReads>, Reason> {
         let image = self.attempts.image(&attempt.id);
         let image = image
@@ -347,8 +381,7 @@ impl Inner {
                     "set the bootenv again: the machine gets a new image",
                 )
             })?;
-        let bmc: Option<IpAddr> = attempt.bmc_ip.as_deref().and_then(|ip| ip.parse().ok());
-        Ok(self.book.follow(attempt.attempt_id(), &image, bmc))
+        Ok(self.book.follow(attempt, &image))
     }
 
     pub(crate) fn powered_on(&self, attempt: &Attempt) {

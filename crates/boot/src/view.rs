@@ -1,5 +1,7 @@
 //! A boot as clients see it.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use crate::evidence::Phase;
@@ -35,8 +37,10 @@ pub struct BootView {
     pub agent_up: bool,
     /// The BMC is still owed a clean-up.
     pub cleanup: bool,
-    /// Address of a reader that is not the BMC.
-    pub read_from_elsewhere: Option<String>,
+    /// Address of a reader that is not the BMC, and was served.
+    pub read_from_elsewhere: Option<IpAddr>,
+    /// Address of a reader that is not the BMC, and was refused.
+    pub refused_reader: Option<IpAddr>,
     /// What went wrong.
     pub error: Option<Reason>,
     /// Begin, RFC 3339.
@@ -59,7 +63,6 @@ pub(crate) struct Shown {
     pub(crate) percent: Option<u32>,
     pub(crate) rate_bps: Option<u64>,
     pub(crate) eta_s: Option<u64>,
-    pub(crate) elsewhere: Option<String>,
 }
 
 impl BootView {
@@ -85,7 +88,8 @@ impl BootView {
             handed_over: release || boot.handed_over_ms.is_some(),
             agent_up,
             cleanup: boot.cleanup,
-            read_from_elsewhere: shown.and_then(|s| s.elsewhere.clone()),
+            read_from_elsewhere: boot.elsewhere,
+            refused_reader: boot.refused,
             error: boot.error.clone(),
             started: rfc3339(boot.started_ms),
             updated: rfc3339(boot.updated_ms),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ArgMatches;
 use isobar_api::{AppState, Limits, Server, ServerInfo, TlsIdentity, tls};
-use isobar_boot::address::local_toward;
+use isobar_boot::address::default_address;
 use isobar_boot::{BootOptions, Booter, RedfishConnector, ServerAddr};
 use isobar_files::FilePlane;
 use isobar_image::BlobDir;
@@ -185,7 +185,8 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         address: addr
             .for_machine
             .clone()
-            .unwrap_or_else(|| local_toward(None).to_string()),
+            .or_else(|| default_address().ok().map(|address| address.to_string()))
+            .unwrap_or_else(|| api_address.ip().to_string()),
     };
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
@@ -240,6 +241,7 @@ async fn start_boots(
     let connector = Arc::new(RedfishConnector {
         addresses: settings.bmc_networks.clone(),
         settle: settings.timing.settle(),
+        exchange: settings.timing.exchange(),
     });
     let (objects, blobs) = (objects.clone(), Arc::clone(blobs));
     // Reads and commits: not on a thread that others wait for.

@@ -44,7 +44,12 @@ const TABLE: options::Settings = options::Settings {
         setting("memory", Number, "MIB", "Memory of the machine"),
         setting("mac", Text, "MAC", "Address of its network interface"),
         setting("uuid", Text, "UUID", "Its SMBIOS UUID"),
-        setting("net", Text, "CIDR", "Its network; the host is the first address"),
+        setting(
+            "net",
+            Text,
+            "NETWORK",
+            "Its network: a CIDR of QEMU's own (the host is the first address), tap:NAME, or unix:PATH",
+        ),
         setting(
             "read-manner",
             Text,

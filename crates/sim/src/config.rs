@@ -39,7 +39,7 @@ pub struct SimConfig {
     /// Memory of a QEMU machine in MiB.
     pub memory_mib: u32,
     /// Network of a QEMU machine.
-    pub net: UserNet,
+    pub net: MachineNet,
     /// Folder for sockets, firmware variables, disk and copied images; a fresh temporary one, removed at the
     /// end, when none is given.
     pub work_dir: Option<PathBuf>,
@@ -67,7 +67,7 @@ impl Default for SimConfig {
             machine: MachineKind::Paper,
             firmware: Firmware::Uefi,
             memory_mib: 1024,
-            net: UserNet::default(),
+            net: MachineNet::default(),
             work_dir: None,
             serial: None,
             echo_serial: false,
@@ -272,6 +272,54 @@ impl Manners {
     }
 }
 
+/// What the NIC of a QEMU machine is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MachineNet {
+    /// QEMU's own network.
+    User(UserNet),
+    /// A tap device that is there.
+    Tap(String),
+    /// A Unix socket on which somebody listens: frames, each after its length in four bytes, big end first (QEMU's
+    /// `-netdev stream`). It reaches into other network namespaces.
+    Socket(PathBuf),
+}
+
+impl Default for MachineNet {
+    fn default() -> Self {
+        Self::User(UserNet::default())
+    }
+}
+
+impl MachineNet {
+    /// From `192.168.77.0/24`, `tap:NAME` or `unix:PATH`.
+    ///
+    /// # Errors
+    /// It is none of these.
+    pub fn parse(text: &str) -> Result<Self, SimError> {
+        match text.split_once(':') {
+            // A comma would begin another option of QEMU's.
+            Some(("tap" | "unix", name)) if name.is_empty() || name.contains(',') => Err(SimError::Config(format!(
+                "network {text:?}: want tap:NAME or unix:PATH, without a comma"
+            ))),
+            Some(("tap", name)) => Ok(Self::Tap(name.to_owned())),
+            Some(("unix", path)) => Ok(Self::Socket(path.into())),
+            _ => UserNet::parse(text).map(Self::User),
+        }
+    }
+
+    /// For QEMU's `-netdev`.
+    pub(crate) fn netdev(&self, id: &str) -> String {
+        match self {
+            Self::User(net) => format!(
+                "user,id={id},ipv6=off,net={}/{},host={},dhcpstart={},dns={}",
+                net.net, net.prefix, net.host, net.dhcp_start, net.dns
+            ),
+            Self::Tap(name) => format!("tap,id={id},ifname={name},script=no,downscript=no"),
+            Self::Socket(path) => format!("stream,id={id},server=off,addr.type=unix,addr.path={}", path.display()),
+        }
+    }
+}
+
 /// QEMU's user networking, as the machine sees it. The simulator's own host answers at `host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserNet {
@@ -358,7 +406,7 @@ pub struct SimOptions {
     pub mac: Option<String>,
     /// SMBIOS UUID of the machine.
     pub uuid: Option<Uuid>,
-    /// The machine's network, `192.168.77.0/24`.
+    /// The machine's network: `192.168.77.0/24`, `tap:NAME` or `unix:PATH`.
     pub net: Option<String>,
     /// Folder for what the simulator keeps.
     pub work_dir: Option<PathBuf>,
@@ -414,7 +462,7 @@ impl SimOptions {
             config.uuid = uuid;
         }
         if let Some(net) = &self.net {
-            config.net = UserNet::parse(net)?;
+            config.net = MachineNet::parse(net)?;
         }
         config.serial = self.serial;
         config.echo_serial = self.echo_serial;
@@ -475,6 +523,26 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_is_connected_to_what_was_named() {
+        for (text, netdev) in [
+            (
+                "10.9.0.0/16",
+                "user,id=n,ipv6=off,net=10.9.0.0/16,host=10.9.0.1,dhcpstart=10.9.0.100,dns=10.9.0.3",
+            ),
+            ("tap:tap0", "tap,id=n,ifname=tap0,script=no,downscript=no"),
+            (
+                "unix:/run/port",
+                "stream,id=n,server=off,addr.type=unix,addr.path=/run/port",
+            ),
+        ] {
+            assert_eq!(MachineNet::parse(text).unwrap().netdev("n"), netdev);
+        }
+        for bad in ["tap:", "unix:", "tap:a,script=/x", "veth:x", ""] {
+            assert!(MachineNet::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn options_read_a_password_or_make_one_for_good() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
@@ -492,7 +560,8 @@ mod tests {
             (config.machine, config.firmware),
             (MachineKind::Qemu, Firmware::Secureboot)
         );
-        assert_eq!((config.manners.read, config.net.prefix), (ReadManner::CopyAll, 16));
+        assert_eq!(config.manners.read, ReadManner::CopyAll);
+        assert_eq!(config.net, MachineNet::parse("10.9.0.0/16").unwrap());
         assert_eq!(config.password.len(), 24);
         assert!(!format!("{config:?}").contains(&config.password));
         assert_eq!(

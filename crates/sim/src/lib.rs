@@ -46,7 +46,7 @@ use url::Url;
 
 use bmc::{Bmc, SlotId};
 pub use bmc::{BootOverride, Power, SlotView};
-pub use config::{Firmware, MachineKind, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
+pub use config::{Firmware, MachineKind, MachineNet, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
 use console::Console;
 pub use error::SimError;
 pub use fault::{Fault, FaultKind, Planted};

@@ -186,14 +186,7 @@ fn fixed_arguments(config: &SimConfig, accel: Accel, work: &Path) -> Result<Vec<
     add(&["-S", "-boot", "strict=on,menu=off", "-action", "reboot=shutdown"]);
     add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     add(&["-device", "virtio-rng-pci"]);
-    let net = &config.net;
-    add(&[
-        "-netdev",
-        &format!(
-            "user,id=net,ipv6=off,net={}/{},host={},dhcpstart={},dns={}",
-            net.net, net.prefix, net.host, net.dhcp_start, net.dns
-        ),
-    ]);
+    add(&["-netdev", &config.net.netdev("net")]);
     let disk = work.join("disk.img");
     File::options()
         .create(true)

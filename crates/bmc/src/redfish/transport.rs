@@ -1,6 +1,6 @@
 //! HTTP towards one BMC: login, headers, deadlines, retries, ETags, records.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 const REDIRECTS: usize = 3;
 /// How long a logout may take.
 const LOGOUT: Duration = Duration::from_secs(10);
+/// ENETUNREACH, in the words of the C library.
+const NO_ROUTE: &str = "Network is unreachable";
 pub(crate) const ROOT: &str = "/redfish/v1/";
 
 /// An answer, whatever its status.
@@ -34,6 +36,8 @@ pub(crate) struct Reply {
     pub(crate) allow: Option<String>,
     retry_after: Option<Duration>,
     token: Option<String>,
+    /// Where it came from.
+    from: Option<IpAddr>,
 }
 
 impl Reply {
@@ -61,6 +65,8 @@ pub(crate) struct Transport {
     pub(crate) name: String,
     pub(crate) options: Options,
     recorder: Arc<dyn Recorder>,
+    /// Addresses of the BMC, until the recorder has been told which of them answers.
+    addresses: Vec<IpAddr>,
     pub(crate) redactor: Redactor,
     shown: tls::Shown,
     login: Login,
@@ -105,6 +111,7 @@ impl Transport {
             name,
             options,
             recorder,
+            addresses: addresses.iter().map(|address| address.ip().to_canonical()).collect(),
             redactor,
             shown,
             login: Login::Not,
@@ -392,13 +399,27 @@ impl Transport {
         let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
         self.recorder.record(exchange);
         let reply = result.map_err(|failure| self.failure(failure, &method, uri))?;
+        self.tell_addresses(reply.from);
         tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");
         Ok(reply)
+    }
+
+    fn tell_addresses(&mut self, used: Option<IpAddr>) {
+        let mut addresses = std::mem::take(&mut self.addresses);
+        if addresses.is_empty() {
+            return;
+        }
+        if let Some(used) = used.map(|address| address.to_canonical()) {
+            addresses.retain(|address| *address != used);
+            addresses.insert(0, used);
+        }
+        self.recorder.connected(&addresses);
     }
 
     async fn receive(&self, request: reqwest::RequestBuilder) -> Result<Reply, Failure> {
         let mut response = request.send().await?;
         let status = response.status().as_u16();
+        let from = response.remote_addr().map(|address| address.ip());
         let headers = std::mem::take(response.headers_mut());
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await? {
@@ -424,6 +445,7 @@ impl Transport {
             allow: text("allow"),
             retry_after: retry_after(&headers),
             token: text("x-auth-token"),
+            from,
             body,
         })
     }
@@ -470,7 +492,14 @@ impl Transport {
             } else {
                 format!("no connection: {causes}")
             };
-            self.error(ErrorClass::Unreachable, text)
+            let error = self.error(ErrorClass::Unreachable, text);
+            match causes.contains(NO_ROUTE) {
+                true => error.hinted(format!(
+                    "this server has no route to it: correct ipmi/address, or add a route (`ip route get {}` shows what the host knows)",
+                    self.endpoint.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+                )),
+                false => error,
+            }
         } else if err.is_timeout() {
             let text = format!("no answer to {method} {uri} within {seconds} s");
             self.error(ErrorClass::Timeout, text)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use isobar_sledgehammer::{Bundle, MANIFEST, TREE};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -62,7 +63,20 @@ impl Server {
         for (path, (bytes, _)) in &files {
             add(&format!("tree/{path}"), bytes);
         }
-        let tar = tar.into_inner().unwrap();
+        self.upload(&tar.into_inner().unwrap());
+    }
+
+    /// A live image that boots.
+    pub fn import_bundle(&self, bundle: &Bundle) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let tree = bundle.manifest.files.iter().map(|file| format!("{TREE}/{}", file.path));
+        for name in std::iter::once(MANIFEST.to_owned()).chain(tree) {
+            tar.append_path_with_name(bundle.dir.join(&name), &name).unwrap();
+        }
+        self.upload(&tar.into_inner().unwrap());
+    }
+
+    fn upload(&self, mut tar: &[u8]) {
         let len = tar.len() as u64;
         let answer: Value = self
             .client()
@@ -70,7 +84,7 @@ impl Server {
                 "/isobar/v1/bases/sledgehammer",
                 "application/x-tar",
                 Some(len),
-                &mut &tar[..],
+                &mut tar,
             )
             .unwrap();
         assert_eq!(answer["name"], "sledgehammer");

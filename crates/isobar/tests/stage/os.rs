@@ -42,8 +42,21 @@ impl Players {
 
     /// [`Players::hook`] for agents that behave so.
     pub fn hook_of(&self, api: u16, habit: Habit) -> OsHook {
+        self.hook_at(Place::Loopback(api), habit)
+    }
+
+    /// Agents that speak to the API where their disc says, each on a thread that does this first: enter the machine's
+    /// network.
+    pub fn hook_inside(&self, enter: Arc<dyn Fn() + Send + Sync>) -> OsHook {
+        self.hook_at(Place::Network(enter), Habit::Beats)
+    }
+
+    fn hook_at(&self, place: Place, habit: Habit) -> OsHook {
         let (oses, beats) = (Arc::clone(&self.oses), Arc::clone(&self.beats));
-        Arc::new(move |os| Box::pin(play_os(os, api, habit, Arc::clone(&oses), Arc::clone(&beats))))
+        Arc::new(move |os| {
+            let (oses, beats) = (Arc::clone(&oses), Arc::clone(&beats));
+            Box::pin(play_os(os, place.clone(), habit, oses, beats))
+        })
     }
 
     pub fn all(&self) -> Vec<Os> {
@@ -76,8 +89,17 @@ pub enum Habit {
     Silent,
 }
 
+/// Where the machine's network is.
+#[derive(Clone)]
+enum Place {
+    /// Nowhere: the API is on this port.
+    Loopback(u16),
+    /// Where a thread gets by this.
+    Network(Arc<dyn Fn() + Send + Sync>),
+}
+
 /// An operating system whose agent is ours, but for the kernel.
-async fn play_os(os: OsUp, api: u16, habit: Habit, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
+async fn play_os(os: OsUp, place: Place, habit: Habit, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
     let OsUp {
         command_line,
         initrds,
@@ -91,7 +113,19 @@ async fn play_os(os: OsUp, api: u16, habit: Habit, oses: Arc<Mutex<Vec<Os>>>, be
     let os = Os { command_line, boot };
     oses.lock().unwrap().push(os.clone());
     let (stop, stopped) = mpsc::channel::<()>();
-    let agent = tokio::task::spawn_blocking(move || agent(&os, api, habit, &stopped, &beats));
+    let agent = tokio::task::spawn_blocking(move || match place {
+        Place::Loopback(api) => {
+            let api = json!([format!("https://127.0.0.1:{api}")]);
+            agent(&os, &api, habit, &stopped, &beats)
+        }
+        Place::Network(enter) => {
+            let inside = move || {
+                enter();
+                agent(&os, &os.boot["api"], habit, &stopped, &beats)
+            };
+            std::thread::spawn(inside).join().unwrap()
+        }
+    });
     tokio::select! {
         exit = agent => exit.unwrap_or(OsExit::Stay),
         _ = power_button.recv() => {
@@ -121,11 +155,10 @@ fn pause(stopped: &mpsc::Receiver<()>, time: Duration) -> Result<(), Off> {
     }
 }
 
-fn agent(os: &Os, api: u16, habit: Habit, stopped: &mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
+fn agent(os: &Os, api: &Value, habit: Habit, stopped: &mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
     let run = tempfile::tempdir().unwrap();
     let mut file = os.boot.clone();
-    // The machine's own network does not exist here.
-    file["api"] = json!([format!("https://127.0.0.1:{api}")]);
+    file["api"] = api.clone();
     let path = run.path().join("boot.json");
     std::fs::write(&path, file.to_string()).unwrap();
     let server = Server::new(BootFile::read(&path).unwrap(), run.path()).unwrap();

@@ -36,8 +36,10 @@ impl fmt::Display for Out {
 pub struct Options {
     /// `--timing`.
     pub timing: String,
-    /// `--address-for-bmc`, `--address-for-machine`.
+    /// `--address-for-bmc`, `--address-for-machine`; an empty one is not given.
     pub addresses: (String, String),
+    /// Address that API and file plane listen on.
+    pub listen: String,
     /// More options.
     pub args: Vec<String>,
     /// What the command line begins with: `ip netns exec …`, `prlimit …`.
@@ -49,6 +51,7 @@ impl Default for Options {
         Self {
             timing: super::TIMING.to_owned(),
             addresses: ("127.0.0.1".to_owned(), "192.168.77.1".to_owned()),
+            listen: "127.0.0.1".to_owned(),
             args: Vec::new(),
             wrapper: Vec::new(),
         }
@@ -104,15 +107,17 @@ impl Server {
             .append(true)
             .open(self.dir.path().join("serve.log"))
             .unwrap();
-        let local = |port: u16| format!("127.0.0.1:{port}");
+        let local = |port: u16| format!("{}:{port}", self.options.listen);
+        let (for_bmc, for_machine) = &self.options.addresses;
+        let addresses = [("--address-for-bmc", for_bmc), ("--address-for-machine", for_machine)];
+        let addresses = addresses.iter().filter(|(_, address)| !address.is_empty());
         let program = env!("CARGO_BIN_EXE_isobar").to_owned();
         let words: Vec<String> = self.options.wrapper.iter().cloned().chain([program]).collect();
         let child = clean(Command::new(&words[0]))
             .args(&words[1..])
             .args(["serve", "--api-listen", &local(self.api)])
             .args(["--file-listen", &local(self.files)])
-            .args(["--address-for-bmc", &self.options.addresses.0])
-            .args(["--address-for-machine", &self.options.addresses.1])
+            .args(addresses.flat_map(|(option, address)| [*option, address.as_str()]))
             .args(["--timing", &self.options.timing, "--log-level", "debug"])
             .arg("--data-dir")
             .arg(self.data())
