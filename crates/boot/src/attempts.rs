@@ -41,7 +41,7 @@ pub struct Attempts {
     vault: Arc<Vault>,
     bases: Arc<Bases>,
     /// Is told who was refused.
-    book: Arc<ReadBook>,
+    book: Option<Arc<ReadBook>>,
     images: Mutex<HashMap<String, Arc<Image>>>,
     /// By token hash; what the file plane asks for many times a second.
     tokens: Mutex<HashMap<String, Arc<Attempt>>>,
@@ -59,25 +59,25 @@ fn parse(doc: &Doc) -> Option<Attempt> {
 
 impl Attempts {
     /// Over a store; `strict` and `open_names` are the operator's choices.
-    pub fn new(
-        store: Arc<dyn Store>,
-        vault: Arc<Vault>,
-        bases: Arc<Bases>,
-        book: Arc<ReadBook>,
-        strict: bool,
-        open_names: bool,
-    ) -> Self {
+    pub fn new(store: Arc<dyn Store>, vault: Arc<Vault>, bases: Arc<Bases>, strict: bool, open_names: bool) -> Self {
         Self {
             store,
             vault,
             bases,
-            book,
+            book: None,
             images: Mutex::default(),
             tokens: Mutex::default(),
             epoch: AtomicU64::new(0),
             strict,
             open_names,
         }
+    }
+
+    /// Who is refused is told to this book.
+    #[must_use]
+    pub(crate) fn telling(mut self, book: Arc<ReadBook>) -> Self {
+        self.book = Some(book);
+        self
     }
 
     /// One attempt with the revision of its row.
@@ -300,7 +300,9 @@ impl ImageResolver for Attempts {
             return Err(Denied::Gone);
         }
         if (self.strict || attempt.strict) && !attempt.readers().has(peer) {
-            self.book.refused(attempt.attempt_id(), peer);
+            if let Some(book) = &self.book {
+                book.refused(attempt.attempt_id(), peer);
+            }
             return Err(Denied::Forbidden);
         }
         let image = self.image(&attempt.id).map_err(failed)?.ok_or(Denied::NotFound)?;

@@ -79,14 +79,14 @@ impl Booter {
         let clock = Arc::new(BootClock::new(Arc::clone(objects.clock())));
         let bases = Arc::new(Bases::new(Arc::clone(&store), blobs));
         let book = Arc::new(ReadBook::new(Arc::clone(&clock)));
-        let attempts = Arc::new(Attempts::new(
+        let attempts = Attempts::new(
             Arc::clone(&store),
             vault,
             Arc::clone(&bases),
-            Arc::clone(&book),
             options.strict_bmc_address,
             options.open_iso_names,
-        ));
+        );
+        let attempts = Arc::new(attempts.telling(Arc::clone(&book)));
         let inner = Arc::new(Inner {
             gate: Gate::new(connector, timing.clone(), ledger, left),
             timing,
