@@ -211,6 +211,19 @@ impl AttemptReads {
         }
     }
 
+    /// As [`Self::powered_on`], of a machine that somebody else switched on a while before: what looks like its boot so far is
+    /// its boot.
+    pub fn found_on(&self, at: SystemTime) {
+        let boot = self.look_like_a_boot(at);
+        let mut state = lock(&self.state);
+        if boot && state.powered_on.is_none() {
+            let State { before, after, .. } = &mut *state;
+            std::mem::swap(before, after);
+        }
+        drop(state);
+        self.powered_on(at);
+    }
+
     /// The verdict on what has been read so far.
     pub fn now(&self, now: SystemTime) -> Now {
         let state = lock(&self.state);
@@ -275,4 +288,92 @@ impl AttemptReads {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+    use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, OwnFile, plan};
+    use isobar_store::ManualClock;
+
+    use super::*;
+
+    const KERNEL: usize = 3 << 20;
+    const INITRD: usize = 5 << 20;
+
+    fn image() -> Arc<Image> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |path: &str, len: usize, role| BaseFile {
+            path: path.into(),
+            content: Content::Bytes(Bytes::from(vec![7; len])),
+            role,
+        };
+        let spec = BaseSpec {
+            volume_id: "TEST".into(),
+            files: vec![
+                file("vmlinuz0", KERNEL, FileRole::Kernel),
+                file("stage1.img", INITRD, FileRole::Initrd),
+            ],
+            bios_image: None,
+            efi_image: None,
+            catalog: "boot.catalog".into(),
+        };
+        let base = Arc::new(Base::build(&spec, &BlobDir::open(dir.path()).unwrap()).unwrap());
+        let own = |path: &str, role| OwnFile {
+            path: path.into(),
+            bytes: Bytes::from_static(b"own"),
+            role,
+        };
+        let own = [
+            own("boot/grub/grub.cfg", FileRole::GrubConfig),
+            own("isobar/own.img", FileRole::OwnInitrd),
+        ];
+        Arc::new(plan(&base, &own).unwrap())
+    }
+
+    /// Reads of an attempt in which these files went out before anybody knew of the power.
+    fn read(image: &Arc<Image>, wanted: impl Fn(&FileEntry) -> bool) -> Arc<AttemptReads> {
+        let attempt = AttemptId(7);
+        let book = ReadBook::new(Arc::new(BootClock::new(Arc::new(ManualClock::new(1_000_000)))));
+        let reads = book.follow(attempt, image, None);
+        for file in image.files().iter().filter(|file| wanted(file)) {
+            book.seen(Read {
+                attempt,
+                peer: [127, 0, 0, 1].into(),
+                offset: file.offset,
+                len: file.len,
+                kind: ReadKind::Range,
+                at: SystemTime::now(),
+            });
+        }
+        reads
+    }
+
+    #[test]
+    fn what_a_machine_read_before_it_was_found_on_is_its_boot() {
+        let image = image();
+        let roles = [
+            FileRole::GrubConfig,
+            FileRole::Kernel,
+            FileRole::Initrd,
+            FileRole::OwnInitrd,
+        ];
+        let now = SystemTime::now();
+        let reads = read(&image, |file| roles.contains(&file.role));
+        reads.found_on(now);
+        let seen = reads.now(now);
+        assert_eq!((seen.reading.phase, seen.after_power_on), (Phase::KernelStarted, true));
+        // A BMC that was seen to read all that before the power came on has copied it.
+        let reads = read(&image, |file| roles.contains(&file.role));
+        reads.powered_on(now);
+        assert_eq!(reads.now(now).reading.phase, Phase::Copied);
+        // And a look at the disc is no boot.
+        let reads = read(&image, |file| file.role == FileRole::GrubConfig);
+        reads.found_on(now);
+        assert_eq!(
+            (reads.now(now).reading.phase, reads.now(now).after_power_on),
+            (Phase::Firmware, false)
+        );
+    }
 }

@@ -642,11 +642,11 @@ impl Saga {
         match self.power(row).await? {
             PowerState::Off | PowerState::PoweringOn => row.boot.asked_ms = Some(self.inner.now_ms()),
             PowerState::On if row.boot.asked_ms.is_some() => {
-                reads.powered_on(self.inner.now());
+                reads.found_on(self.inner.now());
                 self.handed_over(row, Phase::Firmware, "machine is on");
             }
             _ if reads.look_like_a_boot(self.inner.now()) => {
-                reads.powered_on(self.inner.now());
+                reads.found_on(self.inner.now());
                 self.handed_over(row, Phase::Grub, "the machine is booting from its virtual CD");
             }
             _ => {}

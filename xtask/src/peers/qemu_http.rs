@@ -57,11 +57,12 @@ pub(super) fn run(ground: &Ground) -> Result<Verdict> {
     let since = Instant::now();
     let serial = dir.join("serial.log");
     let mut qemu = Program::start(machine(&url, &serial), dir.join("qemu.log"))?;
-    let mut elsewhere = None;
+    let (mut elsewhere, mut phases) = (None, Vec::new());
     let booted = follow(server, "the agent is up", |boot| {
         if let Some(address) = boot["read_from_elsewhere"].as_str() {
             elsewhere = Some(address.to_owned());
         }
+        phases.extend(boot["phase"].as_str().map(str::to_owned));
         boot["agent_up"] == true
     });
     qemu.ensure_runs().context("qemu")?;
@@ -72,6 +73,11 @@ pub(super) fn run(ground: &Ground) -> Result<Verdict> {
     ensure!(
         elsewhere.as_deref() == Some("127.0.0.1"),
         "reads from 127.0.0.1 were not noted as none of the BMC's {BMC}: {elsewhere:?}"
+    );
+    phases.dedup();
+    ensure!(
+        !phases.iter().any(|phase| phase == "copied"),
+        "a machine's own reads were taken for a copy: {phases:?}"
     );
     let log = paper.log()?;
     let reads = log["reads"].as_array().map_or(0, Vec::len);
