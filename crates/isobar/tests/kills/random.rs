@@ -32,6 +32,9 @@ const MACHINES: [(ReadManner, Firmware, Habit, Option<u64>); 7] = [
     (ReadManner::Lazy, Firmware::Uefi, Habit::Beats, Some(4_000_000)),
 ];
 
+/// How long a BMC takes to insert.
+const INSERT_MS: u64 = 250;
+
 /// splitmix64: nothing but repeatable.
 struct Random(u64);
 
@@ -128,6 +131,8 @@ fn boots_complete_however_often_the_server_is_killed() {
         .map(|(read, firmware, habit, rate)| {
             let mut config = stage::sim_config();
             (config.manners.read, config.firmware, config.manners.rate_bps) = (*read, *firmware, *rate);
+            // So that kills come upon BMCs that are busy.
+            config.manners.insert_ms = INSERT_MS;
             config.os_up = Some(players.hook_of(server.api_port(), *habit));
             Machine {
                 uuid: String::new(),
