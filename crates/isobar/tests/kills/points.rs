@@ -206,7 +206,7 @@ fn prepare(server: &Server, cases: &[Case]) {
 #[test]
 fn a_boot_goes_on_after_a_kill_at_any_of_its_steps() {
     // Long enough for all machines to be held at the same time.
-    let timing = TIMING.replace("exchange_s=8,insert_s=20", "exchange_s=30,insert_s=30");
+    let timing = TIMING.replace("exchange_s=8,insert_s=20", "exchange_s=40,insert_s=40");
     let mut server = Server::new(Options {
         timing,
         ..Options::default()
