@@ -363,7 +363,7 @@ fn a_fleet_costs_no_file_and_each_machine_reads_its_own_disc() {
         "{grown} bytes more in the data directory, {each:.1} KiB a machine"
     ));
     assert!(
-        grown <= machines as u64 * KIB_A_MACHINE << 10,
+        grown <= machines as u64 * (KIB_A_MACHINE << 10),
         "{each:.1} KiB a machine"
     );
 }
