@@ -336,7 +336,14 @@ mod tests {
     fn read(image: &Arc<Image>, wanted: impl Fn(&FileEntry) -> bool) -> Arc<AttemptReads> {
         let attempt = AttemptId(7);
         let book = ReadBook::new(Arc::new(BootClock::new(Arc::new(ManualClock::new(1_000_000)))));
-        let reads = book.follow(attempt, image, None);
+        let row: Attempt = serde_json::from_value(serde_json::json!({
+            "id": format!("{:032x}", attempt.0), "machine": "", "bootenv": "", "boot": null, "token_hash": "",
+            "token_sealed": "", "secret_hash": "", "nonce_hash": null, "machine_token_sealed": null, "over": false,
+            "size": 0, "etag": "", "authority": "", "created_ms": 0, "first_read_ms": null, "elsewhere": null,
+            "agent_up_ms": null,
+        }))
+        .unwrap();
+        let reads = book.follow(&row, image);
         for file in image.files().iter().filter(|file| wanted(file)) {
             book.seen(Read {
                 attempt,
