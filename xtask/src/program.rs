@@ -26,6 +26,30 @@ pub(crate) fn keep_all() {
     KEEP.store(true, Ordering::Relaxed);
 }
 
+static TIE: AtomicBool = AtomicBool::new(false);
+
+/// From now on programs are killed when we end, however that comes.
+pub(crate) fn tie_all() {
+    TIE.store(true, Ordering::Relaxed);
+}
+
+/// The same command, under a program that asks for its death at ours.
+fn tied(command: &Command) -> Command {
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program());
+    tied.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        tied.current_dir(dir);
+    }
+    tied
+}
+
 pub(crate) fn keeps_all() -> bool {
     KEEP.load(Ordering::Relaxed)
 }
@@ -34,6 +58,9 @@ impl Program {
     /// Starts it; what it says goes into `log`.
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Result<Self> {
         println!("$ {} &", shown(&command));
+        if TIE.load(Ordering::Relaxed) {
+            command = tied(&command);
+        }
         let file = File::create(&log)?;
         let child = command
             .stdin(Stdio::null())

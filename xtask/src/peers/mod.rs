@@ -117,6 +117,8 @@ pub(crate) fn peers(options: &Options) -> Result<()> {
     let began = Instant::now();
     if options.keep {
         program::keep_all();
+    } else {
+        program::tie_all();
     }
     let isobar = build_isobar()?;
     let dir = target().join("peers");
