@@ -18,6 +18,10 @@ pub enum ErrorClass {
     Unsupported,
     /// Busy now: retry later.
     Busy,
+    /// It answers, with internal errors: nothing is wrong with what was asked.
+    Failing,
+    /// It accepted an image, and its virtual CD does not hold it.
+    NotMounted,
     /// It refused what was asked.
     Refused,
     /// It answered something that is not Redfish.
@@ -40,6 +44,10 @@ impl ErrorClass {
             Self::Forbidden => "give the BMC user the rights for virtual media and power, and check the BMC's licence",
             Self::Unsupported => "check the BMC's model, firmware and licence",
             Self::Busy => "try again in a minute",
+            Self::Failing => "look at the BMC's event log; a BMC reset often helps",
+            Self::NotMounted => {
+                "look at virtual media in the BMC's web page (licence, another session's media); a BMC reset often helps"
+            }
             Self::Refused => "read the BMC's own words above",
             Self::Protocol => "check that ipmi/address and ipmi/port-redfish are those of a BMC that speaks Redfish",
         }
@@ -48,7 +56,10 @@ impl ErrorClass {
     /// Whether the same request may succeed later with nothing changed by anybody.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Timeout | Self::Busy)
+        matches!(
+            self,
+            Self::Unreachable | Self::Timeout | Self::Busy | Self::Failing | Self::NotMounted | Self::Protocol
+        )
     }
 }
 
@@ -82,6 +93,13 @@ impl BmcError {
             status: None,
             hint: class.hint().to_owned(),
         }
+    }
+
+    /// Whether an insert that ended so may have failed because the BMC cannot reach the image.
+    #[must_use]
+    pub fn may_lack_route(&self) -> bool {
+        use ErrorClass::{Failing, NotMounted, Refused, Timeout};
+        matches!(self.class, Failing | NotMounted | Refused | Timeout)
     }
 
     /// The same with another hint.

@@ -125,7 +125,7 @@ pub trait Bmc: Send {
     async fn media(&mut self) -> Result<Media, BmcError>;
     /// Ejects whatever is in, in every place where it can be; success when nothing was.
     async fn eject(&mut self) -> Result<(), BmcError>;
-    /// Inserts `url` (ejects first) by the payload ladder and reads the slot back.
+    /// Inserts `url` (ejects first) by the payload ladder and reads the slot back: what it answers is inserted.
     async fn insert(&mut self, url: &str) -> Result<Media, BmcError>;
     /// One-time boot override, read back.
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError>;

@@ -219,7 +219,7 @@ async fn a_lost_session_is_renewed_once_and_a_full_table_is_no_hurdle() {
 async fn a_bmc_that_hangs_is_a_timeout() {
     let sim = sim(|_| {}).await;
     let quick = Options {
-        request_timeout: Duration::from_millis(200),
+        call_deadline: Duration::from_millis(700),
         ..options()
     };
     let (mut bmc, records) = open_with(&sim, PASSWORD, TlsTrust::Insecure, quick).await.unwrap();
@@ -244,7 +244,7 @@ async fn what_is_accepted_and_not_done_is_found_out() {
     let mut bmc = open(&sim).await;
     sim.plant(FaultKind::NoMount { inserted: false });
     let err = bmc.insert(IMAGE).await.unwrap_err();
-    assert_eq!(err.class, ErrorClass::Refused);
+    assert_eq!(err.class, ErrorClass::NotMounted);
     assert!(
         err.message.contains("stays empty") && !err.message.contains("A-token-of-this"),
         "{err}"

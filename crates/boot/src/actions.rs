@@ -371,16 +371,7 @@ impl Inner {
                     .live_attempts(&call.operation.machine, None)
                     .map_err(store_reason)?;
                 let url = self.mount_url(call).await?;
-                match self.ask(call, Verb::Insert(url)).await? {
-                    Answer::Media(media) if !media.inserted => {
-                        return Err(Reason::new(
-                            "insert-not-mounted",
-                            "the BMC accepted the image, but its virtual CD stays empty",
-                            "look at virtual media in the BMC's web page (licence, another session's media)",
-                        ));
-                    }
-                    _ => {}
-                }
+                self.ask(call, Verb::Insert(url)).await?;
                 // What was mounted before is out now; a boot under way looks after its own.
                 let by_hand: Vec<_> = older.into_iter().filter(|attempt| attempt.boot.is_none()).collect();
                 self.end_attempts(&by_hand).await.map_err(store_reason)?;

@@ -66,6 +66,9 @@ pub struct Reads {
     pub files: Vec<FileReads>,
     /// Distinct bytes sent that belong to no file. A boot has no use for them; who copies reads them.
     pub padding: u64,
+    /// Distinct bytes of kernel and initrd that went out before anything of GRUB's menu. GRUB has no use for them
+    /// before it has read which files it is to load.
+    pub unguided: u64,
     /// Bytes sent, repeated ones included.
     pub bytes: u64,
     /// Requests.
@@ -95,10 +98,13 @@ pub struct Reading {
 const PROBE: u64 = 96 * 1024;
 /// Share of kernel and initrd that must have gone out before power-on to call it a copy.
 const COPY_SHARE: f64 = 0.9;
-/// A copy is told from a boot after this many bytes,
-const COPY_LEAST: u64 = 4 << 20;
-/// and by this share of all that lies before its furthest byte.
-const COPY_DENSITY: f64 = 0.97;
+/// A copy is told from a boot by so much of kernel and initrd without the menu: a BMC that reads ahead of the machine
+/// gets no further.
+const AHEAD: u64 = 3 << 19;
+/// Or, where so much that no boot needs lies before its furthest byte,
+const COPY_LEAST: u64 = 2 << 20;
+/// by this share of that.
+const COPY_DENSITY: f64 = 0.9;
 /// Nothing read for so long in the middle of a file: stalled.
 pub const STALL: Duration = Duration::from_secs(20);
 
@@ -116,6 +122,11 @@ pub fn classify(
     let Some(_) = powered_on else {
         let detail = if copied {
             "inserted; copied to the BMC".to_owned()
+        } else if is_copying(files, before) {
+            format!(
+                "inserted; the BMC is copying the image ({} so far)",
+                bytes(before.bytes)
+            )
         } else if before.requests == 0 {
             "inserted; the BMC has not read anything yet (many read only once the machine is on)".to_owned()
         } else {
@@ -129,13 +140,18 @@ pub fn classify(
             "copied to the BMC; progress unknown until the agent checks in".to_owned(),
         );
     }
-    if is_copying(files, after) {
+    let all = together(before, after);
+    if is_copying(files, &all) {
         return reading(
             Phase::Copied,
-            format!(
-                "the BMC is copying the image ({} so far); progress unknown until the agent",
-                bytes(after.bytes)
-            ),
+            if share(files, &all) >= COPY_SHARE {
+                "copied to the BMC; progress unknown until the agent checks in".to_owned()
+            } else {
+                format!(
+                    "the BMC is copying the image ({} so far); progress unknown until the agent checks in",
+                    bytes(all.bytes)
+                )
+            },
         );
     }
     guest(files, after, now)
@@ -149,13 +165,13 @@ fn guest(files: &[FileEntry], reads: &Reads, now: SystemTime) -> Reading {
         role(FileRole::OwnInitrd),
     );
     let left = kernel.left() + initrd.left() + own.left();
-    let in_file = |phase, sum: Sum, name: &str| {
+    let in_file = |phase, sum: Sum, to_come: u64, name: &str| {
         let quiet = reads
             .last
             .and_then(|last| now.duration_since(last).ok())
             .filter(|quiet| *quiet >= STALL);
         let percent = sum.percent();
-        let stalled_for = quiet.filter(|_| sum.left() > 0);
+        let stalled_for = quiet.filter(|_| to_come > 0);
         let detail = match stalled_for {
             Some(quiet) => format!("{name} {percent:.0} %, stalled: nothing read for {} s", quiet.as_secs()),
             None => format!("{name} {percent:.0} %"),
@@ -175,10 +191,10 @@ fn guest(files: &[FileEntry], reads: &Reads, now: SystemTime) -> Reading {
         );
     }
     if initrd.furthest > PROBE || (initrd.len <= PROBE && initrd.furthest > 0) {
-        return in_file(Phase::Initrd, initrd, "initrd");
+        return in_file(Phase::Initrd, initrd, initrd.left(), "initrd");
     }
     if kernel.furthest > PROBE || (kernel.len <= PROBE && kernel.furthest > 0) {
-        return in_file(Phase::Kernel, kernel, "kernel");
+        return in_file(Phase::Kernel, kernel, left, "kernel");
     }
     if role(FileRole::GrubConfig).furthest > 0 {
         return reading(Phase::Grub, "GRUB has read its configuration".to_owned());
@@ -259,17 +275,41 @@ fn share(files: &[FileEntry], reads: &Reads) -> f64 {
     }
 }
 
-/// Who has read nearly everything up to the furthest byte is copying: a boot leaves out the gaps and the files that it
-/// does not need.
+/// Who reads kernel and initrd before the menu that names them, or nearly all of the gaps and files that a boot leaves
+/// out, is copying.
 fn is_copying(files: &[FileEntry], reads: &Reads) -> bool {
-    let ends = files
-        .iter()
-        .zip(&reads.files)
+    if reads.unguided > AHEAD {
+        return true;
+    }
+    let both = || files.iter().zip(&reads.files);
+    let ends = both()
         .filter(|(_, r)| r.furthest > 0)
         .map(|(f, r)| f.offset + r.furthest);
     let furthest = ends.max().unwrap_or(0);
-    let covered = reads.padding + reads.files.iter().map(|r| r.covered).sum::<u64>();
-    furthest >= COPY_LEAST && covered as f64 >= furthest as f64 * COPY_DENSITY
+    let needed = files.iter().filter(|f| f.role != FileRole::Other);
+    let needed: u64 = needed.map(|f| furthest.saturating_sub(f.offset).min(f.len)).sum();
+    let others = both().filter(|(f, _)| f.role == FileRole::Other);
+    let read = reads.padding + others.map(|(_, r)| r.covered).sum::<u64>();
+    let needless = furthest - needed;
+    needless >= COPY_LEAST && read as f64 >= needless as f64 * COPY_DENSITY
+}
+
+/// What was read before and after the power came on. Distinct bytes are counted as if nothing was read in both: right
+/// for who copies from begin to end, and no boot reads what makes the difference.
+fn together(before: &Reads, after: &Reads) -> Reads {
+    let files = before.files.iter().zip(&after.files).map(|(b, a)| FileReads {
+        covered: b.covered + a.covered,
+        furthest: b.furthest.max(a.furthest),
+    });
+    Reads {
+        files: files.collect(),
+        padding: before.padding + after.padding,
+        unguided: before.unguided + after.unguided,
+        bytes: before.bytes + after.bytes,
+        requests: before.requests + after.requests,
+        first: before.first.or(after.first),
+        last: after.last.or(before.last),
+    }
 }
 
 /// `3.4 MB`.
@@ -335,6 +375,7 @@ mod tests {
         Reads {
             files,
             padding,
+            unguided: 0,
             bytes,
             requests: u64::from(bytes > 0),
             first: now,

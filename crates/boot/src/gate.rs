@@ -20,8 +20,13 @@ use crate::timing::Timing;
 /// Opens conversations with BMCs.
 #[async_trait]
 pub trait Connector: Send + Sync {
-    /// Logs in.
-    async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError>;
+    /// Logs in. The whole conversation has `within`: who ends it can say what it was waiting for, the gate cannot.
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        recorder: Arc<dyn Recorder>,
+        within: Duration,
+    ) -> Result<Box<dyn Bmc>, BmcError>;
 }
 
 /// Speaks Redfish.
@@ -37,9 +42,16 @@ pub struct RedfishConnector {
 
 #[async_trait]
 impl Connector for RedfishConnector {
-    async fn connect(&self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>) -> Result<Box<dyn Bmc>, BmcError> {
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        recorder: Arc<dyn Recorder>,
+        within: Duration,
+    ) -> Result<Box<dyn Bmc>, BmcError> {
         let usual = redfish::Options::default();
         let options = redfish::Options {
+            call_deadline: within,
+            end: Some(Instant::now() + within),
             addresses: self.addresses.clone(),
             settle: self.settle,
             // Well before the exchange ends: that there is no connection says more than that nothing was done in time.
@@ -288,7 +300,8 @@ impl Turn<'_> {
         let deadline = verb.deadline(&self.gate.timing);
         let end = tokio::time::Instant::now() + deadline;
         let late = |_| Err(timed_out(self.endpoint, verb, deadline));
-        let connect = self.gate.connector.connect(self.endpoint, recorder);
+        let within = deadline.saturating_sub(deadline / 50);
+        let connect = self.gate.connector.connect(self.endpoint, recorder, within);
         let connected = tokio::time::timeout_at(end, connect)
             .await
             .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)));
@@ -358,6 +371,13 @@ fn timed_out(endpoint: &Endpoint, verb: &Verb, deadline: Duration) -> BmcError {
         ),
         message_id: None,
         status: None,
-        hint: "the BMC may be locked up: look at its web page, or reset it".to_owned(),
+        hint: match verb {
+            Verb::Insert(_) => {
+                "some BMCs copy the whole image before they answer: raise insert_s in the server's [timing] \
+                                if this one does; else it may be locked up: look at its web page, or reset it"
+            }
+            _ => "the BMC may be locked up: look at its web page, or reset it",
+        }
+        .to_owned(),
     }
 }

@@ -25,6 +25,8 @@ mod service;
 pub mod settings;
 mod state;
 pub mod timing;
+#[cfg(test)]
+mod traces;
 pub mod view;
 
 pub use address::ServerAddr;

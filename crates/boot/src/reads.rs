@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use isobar_image::coverage::Coverage;
 use isobar_image::vfs::{Read, ReadKind, ReadObserver};
-use isobar_image::{AttemptId, FileEntry, Image};
+use isobar_image::{AttemptId, FileEntry, FileRole, Image};
 use tokio::sync::Notify;
 
 use crate::clock::BootClock;
@@ -39,6 +39,20 @@ struct State {
     elsewhere: Option<IpAddr>,
     refused: Option<IpAddr>,
     rate: Rate,
+    /// GRUB's menu has been read, or may have been while nobody watched.
+    menu_read: bool,
+}
+
+impl State {
+    /// Counts what is read of kernel and initrd before the menu.
+    fn see_menu(&mut self) {
+        for stretch in [&mut self.before, &mut self.after] {
+            self.menu_read |= stretch.covered(FileRole::GrubConfig) > 0;
+            if !self.menu_read {
+                stretch.unguided = stretch.covered(FileRole::Kernel) + stretch.covered(FileRole::Initrd);
+            }
+        }
+    }
 }
 
 /// Reads on one side of the power-on.
@@ -50,6 +64,7 @@ struct Stretch {
     last: Option<SystemTime>,
     /// Latest one that brought something new: who asks for the same again gets nowhere.
     progress: Option<SystemTime>,
+    unguided: u64,
 }
 
 /// Bytes a second over the last few seconds.
@@ -58,6 +73,7 @@ struct Rate {
     since: Option<SystemTime>,
     bytes: u64,
     current: Option<f64>,
+    last: Option<SystemTime>,
 }
 
 const RATE_WINDOW: Duration = Duration::from_secs(3);
@@ -66,6 +82,7 @@ impl Rate {
     fn add(&mut self, n: u64, at: SystemTime) {
         let since = *self.since.get_or_insert(at);
         self.bytes += n;
+        self.last = Some(at);
         let passed = at.duration_since(since).unwrap_or_default();
         if passed >= RATE_WINDOW {
             self.current = Some(self.bytes as f64 / passed.as_secs_f64());
@@ -75,8 +92,8 @@ impl Rate {
 
     fn bps(&self, now: SystemTime) -> Option<f64> {
         let stale = self
-            .since
-            .is_none_or(|s| now.duration_since(s).unwrap_or_default() > RATE_WINDOW * 4);
+            .last
+            .is_none_or(|last| now.duration_since(last).unwrap_or_default() > RATE_WINDOW);
         self.current.filter(|_| !stale)
     }
 }
@@ -90,6 +107,7 @@ impl Stretch {
             first: None,
             last: None,
             progress: None,
+            unguided: 0,
         }
     }
 
@@ -103,6 +121,11 @@ impl Stretch {
         }
     }
 
+    fn covered(&self, role: FileRole) -> u64 {
+        let files = self.coverage.image().files().iter().filter(|file| file.role == role);
+        files.map(|file| self.coverage.covered(file.id)).sum()
+    }
+
     fn reads(&self, files: &[FileEntry]) -> Reads {
         Reads {
             files: files
@@ -113,6 +136,7 @@ impl Stretch {
                 })
                 .collect(),
             padding: self.coverage.padding(),
+            unguided: self.unguided,
             bytes: self.bytes,
             requests: self.requests,
             first: self.first,
@@ -132,6 +156,8 @@ pub struct Now {
     pub first: Option<SystemTime>,
     /// Latest read of bytes that had not been read before.
     pub progress: Option<SystemTime>,
+    /// Bytes sent.
+    pub bytes: u64,
     /// Something was read after the power came on.
     pub after_power_on: bool,
     /// Address of a reader that is not the BMC, and was served.
@@ -162,6 +188,7 @@ impl ReadBook {
                     elsewhere: None,
                     refused: None,
                     rate: Rate::default(),
+                    menu_read: false,
                 }),
                 first: Notify::new(),
             })
@@ -201,6 +228,11 @@ impl ReadObserver for ReadBook {
 }
 
 impl AttemptReads {
+    /// An earlier process may have seen reads that this one does not know of.
+    pub(crate) fn goes_on(&self) {
+        lock(&self.state).menu_read = true;
+    }
+
     /// From here on, reads are the machine's.
     pub fn powered_on(&self, at: SystemTime) {
         let mut state = lock(&self.state);
@@ -239,6 +271,7 @@ impl AttemptReads {
             rate_bps: state.rate.bps(now),
             first: state.before.first.or(state.after.first),
             progress: state.after.progress.or(state.before.progress),
+            bytes: state.before.bytes + state.after.bytes,
             after_power_on: state.after.requests > 0,
             elsewhere: state.elsewhere,
             refused: state.refused,
@@ -263,7 +296,7 @@ impl AttemptReads {
         matches!(reading.phase, Phase::Kernel | Phase::Initrd | Phase::KernelStarted)
     }
 
-    fn seen(&self, read: &Read) {
+    pub(crate) fn seen(&self, read: &Read) {
         let mut state = lock(&self.state);
         if state.bmc.known() && !state.bmc.has(read.peer) && state.elsewhere.is_none() {
             state.elsewhere = Some(read.peer);
@@ -276,6 +309,7 @@ impl AttemptReads {
             &mut state.before
         };
         stretch.add(read);
+        state.see_menu();
         if read.kind != ReadKind::Head {
             state.rate.add(read.len, read.at);
         }

@@ -35,6 +35,8 @@ impl Reason {
             ErrorClass::Forbidden => "bmc-forbidden",
             ErrorClass::Unsupported => "bmc-unsupported",
             ErrorClass::Busy => "bmc-busy",
+            ErrorClass::Failing => "bmc-failing",
+            ErrorClass::NotMounted => "insert-not-mounted",
             ErrorClass::Refused => "bmc-refused",
             ErrorClass::Protocol => "bmc-protocol",
         };
@@ -55,8 +57,5 @@ impl Reason {
 /// Whether trying the same again can help.
 #[must_use]
 pub fn worth_retrying(error: &BmcError) -> bool {
-    matches!(
-        error.class,
-        ErrorClass::Unreachable | ErrorClass::Timeout | ErrorClass::Busy | ErrorClass::Protocol
-    )
+    error.class.is_transient()
 }

@@ -376,6 +376,12 @@ impl Boot {
         self.state == State::Running || self.cleanup
     }
 
+    /// Begin of the attempt's id, for logs.
+    pub(crate) fn attempt_prefix(&self) -> &str {
+        let id = self.attempt.as_deref().unwrap_or_default();
+        id.get(..8).unwrap_or(id)
+    }
+
     /// The write of its row.
     #[must_use]
     pub fn put(&self, expect: Expect) -> Put {

@@ -21,7 +21,7 @@ use isobar_bmc::redfish::same_image;
 use isobar_bmc::{BmcError, BootTarget, ErrorClass, Exchange, PowerAction, PowerState, Recorder};
 use isobar_store::{Expect, Put, StoreError, Txn};
 
-use crate::evidence::{Phase, bytes};
+use crate::evidence::{Phase, Reading, bytes};
 use crate::gate::{self, Answer, Verb};
 use crate::reason::{Reason, worth_retrying};
 use crate::record::{Attempt, Boot, Intent, POWER_ON, Row, State, Way, kind, ms_of};
@@ -139,10 +139,28 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
             if row.boot.intent.take().is_some() && matches!(task.save(&mut row).await, Err(Stop::Changed)) {
                 continue;
             }
+            let reason = row.boot.error.as_ref().map_or("", |error| &error.reason);
+            let (machine, attempt) = (&row.boot.machine_name, row.boot.attempt_prefix());
+            tracing::info!(boot = id, machine, attempt, state = ?row.boot.state, reason, "the boot is over");
             task.inner.over(&row.boot);
             return;
         }
         if std::mem::take(&mut resumed) {
+            let Boot {
+                machine_name,
+                bootenv,
+                step,
+                ..
+            } = &row.boot;
+            let attempt = row.boot.attempt_prefix();
+            tracing::info!(
+                boot = id,
+                machine = machine_name,
+                attempt,
+                bootenv,
+                step,
+                "a boot is under way"
+            );
             forget_doubt(&mut row.boot);
         }
         match task.advance(row).await {
@@ -390,7 +408,7 @@ impl Saga {
                     Ok(Outcome::Stay(timing.poll()))
                 }
                 Some(forced) if now < forced + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
-                Some(_) => Ok(Outcome::Fail(self.power_stuck(row, "off"))),
+                Some(_) => Ok(self.again_or_stuck(row, "off")),
             },
         }
     }
@@ -430,27 +448,26 @@ impl Saga {
         }
         row.boot.inserted = true;
         self.note(row, Phase::Inserting, "inserting the image");
-        let answer = self.change(row, Verb::Insert(url.clone())).await?;
+        let id = row.boot.id.clone();
+        let answer = {
+            let mut inserting = std::pin::pin!(self.change(row, Verb::Insert(url.clone())));
+            loop {
+                tokio::select! {
+                    answer = &mut inserting => break answer,
+                    // Some copy the whole image before they answer.
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        let seen = reads.now(self.inner.now());
+                        let (read, size) = (bytes(seen.bytes), bytes(attempt.size));
+                        let detail = format!("inserting the image; the BMC has read {read} of {size}");
+                        self.inner.show(&id, Phase::Inserting, &detail, &seen);
+                    }
+                }
+            }
+        };
         // Whether what it shows is ours, the BMC's own reading back has judged.
-        let mounted = matches!(&answer, Answer::Media(media) if media.inserted);
-        if mounted {
-            self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
-            return Ok(Outcome::Next(BOOT_ONCE));
-        }
-        row.boot.tries += 1;
-        if row.boot.tries >= self.inner.timing.tries {
-            return Ok(Outcome::Fail(Reason::new(
-                "insert-not-mounted",
-                format!(
-                    "{} accepted the image, but its virtual CD stays empty",
-                    self.bmc_name(row)
-                ),
-                "look at virtual media in the BMC's web page (licence, another session's media); a BMC reset often helps",
-            )));
-        }
-        Ok(Outcome::Stay(
-            self.inner.timing.backoff(row.boot.tries, Duration::from_secs(60)),
-        ))
+        answer?;
+        self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
+        Ok(Outcome::Next(BOOT_ONCE))
     }
 
     /// The attempt, with the addresses at which this process has reached the BMC: only there is a name of a BMC worth
@@ -506,9 +523,9 @@ impl Saga {
         }
         let now = self.inner.now_ms();
         match row.boot.asked_ms {
-            Some(asked) if now > asked + millis(timing.power()) => Ok(Outcome::Fail(self.power_stuck(row, "on"))),
-            // A lazy BMC shows the old state for a while: one command is enough.
-            Some(_) => Ok(Outcome::Stay(timing.poll())),
+            // A lazy BMC shows the old state for a while.
+            Some(asked) if now <= asked + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
+            Some(_) => Ok(self.again_or_stuck(row, "on")),
             None => {
                 row.boot.asked_ms = Some(now);
                 self.note(row, Phase::PoweringOn, "switching the machine on");
@@ -577,6 +594,9 @@ impl Saga {
         let attempt = self.attempt(row)?;
         if attempt.agent_up_ms.is_some() {
             self.strangers(row, &attempt);
+            if let Ok(reads) = inner.follow(&attempt) {
+                self.catch_up(row, &reads.now(inner.now()).reading);
+            }
             self.handed_over(row, Phase::AgentUp, "agent is up");
             return Ok(Outcome::Next(SETTLE));
         }
@@ -602,11 +622,7 @@ impl Saga {
             _ => seen.reading.detail.clone(),
         };
         inner.show(&row.boot.id, seen.reading.phase, &detail, &seen);
-        if seen.reading.phase > row.boot.phase && seen.reading.percent.is_none() {
-            row.boot.note(now, seen.reading.phase, &seen.reading.detail);
-        } else if seen.reading.phase > row.boot.phase {
-            row.boot.note(now, seen.reading.phase, phase_began(seen.reading.phase));
-        }
+        self.catch_up(row, &seen.reading);
         // No verdict on a time in which nobody watched.
         let watched = inner.uptime().saturating_sub(watching_since);
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at)).min(watched);
@@ -617,17 +633,59 @@ impl Saga {
             Some(_) if !seen.after_power_on && seen.reading.phase != Phase::Copied => {
                 (since(handed_over) > timing.first_read()).then(|| self.not_booted_from_cd(row))
             }
-            _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => Some(Reason::new(
-                "read-stalled",
-                format!("reading stopped: {}", seen.reading.detail),
-                "look at the machine's console; a slow or broken link between BMC and isobar shows here too",
-            )),
+            _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => {
+                Some(self.read_stalled(row, &seen.reading.detail))
+            }
             progress => {
                 let quiet_since = progress.map_or(handed_over, ms_of).max(handed_over);
-                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(&attempt, &seen.reading.detail))
+                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(row, &attempt, &seen.reading))
             }
         };
-        Ok(verdict.map_or(Outcome::Stay(Duration::from_secs(1)), Outcome::Fail))
+        Ok(match verdict {
+            None => Outcome::Stay(Duration::from_secs(1)),
+            Some(reason) if seen.reading.phase == Phase::KernelStarted => Outcome::Fail(reason),
+            Some(reason) => Outcome::Fail(self.lost_medium(row, &attempt, &seen.reading).await.unwrap_or(reason)),
+        })
+    }
+
+    /// Writes into the history what the reads say, the phases between that went by unseen as well.
+    fn catch_up(&self, row: &mut Row, reading: &Reading) {
+        if reading.phase <= Phase::KernelStarted {
+            for phase in [Phase::Grub, Phase::Kernel, Phase::Initrd] {
+                if row.boot.phase < phase && phase < reading.phase {
+                    self.note(row, phase, phase_began(phase));
+                }
+            }
+        }
+        if row.boot.phase < reading.phase {
+            let text = match reading.percent {
+                Some(_) => phase_began(reading.phase),
+                None => &reading.detail,
+            };
+            self.note(row, reading.phase, text);
+        }
+    }
+
+    /// A boot that got nowhere, because what it was to boot from is not there any more.
+    async fn lost_medium(&self, row: &mut Row, attempt: &Attempt, reading: &Reading) -> Option<Reason> {
+        let url = self.inner.image_url(attempt).ok()?;
+        let Ok(Answer::Media(media)) = self.look(row, Verb::Media).await else {
+            return None;
+        };
+        let shows = match media.image.filter(|_| media.inserted) {
+            _ if !media.inserted => "its virtual CD is empty",
+            Some(image) if !same_image(&image, &url) => "another image is in its virtual CD",
+            _ => return None,
+        };
+        Some(Reason::new(
+            "media-lost",
+            format!(
+                "{} has lost the image: {shows} ({})",
+                self.bmc_name(row),
+                reading.detail
+            ),
+            "a BMC reset or another user's session takes media out, the BMC's event log tells; set the bootenv again",
+        ))
     }
 
     async fn await_operator(&self, row: &mut Row, attempt: &Attempt) -> Result<Outcome, Stop> {
@@ -851,6 +909,17 @@ impl Saga {
         };
         txn.puts.extend(self.exchanges.put(&row.boot.id));
         row.rev = self.inner.store.submit(txn).await?;
+        if row.boot.phase != row.stored.phase {
+            let Boot {
+                id,
+                machine_name,
+                phase,
+                detail,
+                ..
+            } = &row.boot;
+            let attempt = row.boot.attempt_prefix();
+            tracing::info!(boot = id, machine = machine_name, attempt, ?phase, "{detail}");
+        }
         row.stored = row.boot.clone();
         self.inner.changed(&row.boot);
         Ok(())
@@ -888,6 +957,22 @@ impl Saga {
         }
     }
 
+    /// BMCs have lost power commands: one that had no effect inside its deadline is sent once more. What it asks for
+    /// is not there yet, so that it cannot undo anything.
+    fn again_or_stuck(&self, row: &mut Row, wanted: &str) -> Outcome {
+        if row.boot.tries > 0 {
+            return Outcome::Fail(self.power_stuck(row, wanted));
+        }
+        row.boot.tries = 1;
+        match wanted {
+            "off" => row.boot.forced_ms = None,
+            _ => row.boot.asked_ms = None,
+        }
+        let phase = row.boot.phase;
+        self.note(row, phase, "the power command had no effect: sending it once more");
+        Outcome::Stay(Duration::ZERO)
+    }
+
     fn power_stuck(&self, row: &Row, wanted: &str) -> Reason {
         Reason::new(
             "power-stuck",
@@ -901,17 +986,23 @@ impl Saga {
 
     fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
         let message = format!(
-            "{} says that the image is inserted, but never asked for it",
+            "{} says that the image is inserted, but never asked for it, nor did the machine since its power-on",
             self.bmc_name(row)
         );
         let hint = match row.boot.refused {
             Some(reader) => refused_hint(reader, attempt),
             None => format!(
-                "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that it can",
+                "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that \
+                 it can; if it can, look at the machine's console: it may have booted from something else",
                 attempt.authority
             ),
         };
         Reason::new("image-never-read", message, hint)
+    }
+
+    fn nothing_read(&self, attempt: &Attempt) -> bool {
+        let reads = self.inner.follow(attempt);
+        reads.is_ok_and(|reads| reads.now(self.inner.now()).first.is_none())
     }
 
     /// The BMC said no to the insert. What it could not fetch, it says in many ways or not at all.
@@ -921,8 +1012,9 @@ impl Saga {
         self.strangers(row, &attempt);
         let more = match row.boot.refused {
             Some(reader) => refused_hint(reader, &attempt),
-            None if error.class == ErrorClass::Refused => format!(
-                "check that the BMC can reach {} (route, VLAN, firewall)",
+            None if error.may_lack_route() && self.nothing_read(&attempt) => format!(
+                "the BMC has asked for nothing: check that it can reach {} (route, VLAN, firewall), or set \
+                 boot-virtual-iso-url to an address that it can",
                 attempt.authority
             ),
             None => return reason,
@@ -942,17 +1034,42 @@ impl Saga {
         )
     }
 
-    fn agent_silent(&self, attempt: &Attempt, detail: &str) -> Reason {
+    fn read_stalled(&self, row: &Row, detail: &str) -> Reason {
         Reason::new(
-            "agent-silent",
-            format!("the image was read ({detail}), but no agent has checked in"),
-            format!(
-                "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that \
-                 the machine can reach {} (else set {})",
-                attempt.api,
-                param::SERVER_FOR_MACHINE
-            ),
+            "read-stalled",
+            format!("{}: reading the image stopped: {detail}", row.boot.machine_name),
+            "look at the machine's console; a slow or broken link between BMC and isobar shows here too",
         )
+    }
+
+    fn agent_silent(&self, row: &Row, attempt: &Attempt, reading: &Reading) -> Reason {
+        let agent = format!(
+            "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that \
+             the machine can reach {} (else set {})",
+            attempt.api,
+            param::SERVER_FOR_MACHINE
+        );
+        let (machine, detail) = (&row.boot.machine_name, &reading.detail);
+        match reading.phase {
+            Phase::Copied => Reason::new(
+                "agent-silent",
+                format!(
+                    "{machine}: the BMC took a copy of the image, so nobody sees whether the machine boots from it, and no \
+                     agent has checked in"
+                ),
+                format!("see on the console that it boots from its virtual CD, not from something else; then {agent}"),
+            ),
+            phase if phase < Phase::Kernel => Reason::new(
+                "loader-stopped",
+                format!("{machine} began to boot from its virtual CD and stopped before the kernel ({detail})"),
+                "look at its console: a Secure Boot violation and the wrong boot mode (BIOS, UEFI) end here",
+            ),
+            _ => Reason::new(
+                "agent-silent",
+                format!("{machine} has read the image ({detail}), but no agent has checked in"),
+                agent,
+            ),
+        }
     }
 }
 
@@ -985,6 +1102,7 @@ pub(crate) const RELEASE: &str = "release/1";
 
 fn phase_began(phase: Phase) -> &'static str {
     match phase {
+        Phase::Grub => "GRUB has read its configuration",
         Phase::Kernel => "GRUB is reading the kernel",
         Phase::Initrd => "GRUB is reading the initrd",
         _ => "going on",

@@ -136,6 +136,7 @@ impl Inner {
                 continue;
             };
             let Ok(reads) = self.follow(&attempt) else { continue };
+            reads.goes_on();
             // What is read from here on is the machine's own, if it may have been on by then.
             if boot.handed_over_ms.is_some() || (boot.step == crate::record::POWER_ON && boot.asked_ms.is_some()) {
                 reads.powered_on(self.now());
@@ -251,7 +252,9 @@ impl Inner {
             phase,
             detail: detail.to_owned(),
             percent: seen.reading.percent.map(|p| p.clamp(0.0, 100.0) as u32),
-            rate_bps: rate.map(|r| r as u64),
+            rate_bps: rate
+                .filter(|_| seen.reading.phase != Phase::KernelStarted)
+                .map(|r| r as u64),
             eta_s: rate.filter(|_| left > 0).map(|r| (left as f64 / r).ceil() as u64),
         };
         let mut current = lock(&life.shown);

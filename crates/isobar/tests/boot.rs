@@ -302,7 +302,7 @@ fn a_slot_that_stays_empty_is_caught() {
     stage.import();
     stage.add_machine(&json!({}));
     stage.sim().plant(FaultKind::NoMount { inserted: false });
-    let said = failing(&stage, "bmc-refused");
+    let said = failing(&stage, "insert-not-mounted");
     assert!(said.contains("empty"), "{said}");
 }
 

@@ -268,7 +268,23 @@ impl Bmc {
     }
 
     pub(crate) fn slot_view(&self, id: SlotId) -> SlotView {
-        Self::slot(&mut self.lock(), id).view.clone()
+        let mut state = self.lock();
+        let slot = Self::slot(&mut state, id);
+        if slot.medium.as_ref().is_some_and(|medium| medium.is_closed()) {
+            // Lost under the machine.
+            (slot.view, slot.medium) = Default::default();
+        }
+        slot.view.clone()
+    }
+
+    pub(crate) fn occupy(&self, image: &str) {
+        let mut state = self.lock();
+        state.cd.view = SlotView {
+            image: Some(image.to_owned()),
+            inserted: true,
+            mounted: false,
+        };
+        state.cd.turn += 1;
     }
 
     pub(crate) async fn insert(&self, id: SlotId, url: &Url) -> Result<(), Refusal> {

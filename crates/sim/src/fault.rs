@@ -41,6 +41,16 @@ pub enum FaultKind {
     LoseSessions,
     /// The medium goes away under the machine and the slot shows empty.
     MediaLost,
+    /// The medium goes away under the machine when that has read so much of it.
+    MediaLostAt {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// A request is answered with what no Redfish service answers, and not done.
+    Malformed {
+        /// With what.
+        form: Malformed,
+    },
     /// InsertMedia answers 204, mounts nothing and reads nothing.
     NoMount {
         /// What the slot says afterwards.
@@ -83,6 +93,8 @@ impl FaultKind {
             Self::Hold { .. } => "hold",
             Self::LoseSessions => "lose-sessions",
             Self::MediaLost => "media-lost",
+            Self::MediaLostAt { .. } => "media-lost-at",
+            Self::Malformed { .. } => "malformed",
             Self::NoMount { .. } => "no-mount",
             Self::StaleInserted { .. } => "stale-inserted",
             Self::PowerLag { .. } => "power-lag",
@@ -106,8 +118,25 @@ impl FaultKind {
                 | Self::Hold { .. }
                 | Self::LoseSessions
                 | Self::MediaLost
+                | Self::Malformed { .. }
         )
     }
+}
+
+/// An answer that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Malformed {
+    /// JSON that ends in its middle.
+    Truncated,
+    /// A web page.
+    Html,
+    /// A body without an end, as fast as it is taken.
+    Endless,
+    /// A body without an end, a byte a second.
+    Drip,
+    /// A redirect to another host.
+    Redirect,
 }
 
 /// A planted fault: what, and which requests meet it.

@@ -49,7 +49,7 @@ pub use bmc::{BootOverride, Power, SlotView};
 pub use config::{Firmware, MachineKind, MachineNet, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
 use console::Console;
 pub use error::SimError;
-pub use fault::{Fault, FaultKind, Planted};
+pub use fault::{Fault, FaultKind, Malformed, Planted};
 use log::Log;
 pub use log::{BootLog, MediumLog, Read, ReadCause, Request, Stage};
 use machine::Machine;
@@ -242,6 +242,16 @@ impl Sim {
     /// Planted faults, and how often each was met.
     pub fn faults(&self) -> Vec<Planted> {
         self.bmc.faults.list()
+    }
+
+    /// Somebody presses the power button of a machine that is off.
+    pub fn switch_on(&self) -> bool {
+        self.bmc.command(Command::On).is_ok()
+    }
+
+    /// Somebody else's image is in the CD slot; nothing is read of it.
+    pub fn occupy(&self, image: &str) {
+        self.bmc.occupy(image);
     }
 
     /// The guest reboots itself, as an operating system does: an override set meanwhile is followed.

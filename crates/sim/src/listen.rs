@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::bmc::Bmc;
 use crate::control;
 use crate::error::SimError;
-use crate::fault::FaultKind;
+use crate::fault::{FaultKind, Malformed};
 use crate::log::{Log, redact};
 use crate::redfish::{self, Answer, Body, Refused};
 
@@ -139,7 +140,7 @@ impl Drop for Hung<'_> {
     }
 }
 
-async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connection) -> Response<Full<Bytes>> {
+async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connection) -> Response<Content> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
@@ -176,6 +177,10 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
                 bmc.log.ended(seq, Some(*code));
                 return response(redfish::planted(kind));
             }
+            FaultKind::Malformed { form } => {
+                bmc.log.ended(seq, Some(200));
+                return malformed(*form);
+            }
             FaultKind::LoseSessions => bmc.close_all_sessions(),
             FaultKind::MediaLost => bmc.lose_medium(),
             _ => {}
@@ -208,18 +213,58 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
     }
     let mut response = response(answer);
     if parts.method == http::Method::HEAD {
-        *response.body_mut() = Full::default();
+        *response.body_mut() = Full::default().boxed_unsync();
     }
     response
 }
 
-fn response(answer: Answer) -> Response<Full<Bytes>> {
+type Content = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What no Redfish service answers.
+fn malformed(form: Malformed) -> Response<Content> {
+    let stream = |piece: &'static [u8], pause: Duration| {
+        let pieces = futures_util::stream::unfold((), move |()| async move {
+            tokio::time::sleep(pause).await;
+            Some((Ok(Frame::data(Bytes::from_static(piece))), ()))
+        });
+        StreamBody::new(pieces).boxed_unsync()
+    };
+    let (status, kind, body) = match form {
+        Malformed::Truncated => (
+            200,
+            "application/json",
+            Full::from("{\"@odata.id\": \"/redf").boxed_unsync(),
+        ),
+        Malformed::Html => (
+            200,
+            "text/html",
+            Full::from("<html><title>Log in</title></html>").boxed_unsync(),
+        ),
+        Malformed::Endless => (200, "application/json", stream(&[b' '; 65536], Duration::ZERO)),
+        Malformed::Drip => (200, "application/json", stream(b" ", Duration::from_secs(1))),
+        Malformed::Redirect => (307, "text/plain", Full::default().boxed_unsync()),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if form == Malformed::Redirect {
+        // TEST-NET-1 (RFC 5737): nobody is there.
+        headers.insert(
+            header::LOCATION,
+            HeaderValue::from_static("http://192.0.2.1/redfish/v1/"),
+        );
+    }
+    response
+}
+
+fn response(answer: Answer) -> Response<Content> {
     let (kind, body) = match answer.body {
         Body::Empty => (None, Bytes::new()),
         Body::Json(value) => (Some("application/json;charset=utf-8"), Bytes::from(value.to_string())),
         Body::Xml(text) => (Some("application/xml;charset=utf-8"), Bytes::from(text)),
     };
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Full::new(body).boxed_unsync());
     *response.status_mut() =
         http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

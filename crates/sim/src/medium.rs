@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -109,6 +109,8 @@ pub(crate) struct Medium {
     line: tokio::sync::Mutex<()>,
     copy: OnceLock<File>,
     closed: watch::Sender<bool>,
+    /// Bytes that the machine has read.
+    taken: AtomicU64,
     /// Whether a window is being read ahead; one at a time.
     ahead: AtomicBool,
     /// For the task that does so.
@@ -147,6 +149,7 @@ impl Medium {
             line: tokio::sync::Mutex::default(),
             copy: OnceLock::new(),
             closed: watch::Sender::new(false),
+            taken: AtomicU64::new(0),
             ahead: AtomicBool::new(false),
             me: me.clone(),
         })
@@ -163,6 +166,11 @@ impl Medium {
             }
             ReadManner::CopyAll => self.copy_all(folder).await,
         }
+    }
+
+    /// Whether it was ejected or lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
     }
 
     /// Ends every read, now and later.
@@ -445,6 +453,12 @@ impl VirtualCd for Medium {
                 length: length_64,
                 size,
             });
+        }
+        let taken = self.taken.fetch_add(length_64, Ordering::Relaxed);
+        let is_due = |kind: &FaultKind| matches!(kind, FaultKind::MediaLostAt { bytes } if *bytes <= taken);
+        if self.faults.meet_deed(is_due).is_some() {
+            self.close();
+            self.log.touch();
         }
         let bytes = match self.copy.get() {
             Some(file) => self.while_in(read_copy(file, offset, length)).await?,

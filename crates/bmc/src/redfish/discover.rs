@@ -58,8 +58,16 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
             systems.push((uri, reply.body));
         }
     }
-    let chosen = choose_system(&systems, http.wanted_system())
-        .map_err(|why| http.error(ErrorClass::Unsupported, why.text).hinted(why.hint))?;
+    let chosen = match choose_system(&systems, http.wanted_system()) {
+        Ok(chosen) => chosen,
+        Err(why) => {
+            let missing = http.missing(why.text);
+            return Err(match missing.class {
+                ErrorClass::Unsupported => missing.hinted(why.hint),
+                _ => missing,
+            });
+        }
+    };
     let (system_uri, system) = systems.swap_remove(chosen);
 
     let mut managers = Vec::new();

@@ -95,7 +95,11 @@ pub(crate) async fn slots(http: &mut Transport, found: &Found, enable: Enable) -
                 "check that virtual media is enabled and licensed on the BMC",
             )
         };
-        return Err(http.error(ErrorClass::Unsupported, text).hinted(hint));
+        let missing = http.missing(text);
+        return Err(match missing.class {
+            ErrorClass::Unsupported => missing.hinted(hint),
+            _ => missing,
+        });
     }
     Ok(slots)
 }
@@ -331,8 +335,10 @@ async fn climb(
         // An eject may still be under way inside.
         if matches!(reply.status, 500 | 502 | 504) && broken < 3 {
             broken += 1;
-            http.wait(Duration::from_secs(3).min(http.options.longest_wait)).await?;
-            continue;
+            let pause = Duration::from_secs(3).min(http.options.longest_wait);
+            if http.wait(pause).await.is_ok() {
+                continue;
+            }
         }
         if error.class == ErrorClass::Forbidden || message::is_scheme(&reply.messages) {
             return Err(error);
@@ -452,6 +458,11 @@ fn explained(error: BmcError, reply: &Reply, url: &str) -> BmcError {
             "this BMC takes no images over {scheme}: serve them over https or NFS"
         ));
     }
+    if error.class == ErrorClass::Busy {
+        return error.hinted(
+            "its virtual CD does not let go of what it holds: eject that in the BMC's web page, or reset the BMC",
+        );
+    }
     error
 }
 
@@ -472,12 +483,10 @@ async fn read_back(http: &mut Transport, found: &Found, slot: &Slot, url: &str) 
         if Instant::now() >= end {
             let shows = match (&media.image, media.inserted) {
                 (Some(other), true) => format!("it shows another image: {other}"),
-                _ => "its slot stays empty".to_owned(),
+                _ => "its virtual CD stays empty".to_owned(),
             };
             let text = format!("it accepted the image, but {shows} ({})", slot.uri);
-            return Err(http.error(ErrorClass::Refused, text).hinted(
-                "check that the BMC can reach the image's address; if it can, eject by hand or reset the BMC",
-            ));
+            return Err(http.error(ErrorClass::NotMounted, text));
         }
         let poll = http.options.poll;
         http.wait(poll).await?;

@@ -16,7 +16,7 @@ mod tls;
 mod transport;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -33,10 +33,12 @@ use transport::Transport;
 pub struct Options {
     /// To a connection, with TLS.
     pub connect_timeout: Duration,
-    /// From a request to the end of its answer.
+    /// From a GET to the end of its answer. A change may take as long as its call.
     pub request_timeout: Duration,
     /// For one call of the [`Bmc`] trait with all its requests, retries and waits.
     pub call_deadline: Duration,
+    /// End of the whole conversation, but for logging out; none: each call has its own deadline alone.
+    pub end: Option<Instant>,
     /// Longest pause that a BMC may ask for at a time (`Retry-After`).
     pub longest_wait: Duration,
     /// For an inserted image to show in its slot, and for an override to be read back.
@@ -55,6 +57,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(60),
             call_deadline: Duration::from_secs(240),
+            end: None,
             longest_wait: Duration::from_secs(30),
             settle: Duration::from_secs(20),
             poll: Duration::from_secs(1),

@@ -70,6 +70,7 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
             return Ok(());
         }
         let error = http.refusal("POST", &target, &reply);
+        // After an internal error nobody knows: another way, the button above all, could undo what was done.
         if error.class != ErrorClass::Refused && error.class != ErrorClass::Unsupported {
             return Err(error);
         }

@@ -18,6 +18,8 @@ use crate::{BmcError, Endpoint, ErrorClass, Exchange, Recorder};
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 /// Redirects within the same authority (`/redfish/v1` to `/redfish/v1/`) followed for a GET.
 const REDIRECTS: usize = 3;
+/// Before a resource that could not be read is read again.
+const BROKEN_PAUSE: Duration = Duration::from_secs(2);
 /// How long a logout may take.
 const LOGOUT: Duration = Duration::from_secs(10);
 /// ENETUNREACH, in the words of the C library.
@@ -72,6 +74,8 @@ pub(crate) struct Transport {
     login: Login,
     sessions_uri: Option<String>,
     session_oem: Option<&'static str>,
+    /// A resource that is linked and could not be read in this call: it may be the one that is missed later.
+    broken: Option<String>,
     /// End of the call of the `Bmc` trait that is under way, and its name.
     deadline: Instant,
     what: &'static str,
@@ -104,7 +108,7 @@ impl Transport {
         let client = builder.build().map_err(|err| fail(ErrorClass::Tls, chain(&err)))?;
         let mut redactor = Redactor::default();
         redactor.hide(endpoint.password.reveal());
-        let deadline = Instant::now() + options.call_deadline;
+        let deadline = call_end(&options);
         Ok(Self {
             client,
             endpoint,
@@ -117,6 +121,7 @@ impl Transport {
             login: Login::Not,
             sessions_uri: None,
             session_oem: None,
+            broken: None,
             deadline,
             what: WHAT,
         })
@@ -125,7 +130,16 @@ impl Transport {
     /// A new call begins, with a deadline of its own.
     pub(crate) fn begin(&mut self, what: &'static str) {
         self.what = what;
-        self.deadline = Instant::now() + self.options.call_deadline;
+        self.deadline = call_end(&self.options);
+        self.broken = None;
+    }
+
+    /// Something is not there; or it could not be read, where something broke in this call.
+    pub(crate) fn missing(&mut self, text: impl std::fmt::Display) -> BmcError {
+        match self.broken.take() {
+            Some(broken) => self.error(ErrorClass::Failing, format!("{text}; {broken}")),
+            None => self.error(ErrorClass::Unsupported, text),
+        }
     }
 
     pub(crate) fn wanted_system(&self) -> Wanted<'_> {
@@ -159,7 +173,8 @@ impl Transport {
             _ if message::is_licence(&reply.messages) => ErrorClass::Forbidden,
             404 | 405 | 410 | 501 => ErrorClass::Unsupported,
             _ if message::passes(reply.status, &reply.messages).is_some() => ErrorClass::Busy,
-            409 | 502 | 504 => ErrorClass::Busy,
+            409 => ErrorClass::Busy,
+            500.. => ErrorClass::Failing,
             300..=399 => ErrorClass::Protocol,
             _ => ErrorClass::Refused,
         };
@@ -209,7 +224,12 @@ impl Transport {
         match reply.status {
             _ if reply.is_good() => Ok(Some(reply)),
             // Half-built firmware links to resources that it does not have or breaks on.
-            404 | 405 | 410 | 500 | 501 => Ok(None),
+            404 | 405 | 410 | 501 => Ok(None),
+            500 => {
+                let words = message::words(&reply.messages, &reply.body);
+                self.broken = Some(format!("GET {uri} was answered 500 {words}").trim_end().to_owned());
+                Ok(None)
+            }
             _ => Err(self.refusal("GET", uri, &reply)),
         }
     }
@@ -262,6 +282,7 @@ impl Transport {
         let (mut logged_in_again, mut identity, mut lost, mut broken, mut waits, mut redirects) =
             (false, true, 0, 0, 0, 0);
         let safe = method == Method::GET;
+        let mut not_now = None;
         loop {
             let reply = match self.send(method.clone(), &uri, body, if_match, identity).await {
                 Ok(reply) => reply,
@@ -270,6 +291,8 @@ impl Transport {
                     self.wait(Duration::from_secs(1)).await?;
                     continue;
                 }
+                // The time ran out over "not now": that says more than the silence at its end.
+                Err(err) if err.class == ErrorClass::Timeout && self.is_over() => return not_now.ok_or(err),
                 Err(err) => return Err(err),
             };
             if reply.status == 401 {
@@ -280,7 +303,8 @@ impl Transport {
                         self.log_in().await?;
                         continue;
                     }
-                    Login::Basic => return Err(self.wrong_login("GET", &uri, &reply)),
+                    Login::Token { .. } => return Err(self.lost_session(&method, &uri)),
+                    Login::Basic => return Err(self.wrong_login(method.as_str(), &uri, &reply)),
                     _ => return Ok(reply),
                 }
             }
@@ -310,15 +334,21 @@ impl Transport {
                 }
                 tracing::debug!(bmc = %self.name, status = reply.status, ?pause, "the BMC is busy");
                 tokio::time::sleep(pause).await;
+                not_now = Some(reply);
                 continue;
             }
-            if safe && matches!(reply.status, 500 | 502 | 504) && broken < 2 {
+            let pause = BROKEN_PAUSE.min(self.options.longest_wait);
+            if safe && matches!(reply.status, 500 | 502 | 504) && broken < 2 && Instant::now() + pause < self.deadline {
                 broken += 1;
-                self.wait(Duration::from_secs(2)).await?;
+                tokio::time::sleep(pause).await;
                 continue;
             }
             return Ok(reply);
         }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 
     /// Waits, inside the call's deadline.
@@ -363,15 +393,17 @@ impl Transport {
         if left.is_zero() {
             return Err(self.error(ErrorClass::Timeout, "not done inside the deadline"));
         }
+        // A change may take as long as the whole call: some BMCs copy an image before they answer its insert.
+        let limit = match method {
+            Method::GET => left.min(self.options.request_timeout),
+            _ => left,
+        };
         let url = self
             .endpoint
             .url
             .join(uri)
             .map_err(|err| self.error(ErrorClass::Protocol, err))?;
-        let mut request = self
-            .client
-            .request(method.clone(), url)
-            .timeout(left.min(self.options.request_timeout));
+        let mut request = self.client.request(method.clone(), url).timeout(limit);
         request = request
             .header("OData-Version", "4.0")
             .header(header::ACCEPT, "application/json");
@@ -398,7 +430,7 @@ impl Transport {
         let answer = result.as_ref().ok().map(|reply| (reply.status, &reply.body));
         let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
         self.recorder.record(exchange);
-        let reply = result.map_err(|failure| self.failure(failure, &method, uri))?;
+        let reply = result.map_err(|failure| self.failure(failure, &method, uri, limit))?;
         self.tell_addresses(reply.from);
         tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");
         Ok(reply)
@@ -450,8 +482,8 @@ impl Transport {
         })
     }
 
-    fn failure(&self, failure: Failure, method: &Method, uri: &str) -> BmcError {
-        let seconds = self.options.request_timeout.as_secs();
+    fn failure(&self, failure: Failure, method: &Method, uri: &str, limit: Duration) -> BmcError {
+        let seconds = limit.as_secs_f64().ceil();
         let err = match failure {
             Failure::TooLong => {
                 return self.error(ErrorClass::Protocol, format!("the answer to {method} {uri} has no end"));
@@ -477,6 +509,9 @@ impl Transport {
                         format!("its certificate is not the pinned one: it has SHA-256 {shown}"),
                     )
                     .hinted("if the BMC got a new certificate, pin that fingerprint; else somebody may stand between"),
+                _ if matches!(tls, rustls::Error::InvalidMessage(_)) => self
+                    .error(ErrorClass::Tls, format!("TLS failed: {tls}"))
+                    .hinted("the port may speak plain HTTP: write http://HOST:PORT in ipmi/address"),
                 _ => self.error(ErrorClass::Tls, format!("TLS failed: {tls}")),
             };
         }
@@ -544,6 +579,8 @@ impl Transport {
                 self.login = Login::Basic;
                 return Ok(());
             }
+            let pause = reply.retry_after.unwrap_or(Duration::from_secs(5));
+            let pause = pause.min(self.options.longest_wait);
             match reply.status {
                 404 | 405 | 501 => {
                     self.login = Login::Basic;
@@ -551,13 +588,9 @@ impl Transport {
                 }
                 401 | 403 => return Err(self.wrong_login("POST", &uri, &reply)),
                 // A login that is refused as such is never repeated: BMCs count and lock users out.
-                503 if waits < 3 => {
+                503 if waits < 3 && Instant::now() + pause < self.deadline => {
                     waits += 1;
-                    let pause = reply
-                        .retry_after
-                        .unwrap_or(Duration::from_secs(5))
-                        .min(self.options.longest_wait);
-                    self.wait(pause).await?;
+                    tokio::time::sleep(pause).await;
                 }
                 _ => return Err(self.refusal("POST", &uri, &reply)),
             }
@@ -596,6 +629,16 @@ impl Transport {
         );
         error.hint = ErrorClass::Auth.hint().to_owned();
         self.login = Login::Wrong(error.clone());
+        error
+    }
+
+    /// Logged in, logged in again, and refused both times: the login is right, what it gave is not kept.
+    fn lost_session(&self, method: &Method, uri: &str) -> BmcError {
+        let text = format!("it took the login, and answered {method} {uri} with 401 as if nobody had logged in, twice");
+        let mut error = self
+            .error(ErrorClass::Failing, text)
+            .hinted("user and password are right; the BMC loses its sessions: a BMC reset often helps");
+        error.status = Some(401);
         error
     }
 
@@ -639,6 +682,12 @@ impl Drop for Transport {
             runtime.spawn(request.send());
         }
     }
+}
+
+/// When a call that begins now has ended.
+fn call_end(options: &Options) -> Instant {
+    let end = Instant::now() + options.call_deadline;
+    options.end.map_or(end, |last| last.min(end))
 }
 
 enum Failure {
