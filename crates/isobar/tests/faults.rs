@@ -206,7 +206,10 @@ const ACTIONS: &[(&[&str], &str, &str)] = &[
 ];
 
 /// Reasons that other tests provoke, by the file that names them.
-const ELSEWHERE: &[(&str, &str)] = &[("base-damaged", "tests/kills/bytes.rs")];
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("base-damaged", "tests/kills/bytes.rs"),
+    ("server-address", "tests/networks.rs"),
+];
 
 /// Reasons that no test provokes, and why.
 const UNPROVOKED: &[(&str, &str)] = &[
