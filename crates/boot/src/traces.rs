@@ -13,6 +13,7 @@ use isobar_store::SystemClock;
 use crate::clock::BootClock;
 use crate::evidence::Phase;
 use crate::reads::{AttemptReads, ReadBook};
+use crate::record::Attempt;
 
 const KB: u64 = 1 << 10;
 const MB: u64 = 1 << 20;
@@ -104,6 +105,15 @@ fn image(blobs: &BlobDir) -> Arc<Image> {
     Arc::new(plan(&base, &own).unwrap())
 }
 
+fn followed(image: &Arc<Image>) -> Arc<AttemptReads> {
+    let attempt: Attempt = serde_json::from_value(serde_json::json!({
+        "id": AttemptId(1).to_string(), "machine": "", "bootenv": "", "token_hash": "", "token_sealed": "",
+        "secret_hash": "", "over": false, "size": image.len(), "etag": "", "authority": "", "created_ms": 0,
+    }))
+    .unwrap();
+    ReadBook::new(Arc::new(BootClock::new(Arc::new(SystemClock::default())))).follow(&attempt, image)
+}
+
 fn play(reads: &AttemptReads, image: &Image, step: Step, ahead: u64, clock: &mut SystemTime) {
     let mut read = |offset: u64, len: u64| {
         *clock += Duration::from_millis(10);
@@ -141,11 +151,7 @@ fn traces_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let image = image(&BlobDir::open(folder.path()).unwrap());
     for (name, first, then, ahead, phase, percent, words) in TRACES {
-        let reads = ReadBook::new(Arc::new(BootClock::new(Arc::new(SystemClock::default())))).follow(
-            AttemptId(1),
-            &image,
-            None,
-        );
+        let reads = followed(&image);
         let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         for step in first.iter().chain(*then) {
             play(&reads, &image, *step, *ahead, &mut clock);
@@ -163,8 +169,7 @@ fn traces_are_told_apart() {
 fn a_rate_is_of_what_flows() {
     let folder = tempfile::tempdir().unwrap();
     let image = image(&BlobDir::open(folder.path()).unwrap());
-    let reads =
-        ReadBook::new(Arc::new(BootClock::new(Arc::new(SystemClock::default())))).follow(AttemptId(1), &image, None);
+    let reads = followed(&image);
     let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
     reads.powered_on(clock);
     for piece in 0..10 {

@@ -214,6 +214,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
 /// Reasons that no test provokes, and why.
 const UNPROVOKED: &[(&str, &str)] = &[
     (
+        "missing-kernel",
+        "a bootenv without its base is not available, and is refused before there is a boot",
+    ),
+    (
+        "image-peers",
+        "a param of another form: crates/boot's own tests have the forms",
+    ),
+    (
         "param-unreadable",
         "a secret boxed for a key that is gone: the vault's own tests have it",
     ),
