@@ -378,7 +378,10 @@ mod tests {
         }))
         .unwrap();
         let reads = book.follow(&row, image);
-        for file in image.files().iter().filter(|file| wanted(file)) {
+        let mut wanted: Vec<_> = image.files().iter().filter(|file| wanted(file)).collect();
+        // As GRUB: the menu says which files there are to load.
+        wanted.sort_by_key(|file| file.role != FileRole::GrubConfig);
+        for file in wanted {
             book.seen(Read {
                 attempt,
                 peer: [127, 0, 0, 1].into(),
