@@ -169,7 +169,7 @@ fn image_peers(machine: &str, value: Value) -> Result<Vec<Network>, Reason> {
         Reason::new(
             "image-peers",
             format!("{} of {machine} is no list of networks: {error}", param::IMAGE_PEERS),
-            format!(r#"set it to a list such as ["10.20.0.0/16"], then set the bootenv again"#),
+            r#"set it to a list such as ["10.20.0.0/16"], then set the bootenv again"#,
         )
     })
 }

@@ -1,5 +1,7 @@
 //! What BMCs and machines read, and what is made of it: traces as a table.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
