@@ -70,6 +70,13 @@ async fn authorise(call: &Call, who: &Principal, scope: &str, action: &str, on: 
         On::Key => Some(call.key()),
         On::MachineQuery => call.query.get("machine"),
     };
+    // A machine sees its own jobs alone, and whoever has logged in may stay so.
+    if scope == "jobs" && who.machine().is_some() && on == On::Key {
+        own_job(call, who).await?;
+    }
+    if scope == "users" && action == "token" && who.user().is_some_and(|user| Some(user) == key) {
+        return Ok(());
+    }
     // Most hold the right on all objects: no need to know which one it is.
     if who.allows(scope, action, "") {
         return Ok(());
@@ -84,6 +91,15 @@ async fn authorise(call: &Call, who: &Principal, scope: &str, action: &str, on: 
         Err(error) => return Err(error),
     };
     check(who, scope, action, &own_key).map_err(|error| error.with_key(key))
+}
+
+async fn own_job(call: &Call, who: &Principal) -> Result<(), ApiError> {
+    let key = call.key().to_owned();
+    let job = call.app.objects.run(move |objects| objects.find("jobs", &key)).await?;
+    match job {
+        Some(job) if who.machine() == job.get("Machine").and_then(|uuid| uuid.as_str()) => Ok(()),
+        _ => Err(denied("jobs", call.key(), "a machine sees its own jobs alone")),
+    }
 }
 
 fn denied(scope: &str, key: &str, message: &str) -> ApiError {

@@ -32,6 +32,8 @@ pub(crate) struct Call {
     pub(crate) peer: Option<SocketAddr>,
     /// Tells when the server stops.
     pub(crate) stopping: Option<Stopping>,
+    /// The connection itself, for who asks for another protocol.
+    pub(crate) upgrade: Mutex<Option<hyper::upgrade::OnUpgrade>>,
     /// Object type of the route, where it has one.
     pub(crate) noun: Option<&'static Noun>,
     pub(crate) method: Method,
@@ -131,7 +133,7 @@ impl Call {
         self.app
             .objects
             .run(move |objects| match objects.find(noun.name, &key)? {
-                Some(object) => Ok(noun.key_of(&object).to_owned()),
+                Some(object) => Ok(noun.key_of(&object).into_owned()),
                 None => Err(ApiError::not_found(verb.as_str(), noun.name, &key)),
             })
             .await
@@ -172,7 +174,11 @@ impl Call {
         std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn bytes(&mut self) -> Result<Bytes, ApiError> {
+    /// The body as it is.
+    ///
+    /// # Errors
+    /// 413: too long. 408: too slow.
+    pub(crate) async fn bytes(&mut self) -> Result<Bytes, ApiError> {
         let body = self.take_body();
         let limit = if self.who().is_ok() { MAX_JSON } else { MAX_OPEN_JSON };
         let collected = tokio::time::timeout(MAX_JSON_TIME, Limited::new(body, limit).collect()).await;

@@ -8,6 +8,7 @@
 //! hangs up cancels nothing.
 
 pub mod boots;
+pub mod plugins;
 pub mod routes;
 pub mod server;
 pub mod tls;
@@ -17,8 +18,10 @@ mod call;
 mod image_body;
 mod reply;
 mod state;
+mod websocket;
 
 pub use boots::Boots;
+pub use plugins::Plugins;
 pub use server::{Handle, Limits, Server};
 pub use state::{AppState, ServerInfo};
 pub use tls::{TlsError, TlsIdentity};

@@ -8,9 +8,13 @@ use isobar_objects::Objects;
 use tokio::sync::Semaphore;
 
 use crate::boots::Boots;
+use crate::plugins::Plugins;
 
 /// Passwords checked at once: each check costs a core and some 20 MB for as long as it takes.
 const LOGINS: usize = 4;
+
+/// Readers of the feed of events at once.
+const WATCHERS: usize = 512;
 
 /// What the server says about itself in `GET /info`.
 #[derive(Clone, Debug)]
@@ -35,7 +39,9 @@ pub struct AppState {
     pub(crate) blobs: Arc<BlobDir>,
     pub(crate) spool: Arc<PathBuf>,
     pub(crate) server: Arc<ServerInfo>,
+    pub(crate) plugins: Arc<Plugins>,
     pub(crate) logins: Arc<Semaphore>,
+    pub(crate) watchers: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -55,7 +61,20 @@ impl AppState {
             blobs,
             spool: Arc::new(spool),
             server: Arc::new(server),
+            plugins: Arc::default(),
             logins: Arc::new(Semaphore::new(LOGINS)),
+            watchers: Arc::new(Semaphore::new(WATCHERS)),
+        }
+    }
+}
+
+impl AppState {
+    /// The same with plugin providers.
+    #[must_use]
+    pub fn with_plugins(self, plugins: Plugins) -> Self {
+        Self {
+            plugins: Arc::new(plugins),
+            ..self
         }
     }
 }

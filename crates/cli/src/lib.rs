@@ -18,6 +18,7 @@ mod secure;
 mod session;
 mod settings;
 mod verbs;
+mod yaml;
 
 use std::ffi::OsString;
 use std::path::Path;

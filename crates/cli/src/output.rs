@@ -33,8 +33,7 @@ impl Output {
             Self::Text(text) => Ok(text),
             Self::Json { value, columns } => match settings.format {
                 Format::Json => Ok(json(&value)),
-                Format::Yaml => serde_yaml_ng::to_string(&sorted(&value))
-                    .map_err(|error| CliError::text(format!("the answer cannot be written as YAML: {error}"))),
+                Format::Yaml => Ok(crate::yaml::render(&sorted(&value))),
                 Format::Text | Format::Table => Ok(table(&value, &columns, settings)),
             },
         }

@@ -31,6 +31,43 @@ pub(crate) fn seal(value: &Value, public_key: &Value) -> Result<Value, CliError>
     }))
 }
 
+/// A fresh secret key.
+pub(crate) fn new_key() -> [u8; 32] {
+    SecretKey::generate(&mut OsRng).to_bytes()
+}
+
+/// A key as text.
+pub(crate) fn key_text(key: &[u8; 32]) -> String {
+    STANDARD.encode(key)
+}
+
+/// The key that a text holds.
+pub(crate) fn key_of_text(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// The public key of a secret one, as the server gives those of objects.
+pub(crate) fn public_of(secret: &[u8; 32]) -> Value {
+    STANDARD.encode(SecretKey::from(*secret).public_key().as_bytes()).into()
+}
+
+/// Opens what [`seal`] boxed for the public key of `secret`.
+pub(crate) fn open(boxed: &Value, secret: &[u8; 32]) -> Result<Value, CliError> {
+    let bad = || CliError::text("a secure param cannot be opened with this key");
+    let bytes = |name: &str| {
+        boxed[name]
+            .as_str()
+            .and_then(|text| STANDARD.decode(text).ok())
+            .ok_or_else(bad)
+    };
+    let theirs = PublicKey::from(<[u8; 32]>::try_from(bytes("Key")?).map_err(|_| bad())?);
+    let nonce = <[u8; 24]>::try_from(bytes("Nonce")?).map_err(|_| bad())?;
+    let clear = SalsaBox::new(&theirs, &SecretKey::from(*secret))
+        .decrypt(&nonce.into(), bytes("Payload")?.as_slice())
+        .map_err(|_| bad())?;
+    serde_json::from_slice(&clear).map_err(|_| bad())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -65,6 +102,17 @@ mod tests {
             sealed,
             "a fresh key each time"
         );
+    }
+
+    #[test]
+    fn what_is_boxed_for_a_key_file_opens_with_it() {
+        let key = new_key();
+        let sealed = seal(&json!({"a": 1}), &public_of(&key)).unwrap();
+        assert_eq!(
+            open(&sealed, &key_of_text(&key_text(&key)).unwrap()).unwrap(),
+            json!({"a": 1})
+        );
+        assert!(open(&sealed, &new_key()).is_err());
     }
 
     #[test]

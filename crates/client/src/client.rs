@@ -78,6 +78,7 @@ impl Client {
     pub fn request(&self, method: Method, path: &str) -> Request<'_> {
         Request {
             client: self,
+            base: None,
             method,
             path: path.to_owned(),
             query: String::new(),
@@ -150,6 +151,24 @@ impl Client {
             .json()
     }
 
+    /// GET of a file of the static server, which asks for no credentials: plain HTTP on the same host.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn static_file(&self, port: u16, path: &str) -> Result<Response, ClientError> {
+        let authority = self.endpoint.as_str().trim_start_matches("https://");
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        // No TLS in between.
+        let connector = ().chain(TcpConnector::default());
+        let plain = Self {
+            agent: Agent::with_parts(self.agent.config().clone(), connector, DefaultResolver::default()),
+            ..self.clone()
+        };
+        let mut request = plain.request(Method::GET, path);
+        request.base = Some(format!("http://{host}:{port}"));
+        request.send()
+    }
+
     /// GET of bytes, from `offset` on where it is not 0. The answer's [`Response::reader`] gives them;
     /// an answer of status 200 to an `offset` is the whole from its beginning.
     ///
@@ -173,6 +192,8 @@ impl Client {
 #[must_use = "nothing is sent before one of the send methods"]
 pub struct Request<'a> {
     client: &'a Client,
+    /// Another server than the API, which gets no credentials.
+    base: Option<String>,
     method: Method,
     path: String,
     query: String,
@@ -244,10 +265,11 @@ impl Request<'_> {
             path: self.path.clone(),
             patience: self.patience,
         };
-        let mut request = HttpRequest::builder()
-            .method(self.method)
-            .uri(format!("{}{}{}", self.client.endpoint, self.path, self.query));
-        if let Some(auth) = self.client.auth.header() {
+        let mut request = HttpRequest::builder().method(self.method).uri(match &self.base {
+            Some(base) => format!("{base}{}{}", self.path, self.query),
+            None => format!("{}{}{}", self.client.endpoint, self.path, self.query),
+        });
+        if let Some(auth) = self.client.auth.header().filter(|_| self.base.is_none()) {
             request = request.header("Authorization", auth);
         }
         for (name, value) in self.headers {

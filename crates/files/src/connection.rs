@@ -4,6 +4,7 @@ use std::net::{IpAddr, TcpStream};
 use std::time::{Instant, SystemTime};
 
 use isobar_image::Segment;
+use isobar_image::blob::BlobId;
 use isobar_image::vfs::{ImageResolver, Read, ReadKind, ReadObserver};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -287,6 +288,7 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
             let part = &bytes[as_len(wanted.start)..as_len(wanted.end)];
             return send_bytes(socket, part, wanted.end < end);
         }
+        Source::Blob(id) => return send_blob(socket, context, id, wanted.start, wanted.end - wanted.start),
         Source::None => return (0, Step::Broken),
     };
     let mut total = 0;
@@ -295,13 +297,7 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
         let (sent, step) = match &piece.segment {
             Segment::Bytes(bytes) => send_bytes(socket, bytes, more),
             Segment::Zero { len } => send_zeros(socket, *len, more),
-            Segment::Blob { id, offset, len } => match context.blobs.get(id) {
-                Ok(file) => send_file(socket, &file, *offset, *len),
-                Err(err) => {
-                    tracing::error!(blob = %id, %err, "cannot open a blob of an image that is being read");
-                    (0, Step::Broken)
-                }
-            },
+            Segment::Blob { id, offset, len } => send_blob(socket, context, id, *offset, *len),
         };
         total += sent;
         if !matches!(step, Step::Done) {
@@ -309,6 +305,16 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
         }
     }
     (total, Step::Done)
+}
+
+fn send_blob(socket: &TcpStream, context: &Context, id: &BlobId, offset: u64, len: u64) -> (u64, Step) {
+    match context.blobs.get(id) {
+        Ok(file) => send_file(socket, &file, offset, len),
+        Err(err) => {
+            tracing::error!(blob = %id, %err, "cannot open a blob that is being read");
+            (0, Step::Broken)
+        }
+    }
 }
 
 fn send_bytes(socket: &TcpStream, bytes: &[u8], more: bool) -> (u64, Step) {

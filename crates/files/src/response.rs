@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use isobar_image::Image;
+use isobar_image::blob::BlobId;
 use isobar_image::vfs::{AttemptId, Denied, Opened, ReadKind};
 
 use crate::range::{self, RangeOutcome};
@@ -16,6 +17,7 @@ use crate::request::{Method, Rejection, Request};
 pub(crate) enum Source {
     None,
     Bytes(Bytes),
+    Blob(BlobId),
     Image {
         image: Arc<Image>,
         attempt: Option<AttemptId>,
@@ -82,6 +84,7 @@ impl Response {
                 let (len, etag) = (image.len(), Some(image.etag().to_owned()));
                 (Source::Image { image, attempt }, len, etag, "application/octet-stream")
             }
+            Opened::Blob { id, len } => (Source::Blob(id), len, Some(id.to_string()), "application/octet-stream"),
             Opened::Bytes { body, content_type } => {
                 let len = body.len() as u64;
                 (Source::Bytes(body), len, None, content_type)

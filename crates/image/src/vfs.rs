@@ -148,6 +148,13 @@ pub enum Opened {
         /// Whom the reads belong to.
         attempt: Option<AttemptId>,
     },
+    /// A whole blob: a file that somebody uploaded.
+    Blob {
+        /// Which.
+        id: BlobId,
+        /// Its length in bytes.
+        len: u64,
+    },
     /// A small file rendered for this request.
     Bytes {
         /// The body.

@@ -20,11 +20,13 @@ use serde_json::{Map, Value, json};
 pub(crate) struct BootsOf {
     booter: Booter,
     objects: Objects,
+    /// Whether the actions of BMCs are offered.
+    ipmi: bool,
 }
 
 impl BootsOf {
-    pub(crate) fn new(booter: Booter, objects: Objects) -> Self {
-        Self { booter, objects }
+    pub(crate) fn new(booter: Booter, objects: Objects, ipmi: bool) -> Self {
+        Self { booter, objects, ipmi }
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Booter) -> T + Send + 'static) -> T {
@@ -151,6 +153,9 @@ impl Boots for BootsOf {
     }
 
     async fn actions(&self, machine: &str) -> Result<Vec<AvailableAction>, ApiError> {
+        if !self.ipmi {
+            return Ok(Vec::new());
+        }
         let uuid = machine.to_owned();
         self.run(move |booter| {
             let mut found = Vec::new();
@@ -165,7 +170,7 @@ impl Boots for BootsOf {
     }
 
     async fn action(&self, machine: &str, command: &str) -> Result<AvailableAction, ApiError> {
-        let Some(action) = Booter::action(command) else {
+        let Some(action) = Booter::action(command).filter(|_| self.ipmi) else {
             return Err(ApiError::action_not_found("machines", machine, command));
         };
         let uuid = machine.to_owned();

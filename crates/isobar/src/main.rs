@@ -2,7 +2,9 @@
 
 mod boots;
 mod data_dir;
+mod layers;
 mod options;
+mod plane;
 mod serve;
 mod settings;
 mod sim_command;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ArgMatches;
-use isobar_api::{AppState, Limits, Server, ServerInfo, TlsIdentity, tls};
+use isobar_api::{AppState, Limits, Plugins, Server, ServerInfo, TlsIdentity, tls};
 use isobar_boot::address::default_address;
 use isobar_boot::{BootOptions, Booter, RedfishConnector, ServerAddr};
 use isobar_files::FilePlane;
 use isobar_image::BlobDir;
+use isobar_model::content::Pack;
 use isobar_objects::{Objects, Options};
 use isobar_store::sqlite::StoreOptions;
 use isobar_store::{SqliteStore, Vault};
@@ -20,6 +21,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::boots::BootsOf;
 use crate::data_dir::{self, DataDir};
+use crate::layers;
+use crate::plane::Plane;
 use crate::settings::{LogFormat, Settings};
 
 /// The first user.
@@ -72,6 +75,7 @@ fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
 /// What is there before anything is served.
 struct Parts {
     objects: Objects,
+    plugins: Plugins,
     blobs: Arc<BlobDir>,
     spool: std::path::PathBuf,
     tls: TlsIdentity,
@@ -92,9 +96,21 @@ impl Parts {
             }
         };
         let blobs = BlobDir::open(&data.join("blobs")).context("opening the folder of blobs")?;
-        let objects = open_objects(settings, data)?;
+        let mut layers: Vec<Pack> = Vec::new();
+        for path in &settings.content_layers {
+            layers.push(layers::read(path)?);
+        }
+        let mut plugins = Plugins::default();
+        if let Some(folder) = &settings.plugin_dir {
+            let (found, packs) = Plugins::open(folder)
+                .with_context(|| format!("looking for plugin providers in {}", folder.display()))?;
+            plugins = found;
+            layers.extend(packs);
+        }
+        let objects = open_objects(settings, data, layers)?;
         Ok(Self {
             objects,
+            plugins,
             blobs: Arc::new(blobs),
             spool: data.path().to_path_buf(),
             tls,
@@ -122,7 +138,7 @@ fn names_of_host(settings: &Settings) -> (Vec<String>, Vec<IpAddr>) {
 }
 
 /// Opens database and objects; at the first start makes the first user and writes its password to a file.
-fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> {
+fn open_objects(settings: &Settings, data: &DataDir, layers: Vec<Pack>) -> anyhow::Result<Objects> {
     let database = data.join("isobar.db");
     let password_path = data.join("rocketskates.password");
     let fresh = !database.exists();
@@ -144,6 +160,8 @@ fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> 
         .with_context(|| format!("opening {}", database.display()))?;
     let options = Options {
         content: settings.content_pack,
+        layers,
+        prefs: settings.initial_prefs(),
         first_user: (FIRST_USER.to_owned(), password),
         ..Options::default()
     };
@@ -163,6 +181,7 @@ fn open_objects(settings: &Settings, data: &DataDir) -> anyhow::Result<Objects> 
 async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let Parts {
         objects,
+        plugins,
         blobs,
         spool,
         tls,
@@ -178,7 +197,7 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         api_port: api_address.port(),
     };
     let info = ServerInfo {
-        id: String::new(),
+        id: settings.server_id.clone(),
         version: concat!("v", env!("CARGO_PKG_VERSION"), "-isobar").to_owned(),
         api_port: addr.api_port,
         file_port: addr.file_port,
@@ -191,7 +210,7 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     let options = BootOptions {
-        addr,
+        addr: addr.clone(),
         fingerprint: fingerprint.clone(),
         timing: settings.timing.clone(),
         strict_bmc_address: settings.strict_bmc_address,
@@ -203,12 +222,16 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
     let plane = FilePlane::start(
         files,
         isobar_files::Config::default(),
-        booter.resolver(),
+        Arc::new(Plane {
+            images: booter.resolver(),
+            objects: objects.clone(),
+            addr,
+        }),
         booter.observer(),
         Arc::clone(&blobs),
     )?;
-    let boots = Arc::new(BootsOf::new(booter, objects.clone()));
-    let state = AppState::new(objects, boots, blobs, spool, info);
+    let boots = Arc::new(BootsOf::new(booter, objects.clone(), settings.ipmi_provider));
+    let state = AppState::new(objects, boots, blobs, spool, info).with_plugins(plugins);
     let limits = Limits {
         connections: settings.max_connections,
         ..Limits::default()

@@ -68,6 +68,36 @@ const TABLE: options::Settings = options::Settings {
             "Our own bootenvs, stages, workflows and params [default: true]",
         ),
         setting(
+            "content-layers",
+            List,
+            "PATH,...",
+            "Further read-only content: YAML or JSON files, or folders TYPE/KEY.yaml",
+        ),
+        setting(
+            "plugin-dir",
+            Text,
+            "DIR",
+            "Plugin providers: programs that offer actions (docs/plugins.md)",
+        ),
+        setting(
+            "ipmi-provider",
+            Switch,
+            "true|false",
+            "Offer the actions of the built-in provider ipmi [default: true]",
+        ),
+        setting(
+            "server-id",
+            Text,
+            "NAME",
+            "Name of this server, the member id of `info`",
+        ),
+        setting(
+            "initial-prefs",
+            Section,
+            "KEY=VALUE,...",
+            "First start only: preferences; those that are secret better in the file, section [initial-prefs]",
+        ),
+        setting(
             "strict-bmc-address",
             Switch,
             "true|false",
@@ -132,6 +162,11 @@ pub(crate) struct Settings {
     pub(crate) address_for_bmc: Option<String>,
     pub(crate) address_for_machine: Option<String>,
     pub(crate) content_pack: bool,
+    pub(crate) content_layers: Vec<PathBuf>,
+    pub(crate) plugin_dir: Option<PathBuf>,
+    pub(crate) ipmi_provider: bool,
+    pub(crate) server_id: String,
+    pub(crate) initial_prefs: toml::Table,
     pub(crate) strict_bmc_address: bool,
     pub(crate) bmc_networks: AddressPolicy,
     pub(crate) open_isos: bool,
@@ -163,6 +198,11 @@ impl Default for Settings {
             address_for_bmc: None,
             address_for_machine: None,
             content_pack: true,
+            content_layers: Vec::new(),
+            plugin_dir: None,
+            ipmi_provider: true,
+            server_id: String::new(),
+            initial_prefs: toml::Table::new(),
             strict_bmc_address: false,
             bmc_networks: AddressPolicy::default(),
             open_isos: false,
@@ -202,6 +242,15 @@ impl Settings {
             bail!("tls-cert and tls-key go together: only one of them is set");
         }
         Ok(settings)
+    }
+
+    /// The initial preferences as texts.
+    pub(crate) fn initial_prefs(&self) -> Vec<(String, String)> {
+        let text = |value: &toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.initial_prefs
+            .iter()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect()
     }
 
     /// [`Settings::from_matches`] of a command line without the program's name.

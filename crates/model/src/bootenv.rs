@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::{Lookup, Object, arch, text};
+use crate::repos::{self, Repo};
+use crate::{Lookup, Object, arch, params, text};
 
 /// The parts of a boot environment that depend on the architecture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,11 +74,28 @@ pub fn path_for(bootenv: &Object, arch: &str, file: &str) -> String {
     format!("{path}/{}", file.trim_start_matches('/'))
 }
 
+/// The package repositories of the whole server: those of the profile `global`, else the param's default.
+fn repositories(lookup: &dyn Lookup) -> Vec<Repo> {
+    let global = lookup.get("profiles", "global");
+    let value = global
+        .as_ref()
+        .and_then(|global| global.get("Params")?.get(repos::PARAM));
+    match value {
+        Some(value) => Repo::list(value),
+        None => params::default(repos::PARAM, lookup)
+            .map(|value| Repo::list(&value))
+            .unwrap_or_default(),
+    }
+}
+
 /// A text for each boot file that is not there for an architecture, and what to do about it.
 pub fn missing_files(bootenv: &Object, arch: &str, lookup: &dyn Lookup) -> Vec<String> {
     let Some(files) = for_arch(bootenv, arch) else {
         return Vec::new();
     };
+    if repos::has_install_source(&repositories(lookup), os_name(bootenv), arch) {
+        return Vec::new();
+    }
     let name = text(bootenv, "Name");
     let kernel = std::iter::once(("kernel", &files.kernel));
     let initrds = files.initrds.iter().map(|initrd| ("initrd", initrd));

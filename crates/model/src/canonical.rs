@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::table::{Access, Default, Field, KeyKind, Noun, Type};
 use crate::{ApiError, Object};
@@ -37,7 +39,7 @@ impl Noun {
         if problems.is_empty() {
             return Ok(object);
         }
-        let key = self.key_of(&object).to_owned();
+        let key = self.key_of(&object).into_owned();
         Err(ApiError {
             model: self.name.to_owned(),
             key,
@@ -90,6 +92,9 @@ impl Noun {
     }
 }
 
+/// A moment that has not come.
+pub const NO_TIME: &str = "0001-01-01T00:00:00Z";
+
 fn shown_when_empty(field: &Field) -> bool {
     !field.omit_if_empty && field.access != Access::Hidden
 }
@@ -108,6 +113,7 @@ fn zero(typ: &Type) -> Value {
         Type::Bool => Value::Bool(false),
         Type::Int => 0.into(),
         Type::Str | Type::Ip | Type::Uuid => "".into(),
+        Type::Time => NO_TIME.into(),
         Type::Bytes | Type::Any | Type::NullableList(_) => Value::Null,
         Type::List(_) => Value::Array(Vec::new()),
         Type::Map(_) => Value::Object(Map::new()),
@@ -186,6 +192,12 @@ fn typed(typ: &Type, value: &Value, path: &str, problems: &mut Vec<String>) -> V
             Err(_) => wrong("a UUID"),
         },
         (Type::Uuid, _) => wrong("a UUID"),
+        (Type::Time, Value::String(text)) if text.is_empty() => NO_TIME.into(),
+        (Type::Time, Value::String(text)) => match OffsetDateTime::parse(text, &Rfc3339) {
+            Ok(_) => value.clone(),
+            Err(_) => wrong("a time such as 2006-01-02T15:04:05Z"),
+        },
+        (Type::Time, _) => wrong("a time such as 2006-01-02T15:04:05Z"),
         (Type::Bytes, Value::String(_) | Value::Null) => value.clone(),
         (Type::Bytes, _) => wrong("bytes in base64"),
         (Type::List(item) | Type::NullableList(item), Value::Array(items)) => items

@@ -147,10 +147,51 @@ fn read_object(noun: &Noun, key: &str, object: &Value, layer: &str) -> Result<(S
     let mut object = noun.canonical(object).map_err(|err| place(&err.messages.join("; ")))?;
     object.insert("Bundle".to_owned(), layer.into());
     object.insert("ReadOnly".to_owned(), true.into());
-    match noun.key_of(&object).to_owned() {
+    match noun.key_of(&object).into_owned() {
         own if own.is_empty() => Err(place(&format!("{} is missing", noun.key_field()))),
         own if own != key => Err(place(&format!("is filed under {key} but calls itself {own}"))),
         own => Ok((own, object)),
+    }
+}
+
+/// The packs that a pack wants, from `Name: >=1.2.3 <2.0.0, Other`.
+pub fn prerequisites(list: &str) -> impl Iterator<Item = (&str, Range)> {
+    let one = |part: &str| match part.split_once(':') {
+        None => (part.trim().len(), String::new()),
+        Some((name, range)) => (name.trim().len(), range.trim().to_owned()),
+    };
+    list.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(move |part| {
+            let (length, range) = one(part);
+            (&part[..length], Range(range))
+        })
+}
+
+/// Versions that will do, as packs write them: comparisons that all have to hold, alternatives between `||`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range(String);
+
+impl Range {
+    /// Whether a version is in it. What stands behind the numbers (`v4.6.0-beta.1+x`) does not count.
+    pub fn holds(&self, version: &str) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let numbers = version
+            .trim_start_matches('v')
+            .split(['-', '+'])
+            .next()
+            .unwrap_or_default();
+        let Ok(version) = semver::Version::parse(numbers) else {
+            return false;
+        };
+        self.0.split("||").any(|all| {
+            // semver wants commas between comparisons, and a space nowhere else.
+            let all = all.split_whitespace().collect::<Vec<_>>().join(",");
+            semver::VersionReq::parse(&all.replace('v', "")).is_ok_and(|range| range.matches(&version))
+        })
     }
 }
 
@@ -160,6 +201,82 @@ fn read_object(noun: &Noun, key: &str, object: &Value, layer: &str) -> Result<(S
 /// What is wrong, with line and column.
 pub fn from_yaml(yaml: &str) -> Result<Value, String> {
     serde_yaml_ng::from_str(yaml).map_err(|err| err.to_string())
+}
+
+/// Members of a pack's `meta` that are no texts.
+const META_FLAGS: &[&str] = &["Writable", "Overwritable"];
+
+/// A pack out of the files of a folder (path within it, content): `._Name.meta` and its like hold members of the `meta`,
+/// `TYPE/FILE.yaml` (or `.yml`, `.json`) one object each, any other file below `templates/` a template of that name.
+///
+/// # Errors
+/// Which file is no YAML, or an object without a key.
+pub fn from_tree<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Value, String> {
+    let (mut meta, mut sections) = (Object::new(), BTreeMap::<String, Object>::new());
+    for (path, content) in files {
+        let field = path.strip_prefix("._").and_then(|name| name.strip_suffix(".meta"));
+        if let Some(field) = field {
+            let value = content.trim_end_matches('\n');
+            let flag = META_FLAGS.contains(&field).then(|| value.trim() == "true");
+            meta.insert(field.to_owned(), flag.map_or_else(|| value.into(), Value::Bool));
+            continue;
+        }
+        let Some((section, file)) = path.split_once('/') else {
+            continue;
+        };
+        let Some(noun) = noun(section) else { continue };
+        let stem = [".yaml", ".yml", ".json"].iter().find_map(|end| file.strip_suffix(end));
+        let object = match stem {
+            Some(_) => from_yaml(content).map_err(|e| format!("{path}: {e}"))?,
+            None if section == "templates" => json!({ "ID": file, "Contents": content }),
+            None => continue,
+        };
+        let read = noun
+            .canonical(&object)
+            .map_err(|e| format!("{path}: {}", e.messages.join("; ")))?;
+        let key = noun.key_of(&read).into_owned();
+        if key.is_empty() {
+            return Err(format!("{path}: {} is missing", noun.key_field()));
+        }
+        if sections
+            .entry(section.to_owned())
+            .or_default()
+            .insert(key.clone(), object)
+            .is_some()
+        {
+            return Err(format!("{path}: {section}/{key} is there twice"));
+        }
+    }
+    Ok(json!({ "meta": meta, "sections": sections }))
+}
+
+/// The files of a folder that make a pack: the reverse of [`from_tree`].
+///
+/// # Errors
+/// What cannot be written as YAML.
+pub fn to_tree(pack: &Value) -> Result<Vec<(String, String)>, String> {
+    let mut files = Vec::new();
+    for (field, value) in pack["meta"].as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        files.push((format!("._{field}.meta"), text));
+    }
+    for (section, objects) in pack["sections"].as_object().into_iter().flatten() {
+        for (key, object) in objects.as_object().into_iter().flatten() {
+            // A key with slashes stays one file.
+            let file = key.replace('/', "-");
+            if section == "templates"
+                && !key.contains('/')
+                && [".yaml", ".yml", ".json"].iter().all(|e| !key.ends_with(e))
+            {
+                let contents = object["Contents"].as_str().unwrap_or_default();
+                files.push((format!("templates/{key}"), contents.to_owned()));
+                continue;
+            }
+            let yaml = serde_yaml_ng::to_string(object).map_err(|e| e.to_string())?;
+            files.push((format!("{section}/{file}.yaml"), yaml));
+        }
+    }
+    Ok(files)
 }
 
 /// What every server has, whatever other content there is.
@@ -299,6 +416,54 @@ mod tests {
         let sample = json!({"prov": {"address": "10.10.10.100", "gateway": "10.10.10.1", "interface": "eth10", "netmask": "255.255.255.0", "vlan": 1020}});
         schema("network-data").check(&sample).unwrap();
         assert!(schema("network-data").check(&json!({"prov": {"address": 5}})).is_err());
+    }
+
+    #[test]
+    fn a_folder_and_a_pack_are_the_same_thing() {
+        let files = [
+            ("._Name.meta", "LocalStore\n"),
+            ("._Overwritable.meta", "true"),
+            ("templates/etc.yaml", "ID: etc\nContents: |\n  x\n"),
+            ("templates/plain.tmpl", "{{.Machine.Name}}\n"),
+            ("params/a-b.yaml", "Name: a/b\nSecure: true\n"),
+            ("README.md", "no content"),
+            ("freds/x.yaml", "Name: x"),
+        ];
+        let document = from_tree(files).unwrap();
+        let pack = Pack::parse(&document).unwrap();
+        assert_eq!((pack.name(), &pack.meta["Overwritable"]), ("LocalStore", &json!(true)));
+        assert_eq!(
+            pack.sections["templates"]["plain.tmpl"]["Contents"],
+            "{{.Machine.Name}}\n"
+        );
+        assert_eq!(pack.sections["params"]["a/b"]["Secure"], true);
+        let again = to_tree(&document).unwrap();
+        let again = from_tree(again.iter().map(|(path, content)| (path.as_str(), content.as_str()))).unwrap();
+        assert_eq!(Pack::parse(&again).unwrap().sections, pack.sections);
+        assert!(
+            from_tree([("tasks/x.yaml", "Description: y")])
+                .unwrap_err()
+                .contains("Name is missing")
+        );
+    }
+
+    #[test]
+    fn prerequisites_are_names_with_ranges() {
+        let read: Vec<_> = prerequisites("foo, BasicStore: >=3.12.x <5.0.0").collect();
+        assert_eq!(
+            read.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["foo", "BasicStore"]
+        );
+        assert!(read[0].1.holds("anything"));
+        for (version, want) in [
+            ("v4.7.0", true),
+            ("3.12.1-beta", true),
+            ("5.0.0", false),
+            ("3.11.9", false),
+            ("x", false),
+        ] {
+            assert_eq!(read[1].1.holds(version), want, "{version}");
+        }
     }
 
     #[test]

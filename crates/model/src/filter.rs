@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use regex::{Regex, RegexBuilder};
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use crate::subnets::Network;
 use crate::table::{IndexDef, IndexKind, Noun};
 use crate::{ApiError, Lookup, Object, name, params};
 
@@ -82,10 +85,34 @@ enum Operand {
     Number(f64),
     Int(i64),
     Ip(IpAddr),
+    /// Nanoseconds since 1970.
+    Time(i128),
+    /// First and last address.
+    Range(IpAddr, IpAddr),
     Text(String),
 }
 
+/// The addresses that a [`IndexKind::Holds`] index stands for.
+fn range_of(index: &IndexDef, object: &Object) -> Operand {
+    let ends = if index.path == ["Subnet"] {
+        let network = Network::parse(crate::text(object, "Subnet"));
+        network.map(|network| (network.ends().0.into(), network.ends().1.into()))
+    } else {
+        let end = |member| crate::text(object, member).parse().ok();
+        end("ActiveStart").zip(end("ActiveEnd"))
+    };
+    ends.map_or(Operand::Nothing, |(first, last)| Operand::Range(first, last))
+}
+
 impl Operand {
+    /// Equal; a range also equals each address in it.
+    fn is(&self, wanted: &Operand) -> bool {
+        match (self, wanted) {
+            (Operand::Range(first, last), Operand::Ip(address)) => first <= address && address <= last,
+            _ => self == wanted,
+        }
+    }
+
     fn order(&self, other: &Operand) -> Ordering {
         self.partial_cmp(other).unwrap_or(Ordering::Equal)
     }
@@ -267,6 +294,9 @@ impl Subject {
     fn values(&self, noun: &'static Noun, object: &Object, lookup: &dyn Lookup) -> Vec<Operand> {
         match self {
             Subject::Index(index) => {
+                if index.kind == IndexKind::Holds {
+                    return vec![range_of(index, object)];
+                }
                 let values = noun.index_values(index, object);
                 let read = values.iter().map(|text| read(index, text).unwrap_or(Operand::Nothing));
                 // An empty list compares as an empty text does.
@@ -390,10 +420,19 @@ fn read(index: &IndexDef, text: &str) -> Result<Operand, String> {
             .parse()
             .map(Operand::Int)
             .map_err(|_| format!("{} must be an integer", index.name)),
-        IndexKind::Ip => text
-            .parse()
-            .map(Operand::Ip)
-            .map_err(|_| format!("Invalid address: {text}")),
+        IndexKind::Ip | IndexKind::Holds => text.parse().map(Operand::Ip).map_err(|_| match index.name {
+            // Each type says it in its own way.
+            "Addr" => "Addr must be an IP address".to_owned(),
+            "Address" if index.kind == IndexKind::Ip => format!("Invalid address: {text}"),
+            _ => format!("Invalid Address: {text}"),
+        }),
+        IndexKind::Time | IndexKind::Expiry => OffsetDateTime::parse(text, &Rfc3339)
+            .map(|at| Operand::Time(at.unix_timestamp_nanos()))
+            .map_err(|_| format!("Invalid time: {text}")),
+        IndexKind::Cidr => match Network::parse(text) {
+            Some(_) => Ok(Operand::Text(text.to_owned())),
+            None => Err(format!("Invalid subnet CIDR: {text}")),
+        },
         IndexKind::Uuid => match uuid::Uuid::try_parse(text) {
             Ok(uuid) => Ok(Operand::Text(uuid.hyphenated().to_string())),
             Err(_) => Err(format!("Invalid UUID: {text}")),
@@ -420,6 +459,8 @@ impl Operand {
             Operand::Number(number) => number.to_string(),
             Operand::Int(number) => number.to_string(),
             Operand::Ip(address) => address.to_string(),
+            Operand::Time(at) => at.to_string(),
+            Operand::Range(first, last) => format!("{first}-{last}"),
             Operand::Text(text) => text.clone(),
         }
     }
@@ -431,8 +472,8 @@ impl Test {
     fn holds(&self, values: &[Operand]) -> bool {
         let any = |test: &dyn Fn(&Operand) -> bool| values.iter().any(test);
         match self {
-            Test::Compare(Op::Eq, wanted) => any(&|value| value == wanted),
-            Test::Compare(Op::Ne, wanted) => !any(&|value| value == wanted),
+            Test::Compare(Op::Eq, wanted) => any(&|value| value.is(wanted)),
+            Test::Compare(Op::Ne, wanted) => !any(&|value| value.is(wanted)),
             Test::Compare(Op::Lt, bound) => any(&|value| value.order(bound).is_lt()),
             Test::Compare(Op::Lte, bound) => any(&|value| value.order(bound).is_le()),
             Test::Compare(Op::Gt, bound) => any(&|value| value.order(bound).is_gt()),

@@ -1,5 +1,7 @@
 //! Keys as callers write them: bare, or `Index:value`.
 
+use std::net::IpAddr;
+
 use crate::table::{IndexDef, KeyKind, Noun};
 
 /// What a key in a path or argument stands for.
@@ -22,7 +24,7 @@ impl Noun {
     pub fn parse_key(&self, text: &str) -> KeyRef {
         let found = text
             .split_once(':')
-            .and_then(|(name, value)| Some((self.index(name).filter(|i| i.unique)?, value)));
+            .and_then(|(name, value)| Some((self.index(name).filter(|i| i.unique || self.is_key(i))?, value)));
         match found {
             Some((index, value)) if self.is_key(index) => KeyRef::Key(self.canonical_key(value)),
             Some((index, value)) => KeyRef::Index {
@@ -41,8 +43,17 @@ impl Noun {
     pub fn canonical_key(&self, key: &str) -> String {
         match self.key {
             KeyKind::Uuid => uuid::Uuid::try_parse(key).map_or_else(|_| key.to_owned(), |u| u.hyphenated().to_string()),
+            KeyKind::Addr => key.parse::<IpAddr>().map_or_else(|_| key.to_ascii_uppercase(), hex_of),
             KeyKind::Name | KeyKind::Id => key.to_owned(),
         }
+    }
+}
+
+/// An address as DRP writes it into keys: its bytes in upper-case hex.
+pub fn hex_of(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("{:08X}", u32::from(v4)),
+        IpAddr::V6(v6) => format!("{:032X}", u128::from(v6)),
     }
 }
 
@@ -71,6 +82,9 @@ mod tests {
             ("bootenvs", "Name:local", key("local")),
             ("params", "ipmi/mode", key("ipmi/mode")),
             ("templates", "ID:x.tmpl", key("x.tmpl")),
+            ("leases", "192.168.100.100", key("C0A86464")),
+            ("leases", "Addr:192.168.100.100", key("C0A86464")),
+            ("reservations", "c0a86464", key("C0A86464")),
             ("machines", ":", key(":")),
             ("machines", "", key("")),
         ];

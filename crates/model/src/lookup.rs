@@ -15,6 +15,11 @@ pub trait Lookup {
     /// Keys of the objects that have this value under this index (uniqueness of names and addresses).
     fn find(&self, noun: &str, index: &str, value: &str) -> Vec<String>;
 
+    /// Keys of all objects of a type.
+    fn keys(&self, _noun: &str) -> Vec<String> {
+        Vec::new()
+    }
+
     /// A preference, such as `defaultStage`.
     fn pref(&self, name: &str) -> Option<String>;
 
@@ -89,7 +94,7 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn put(&mut self, model: &str, object: Object) {
-            let key = noun(model).unwrap().key_of(&object).to_owned();
+            let key = noun(model).unwrap().key_of(&object).into_owned();
             self.objects.insert((model.to_owned(), key), Arc::new(object));
         }
 
@@ -115,6 +120,11 @@ pub(crate) mod tests {
             let of_kind = self.objects.iter().filter(|((kind, _), _)| kind == model);
             let hits = of_kind.filter(|(_, object)| noun.index_values(index, object).iter().any(|v| v == value));
             hits.map(|((_, key), _)| key.clone()).collect()
+        }
+
+        fn keys(&self, noun: &str) -> Vec<String> {
+            let of_kind = self.objects.keys().filter(|(kind, _)| kind == noun);
+            of_kind.map(|(_, key)| key.clone()).collect()
         }
 
         fn pref(&self, name: &str) -> Option<String> {

@@ -8,6 +8,7 @@ use crate::table::{KeyKind, Noun};
 /// and space; names of params and templates may hold `/` as well.
 pub fn refused(noun: &Noun, name: &str) -> Option<String> {
     let label = if noun.key == KeyKind::Id { "ID" } else { "Name" };
+    noun.field(label)?;
     let slash = matches!(noun.name, "params" | "templates");
     let mut chars = name.chars();
     let first_fits = chars

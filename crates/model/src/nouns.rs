@@ -1,6 +1,9 @@
 //! The rows of the model table.
 
-use crate::table::{Access, Default, Field, IndexDef, IndexKind, KeyKind, Noun, Type};
+use crate::table::{Access, Default, Field, IndexDef, IndexKind, KeyKind, MadeBy, Noun, Type};
+
+mod network;
+mod work;
 
 const STRINGS: Type = Type::List(&Type::Str);
 const TEXT_MAP: Type = Type::Map(&Type::Str);
@@ -161,9 +164,12 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &["install", "uploadiso"],
         doc: "What a machine boots: kernel, initial RAM disks, arguments and files.",
     },
+    work::JOBS,
+    network::LEASES,
     Noun {
         name: "machines",
         singular: "machine",
@@ -245,6 +251,7 @@ pub const NOUNS: &[Noun] = &[
         has_params: true,
         has_profiles: true,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &[
             "addtask",
             "bootenv",
@@ -290,9 +297,12 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: false,
+        made_by: MadeBy::Clients,
         extra_verbs: &[],
         doc: "The declaration of a param: its meaning, its schema and its default.",
     },
+    work::PLUGIN_PROVIDERS,
+    work::PLUGINS,
     Noun {
         name: "profiles",
         singular: "profile",
@@ -316,9 +326,11 @@ pub const NOUNS: &[Noun] = &[
         has_params: true,
         has_profiles: true,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &[],
         doc: "A set of params shared by machines and stages.",
     },
+    network::RESERVATIONS,
     Noun {
         name: "roles",
         singular: "role",
@@ -340,6 +352,7 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &[],
         doc: "A named set of rights.",
     },
@@ -382,9 +395,11 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: true,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &["addtask", "bootenv", "removetask"],
         doc: "A step of a workflow: a boot environment and tasks.",
     },
+    network::SUBNETS,
     Noun {
         name: "tasks",
         singular: "task",
@@ -416,6 +431,7 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &[],
         doc: "Scripts and files for one thing to be done on a machine.",
     },
@@ -439,8 +455,35 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &["upload"],
         doc: "A text that is rendered for machines, shared by bootenvs, stages and tasks.",
+    },
+    Noun {
+        name: "tenants",
+        singular: "tenant",
+        key: KeyKind::Name,
+        fields: &[
+            VALIDATED,
+            AVAILABLE,
+            ERRORS,
+            READ_ONLY,
+            META,
+            ENDPOINT,
+            BUNDLE,
+            NAME,
+            DESCRIPTION,
+            DOCUMENTATION,
+            Field::new("Members", Type::Map(&STRINGS), "Keys of its objects, by type."),
+            Field::new("Users", STRINGS, "Users who belong to it."),
+        ],
+        indexes: &[BY_NAME],
+        has_params: false,
+        has_profiles: false,
+        has_actions: true,
+        made_by: MadeBy::Clients,
+        extra_verbs: &[],
+        doc: "A group of objects and users that belong together.",
     },
     Noun {
         name: "users",
@@ -464,6 +507,7 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &["password", "token"],
         doc: "Somebody who may log in.",
     },
@@ -488,6 +532,7 @@ pub const NOUNS: &[Noun] = &[
         has_params: false,
         has_profiles: false,
         has_actions: true,
+        made_by: MadeBy::Clients,
         extra_verbs: &["addstage", "removestage"],
         doc: "Stages that follow one another.",
     },

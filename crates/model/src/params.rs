@@ -215,13 +215,13 @@ impl Source<'_> {
 pub fn sources<'a>(noun: &'static Noun, object: &'a Object, lookup: &dyn Lookup) -> Vec<Source<'a>> {
     let own = Source {
         noun: noun.name,
-        key: noun.key_of(object).to_owned(),
+        key: noun.key_of(object).into_owned(),
         object: Holder::Own(object),
     };
     let mut sources = vec![own];
     let mut seen = HashSet::new();
     if noun.name == "profiles" {
-        seen.insert(noun.key_of(object).to_owned());
+        seen.insert(noun.key_of(object).into_owned());
     }
     push_profiles(object, lookup, &mut seen, &mut sources);
     if noun.name == "machines" {

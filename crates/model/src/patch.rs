@@ -96,10 +96,10 @@ impl Patch {
     /// # Errors
     /// 409 as [`apply`](Self::apply), 400 for a change of the key or values of the wrong type.
     pub fn apply_to(&self, noun: &Noun, old: &Object) -> Result<Object, ApiError> {
-        let key = noun.key_of(old);
+        let key = noun.key_of(old).into_owned();
         let place = |err: ApiError| ApiError {
             model: noun.name.to_owned(),
-            key: key.to_owned(),
+            key: key.clone(),
             ..err
         };
         let mut document = Value::Object(noun.public(old));
@@ -109,7 +109,7 @@ impl Patch {
             .map_err(|err| place(err.with_type("PATCH")))?;
         let new_key = noun.key_of(&new);
         if new_key != key {
-            return Err(ApiError::patch_key_change(noun.name, new_key));
+            return Err(ApiError::patch_key_change(noun.name, &new_key));
         }
         Ok(new)
     }

@@ -1,5 +1,7 @@
 //! The model table: what object types there are, their members, keys, indexes and verbs.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::Object;
@@ -14,6 +16,8 @@ pub enum KeyKind {
     Name,
     /// The `ID` (templates).
     Id,
+    /// The address in upper-case hex (leases, reservations); a dotted one is taken, too.
+    Addr,
 }
 
 /// Type of a member.
@@ -31,6 +35,8 @@ pub enum Type {
     Uuid,
     /// Bytes in base64, `null` when unset.
     Bytes,
+    /// A moment in RFC 3339 form, the year 1 when unset.
+    Time,
     /// Any JSON value, `null` when unset.
     Any,
     /// A list, `[]` when unset.
@@ -128,6 +134,14 @@ pub enum IndexKind {
     Mac,
     /// Integers.
     Int,
+    /// Moments in RFC 3339 form.
+    Time,
+    /// The same, under the name that leases have for it.
+    Expiry,
+    /// A network in CIDR form.
+    Cidr,
+    /// A network or range, asked for by an address in it.
+    Holds,
 }
 
 impl IndexKind {
@@ -136,9 +150,12 @@ impl IndexKind {
         match self {
             IndexKind::String | IndexKind::Mac => "string",
             IndexKind::Bool => "boolean",
-            IndexKind::Ip => "IP Address",
+            IndexKind::Ip | IndexKind::Holds => "IP Address",
             IndexKind::Uuid => "UUID string",
             IndexKind::Int => "integer",
+            IndexKind::Time => "dateTime",
+            IndexKind::Expiry => "Date/Time string",
+            IndexKind::Cidr => "CIDR Address",
         }
     }
 }
@@ -156,6 +173,19 @@ pub struct IndexDef {
     pub path: &'static [&'static str],
     /// Shown by `GET /indexes`. The rest serve newer clients without surprising older ones.
     pub listed: bool,
+}
+
+/// Who makes and changes the objects of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MadeBy {
+    /// Clients, by the usual routes.
+    Clients,
+    /// Clients ask, and the server decides what is made: creating has a route of its own (jobs).
+    Request,
+    /// The server alone; clients look and delete (leases).
+    Server,
+    /// Whatever programs are there; clients look (plugin providers).
+    Programs,
 }
 
 /// One object type.
@@ -177,6 +207,8 @@ pub struct Noun {
     pub has_profiles: bool,
     /// Has the routes below `/actions`.
     pub has_actions: bool,
+    /// Who makes and changes them.
+    pub made_by: MadeBy,
     /// Verbs of the command line beyond those that every noun of its kind has.
     pub extra_verbs: &'static [&'static str],
     /// What it is, for help and manual.
@@ -234,12 +266,17 @@ impl Noun {
             KeyKind::Uuid => "Uuid",
             KeyKind::Name => "Name",
             KeyKind::Id => "ID",
+            KeyKind::Addr => "Addr",
         }
     }
 
     /// The key of an object of this type, `""` when it has none.
-    pub fn key_of<'a>(&self, object: &'a Object) -> &'a str {
-        object.get(self.key_field()).and_then(Value::as_str).unwrap_or_default()
+    pub fn key_of<'a>(&self, object: &'a Object) -> Cow<'a, str> {
+        let key = object.get(self.key_field()).and_then(Value::as_str).unwrap_or_default();
+        match self.key {
+            KeyKind::Addr => Cow::Owned(self.canonical_key(key)),
+            KeyKind::Uuid | KeyKind::Name | KeyKind::Id => Cow::Borrowed(key),
+        }
     }
 
     /// A member, by its exact name.
@@ -280,6 +317,7 @@ impl Noun {
             value = value.and_then(|v| v.get(step));
         }
         match value {
+            Some(_) if index.path.is_empty() => vec![self.key_of(object).into_owned()],
             Some(Value::String(text)) => vec![text.clone()],
             Some(Value::Array(items)) => items
                 .iter()
@@ -292,10 +330,12 @@ impl Noun {
 
     /// Verbs of the command line for this noun, sorted.
     pub fn verbs(&self) -> Vec<&'static str> {
-        let mut verbs = vec![
-            "count", "create", "destroy", "etag", "exists", "indexes", "list", "patch", "show", "update", "wait",
-        ];
-        if self.field("Meta").is_some() {
+        let mut verbs = vec!["count", "etag", "exists", "indexes", "list", "show", "wait"];
+        if matches!(self.made_by, MadeBy::Clients | MadeBy::Request) {
+            verbs.extend(["create", "patch", "update"]);
+        }
+        verbs.push("destroy");
+        if self.field("Meta").is_some() && self.made_by != MadeBy::Programs {
             verbs.push("meta");
         }
         if self.has_params {

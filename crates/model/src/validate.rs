@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::machine::{self, Change};
 use crate::params::ParamSchema;
 use crate::table::Noun;
-use crate::{ApiError, Lookup, Object, arch, bootenv, list, name, params, tasks, text};
+use crate::{ApiError, Lookup, Object, arch, bootenv, jobs, list, name, params, subnets, tasks, text};
 
 /// What there is to say against an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub fn admit(
 ) -> Result<(), ApiError> {
     match (noun.name, old) {
         ("machines", _) => machine::settle(old, new, lookup, change)?,
+        ("subnets", _) => subnets::settle_subnet(old, new)?,
+        ("reservations", _) => subnets::settle_reservation(old, new, lookup)?,
         ("stages", None) => {
             // Clients of the 4.x generation send false when nothing was said; DRP overrules them.
             new.insert("RunnerWait".to_owned(), true.into());
@@ -62,7 +64,7 @@ pub fn mark(noun: &Noun, object: &mut Object, lookup: &dyn Lookup) -> Result<(),
     if valid {
         return Ok(());
     }
-    Err(ApiError::validations(noun.name, noun.key_of(object), findings.invalid))
+    Err(ApiError::validations(noun.name, &noun.key_of(object), findings.invalid))
 }
 
 /// Everything that there is to say against an object.
@@ -74,6 +76,10 @@ pub fn findings(noun: &Noun, object: &Object, lookup: &dyn Lookup) -> Findings {
         "bootenvs" => check_bootenv(object, lookup, &mut found),
         "machines" => check_machine(noun, object, lookup, &mut found),
         "params" => check_param(object, &mut found),
+        "jobs" => found.invalid.extend(jobs::problems(object)),
+        "plugins" => check_plugin(object, lookup, &mut found),
+        "reservations" => found.invalid.extend(subnets::reservation_problems(object, lookup)),
+        "subnets" => subnets::check_subnet(object, lookup, &mut found),
         "profiles" => {
             check_params(object, lookup, &mut found);
             check_profiles(object, lookup, &mut found.unavailable);
@@ -93,12 +99,12 @@ pub fn findings(noun: &Noun, object: &Object, lookup: &dyn Lookup) -> Findings {
 }
 
 fn check_machine(noun: &Noun, machine: &Object, lookup: &dyn Lookup, found: &mut Findings) {
-    let uuid = noun.key_of(machine);
+    let uuid = noun.key_of(machine).into_owned();
     let others = |index, value| {
         lookup
             .find("machines", index, value)
             .into_iter()
-            .filter(|key| key != uuid)
+            .filter(|key| *key != uuid)
     };
     let name = text(machine, "Name");
     found
@@ -176,6 +182,14 @@ fn check_params(object: &Object, lookup: &dyn Lookup, found: &mut Findings) {
     if let Some(Value::Object(values)) = object.get("Params") {
         found.invalid.extend(params::check(values, lookup));
     }
+}
+
+fn check_plugin(plugin: &Object, lookup: &dyn Lookup, found: &mut Findings) {
+    let provider = text(plugin, "Provider");
+    if lookup.get("plugin_providers", provider).is_none() {
+        found.invalid.push(format!("Invalid Provider `{provider}`"));
+    }
+    check_params(plugin, lookup, found);
 }
 
 fn check_param(param: &Object, found: &mut Findings) {

@@ -40,6 +40,8 @@ pub(crate) struct Draft {
     pub(crate) machines: Vec<String>,
     /// Content objects whose availability it changes.
     pub(crate) content: Vec<(&'static Noun, String, Arc<Object>)>,
+    /// The content layers after it, where it changes them.
+    pub(crate) layers: Option<Arc<Content>>,
 }
 
 /// How a change is ordered against others.
@@ -176,8 +178,12 @@ impl Core {
         if declares {
             self.schemas.clear();
         }
-        if !draft.content.is_empty() {
-            let mut content = Content::clone(&self.content());
+        let layers = draft.layers.take();
+        if layers.is_some() {
+            self.schemas.clear();
+        }
+        if layers.is_some() || !draft.content.is_empty() {
+            let mut content = Content::clone(&layers.unwrap_or_else(|| self.content()));
             for (noun, key, object) in draft.content.drain(..) {
                 content.put(noun, &key, object);
             }

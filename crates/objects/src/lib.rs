@@ -16,16 +16,20 @@
 //! Where to look: `write` is the way of every change; `core` orders and retries it; `view` is the world that it sees;
 //! `rules` asks the model what is well-formed and usable; `refs` knows who refers to whom.
 
+mod blobs;
 mod content;
 mod core;
 mod hook;
+mod jobs;
 mod login;
 mod objects;
+mod packs;
 mod params;
 mod prefs;
 mod principal;
 mod read;
 mod refs;
+mod render;
 mod rules;
 mod secure;
 mod tokens;
@@ -36,10 +40,13 @@ mod write;
 #[cfg(doc)]
 use isobar_store::Store;
 
+pub use blobs::{BlobKind, StoredBlob};
 pub use hook::{AllPresent, ChangeHook, Presence};
+pub use jobs::NextJob;
 pub use objects::{FEATURES, Objects, OpenError, Options};
 pub use principal::{Claim, Principal};
 pub use read::Listing;
+pub use render::ServedAt;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use isobar_model::content::Pack;
 use isobar_model::{ApiError, Noun, content, noun};
 use isobar_store::vault::VaultError;
 use isobar_store::{Clock, Expect, Put, Store, StoreError, SystemClock, Txn, Vault};
@@ -14,6 +15,18 @@ use crate::hook::{AllPresent, ChangeHook, Presence};
 pub const FEATURES: &[&str] = &[
     "api-v3",
     "profileless-machine",
+    "sane-exit-codes",
+    "job-exit-states",
+    "common-blob-size",
+    "change-stage-map",
+    "fsm-runner",
+    "package-repository-handling",
+    "separate-meta-api",
+    "multiarch",
+    "sprig",
+    "tenants",
+    "overridable-bootloaders",
+    "centos-8",
     "workflows",
     "default-workflow",
     "http-range-header",
@@ -32,6 +45,8 @@ pub struct Options {
     /// Isobar's own content pack: bootenv `sledgehammer`, workflows `discover-base`, the params of BMC actions and the
     /// like. The built-in layer is always there.
     pub content: bool,
+    /// Further layers, nearest first: read from disk, or brought along by plugin providers.
+    pub layers: Vec<Pack>,
     /// Preferences that are set when the database is new, such as `defaultWorkflow`.
     pub prefs: Vec<(String, String)>,
     /// Name and password of the first user, made when there is no user at all. Without a password a random one is made:
@@ -45,6 +60,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             content: true,
+            layers: Vec::new(),
             prefs: Vec::new(),
             first_user: ("rocketskates".to_owned(), None),
             clock: Arc::new(SystemClock::default()),
@@ -110,7 +126,9 @@ impl Objects {
         if options.content {
             packs.push(content::from_files(content::ISOBAR)?);
         }
-        let mut layers = Content::load(&packs)?;
+        packs.extend(options.layers.iter().cloned());
+        let mut layers = Content::load(packs)?;
+        layers.add_stored(store.as_ref())?;
         let mut shadowed = Vec::new();
         for (noun, key) in layers.ids() {
             if store.get(noun, key)?.is_some() {
@@ -129,6 +147,7 @@ impl Objects {
         let core = Core::new(store, vault, Arc::clone(&options.clock), layers, Arc::new(AllPresent));
         let objects = Self { core: Arc::new(core) };
         objects.prepare_token_secrets()?;
+        objects.seal_content()?;
         objects.make_first_objects()?;
         objects.refresh_content()?;
         objects.make_first_user(&options)?;

@@ -163,6 +163,21 @@ impl Objects {
         })
     }
 
+    /// Whether an action may be called with this value for a param.
+    ///
+    /// # Errors
+    /// None for a secure param, which is never passed; else why its schema refuses the value.
+    pub fn check_action_param(&self, param: &str, value: &Value) -> Result<(), Option<String>> {
+        let view = View::new(&self.core);
+        let Some(schema) = isobar_model::Lookup::param_schema(&view, param) else {
+            return Ok(());
+        };
+        if schema.secure() {
+            return Err(None);
+        }
+        schema.check(value).map_err(Some)
+    }
+
     /// The public key for an object's secure params: base64 of 32 bytes.
     ///
     /// # Errors
@@ -182,12 +197,12 @@ impl Objects {
         by: &Principal,
         mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
     ) -> Result<Object, ApiError> {
-        let changed = self.change(noun, key, verb, How { by, force: false }, |old| {
+        let changed = self.change(noun, key, verb, How::of(by), |old| {
             let mut values = own(old);
             change(&mut values).map_err(|e| match e.model.as_str() {
                 "" => ApiError {
                     model: noun.name.to_owned(),
-                    key: noun.key_of(old).to_owned(),
+                    key: noun.key_of(old).into_owned(),
                     ..e
                 },
                 _ => e,

@@ -93,6 +93,18 @@ fn refused(holds: Holds, name: &str, value: &str, view: &View<'_>) -> Option<Str
     }
 }
 
+/// A log level of old was a number: 0 for warnings, 1 for information, above that all.
+fn in_words(holds: Holds, value: &str) -> &str {
+    match (holds, value.parse::<i32>()) {
+        (Holds::Level, Ok(level)) => match level {
+            ..=0 => "warn",
+            1 => "info",
+            _ => "debug",
+        },
+        _ => value,
+    }
+}
+
 impl Objects {
     /// All preferences that have a value. The token secrets are never among them: they can be set, not read.
     ///
@@ -136,7 +148,7 @@ impl Objects {
                 if matches!(holds, Holds::Secret(_)) {
                     self.set_token_secret(draft, name, value)?;
                 } else {
-                    prefs.insert(name.clone(), value.into());
+                    prefs.insert(name.clone(), in_words(*holds, value).into());
                 }
             }
             let body = serde_json::to_vec(&prefs).map_err(|e| bad(&e.to_string()))?;

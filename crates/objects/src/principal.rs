@@ -65,6 +65,8 @@ const MACHINE_CLAIMS: &[(&str, &str, &str)] = &[
     ("machines", "get,update", "SELF"),
     ("params,profiles,stages,tasks,bootenvs,workflows", "get,list", "*"),
     ("info", "get", "*"),
+    // Of its own machine alone: the routes look.
+    ("jobs", "get,create,update,actions,log", "*"),
 ];
 
 impl Principal {

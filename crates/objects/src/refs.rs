@@ -11,10 +11,12 @@ use crate::view::{Place, View};
 use crate::{Objects, Principal, rules};
 
 /// Types whose marks depend on other objects, each after those that it refers to.
-const DEPENDENT: &[&str] = &[
+pub(crate) const DEPENDENT: &[&str] = &[
     "params",
     "templates",
     "profiles",
+    "plugins",
+    "subnets",
     "tasks",
     "bootenvs",
     "stages",
@@ -59,6 +61,9 @@ pub(crate) fn in_use(view: &View<'_>, of: &'static Noun, key: &str) -> Vec<Strin
         let by = referrers(view, reference, key).into_iter();
         let others = by.filter(|(by, _)| !(reference.from == of.name && by == key));
         reasons.extend(others.map(|(_, object)| reference.reason(key, &object)));
+    }
+    if of.name == "subnets" {
+        reasons.extend(isobar_model::subnets::scoped_in(key, view));
     }
     reasons
 }
@@ -121,7 +126,13 @@ impl Objects {
     }
 
     /// Validates an object as it is; whether that changed it.
-    fn look_again(&self, view: &View<'_>, draft: &mut Draft, of: &'static Noun, key: &str) -> Result<bool, ApiError> {
+    pub(crate) fn look_again(
+        &self,
+        view: &View<'_>,
+        draft: &mut Draft,
+        of: &'static Noun,
+        key: &str,
+    ) -> Result<bool, ApiError> {
         let Some(found) = view.find(of, key) else {
             return Ok(false);
         };

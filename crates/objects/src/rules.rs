@@ -11,10 +11,10 @@ pub(crate) fn admit(
     noun: &'static Noun,
     old: Option<&Object>,
     new: &mut Object,
-    force: bool,
+    change: Change,
     lookup: &dyn Lookup,
 ) -> Result<(), ApiError> {
-    validate::admit(noun, old, new, lookup, Change { force, runner: false })?;
+    validate::admit(noun, old, new, lookup, change)?;
     if noun.name == "users" {
         check_roles(noun, new, lookup)?;
     }
@@ -57,7 +57,7 @@ fn check_roles(noun: &Noun, user: &Object, lookup: &dyn Lookup) -> Result<(), Ap
     if missing.is_empty() {
         return Ok(());
     }
-    Err(ApiError::validations(noun.name, noun.key_of(user), missing))
+    Err(ApiError::validations(noun.name, &noun.key_of(user), missing))
 }
 
 /// Refuses to delete what has to stay whether or not it is in use.

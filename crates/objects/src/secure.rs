@@ -174,7 +174,7 @@ impl Objects {
         view.sound()?;
         if secure {
             let text = format!("{param} is secure and cannot be composed");
-            return Err(ApiError::validation(noun.name, noun.key_of(object), text));
+            return Err(ApiError::validation(noun.name, &noun.key_of(object), text));
         }
         Ok(composed)
     }
@@ -188,7 +188,7 @@ impl Objects {
         let mut decoded = object.clone();
         if let Some(values) = params_of(object) {
             let view = View::new(&self.core);
-            let values = opened(&view, &self.core.vault, noun.name, noun.key_of(object), values)?;
+            let values = opened(&view, &self.core.vault, noun.name, &noun.key_of(object), values)?;
             view.sound()?;
             decoded.insert("Params".to_owned(), values.into());
         }

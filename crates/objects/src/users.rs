@@ -94,7 +94,7 @@ impl Objects {
     /// Makes the objects that every server has and that can be changed: the profile `global`.
     pub(crate) fn make_first_objects(&self) -> Result<(), ApiError> {
         for (noun, object) in isobar_model::content::first_objects() {
-            if self.find(noun.name, noun.key_of(&object))?.is_none() {
+            if self.find(noun.name, &noun.key_of(&object))?.is_none() {
                 self.create(noun.name, &Value::Object(object), &Principal::system())?;
             }
         }

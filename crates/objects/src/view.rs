@@ -22,6 +22,9 @@ const STORED: &[(&str, &str, bool)] = &[
     ("machines", "Stage", false),
     ("machines", "Workflow", false),
     ("machines", "Profiles", false),
+    ("machines", "HardwareAddrs", false),
+    ("jobs", "Machine", false),
+    ("reservations", "Token", false),
 ];
 
 /// The index entries of an object.
@@ -83,9 +86,14 @@ pub(crate) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(core: &'a Core) -> Self {
+        Self::with_content(core, core.content())
+    }
+
+    /// The world with other content layers than those that are there.
+    pub(crate) fn with_content(core: &'a Core, content: Arc<Content>) -> Self {
         Self {
             core,
-            content: core.content(),
+            content,
             presence: core.presence(),
             known: RefCell::default(),
             pending: RefCell::default(),
@@ -233,6 +241,11 @@ impl Lookup for View<'_> {
         keys
     }
 
+    fn keys(&self, name: &str) -> Vec<String> {
+        let all = noun(name).map(|noun| self.all(noun)).unwrap_or_default();
+        all.into_iter().map(|(key, _)| key).collect()
+    }
+
     fn pref(&self, name: &str) -> Option<String> {
         let mut prefs = self.prefs.borrow_mut();
         let prefs = prefs.get_or_insert_with(|| Arc::new(self.read(prefs::read(self.core))));
@@ -273,6 +286,10 @@ impl Lookup for View<'_> {
             .iter()
             .any(|(of, key)| *of == "params" && key == param)
         {
+            return compile();
+        }
+        // Nor is one of layers that are only being looked at.
+        if !Arc::ptr_eq(&self.content, &self.core.content()) {
             return compile();
         }
         self.core.schemas.get(param, compile)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
+use isobar_model::machine::Change;
 use isobar_model::patch::Patch;
 use isobar_model::{ApiError, Noun, Object};
 use isobar_store::{Delete, Event, Put, Txn};
@@ -26,6 +27,20 @@ const PARAMS_NOT_BY_MACHINES: &[&str] = &["ipmi/", "boot-virtual-iso", "isobar/"
 pub(crate) struct How<'a> {
     pub(crate) by: &'a Principal,
     pub(crate) force: bool,
+    /// The job engine moves a machine on.
+    pub(crate) runner: bool,
+}
+
+impl<'a> How<'a> {
+    /// In the usual way.
+    pub(crate) fn of(by: &'a Principal) -> Self {
+        let (force, runner) = (false, false);
+        How { by, force, runner }
+    }
+
+    fn forced(by: &'a Principal, force: bool) -> Self {
+        How { force, ..How::of(by) }
+    }
 }
 
 impl Objects {
@@ -39,7 +54,7 @@ impl Objects {
         if noun.name == "machines" && noun.key_of(&base).is_empty() {
             base.insert("Uuid".to_owned(), uuid::Uuid::new_v4().to_string().into());
         }
-        let key = noun.key_of(&base).to_owned();
+        let key = noun.key_of(&base).into_owned();
         if key.is_empty() {
             return Err(ApiError::empty_key(noun.name));
         }
@@ -52,7 +67,7 @@ impl Objects {
                 if view.find(noun, &key).is_some() {
                     return Err(ApiError::already_exists(noun.name, &key));
                 }
-                self.finish(view, draft, noun, &key, None, base.clone(), How { by, force: false })
+                self.finish(view, draft, noun, &key, None, base.clone(), How::of(by))
             })
     }
 
@@ -70,7 +85,9 @@ impl Objects {
     ) -> Result<Arc<Object>, ApiError> {
         let noun = row(noun)?;
         let patch = Patch::parse(ops).map_err(|e| in_model(e, noun, key))?;
-        self.change(noun, key, "PATCH", How { by, force }, |old| patch.apply_to(noun, old))
+        self.change(noun, key, "PATCH", How::forced(by, force), |old| {
+            patch.apply_to(noun, old)
+        })
     }
 
     /// Replaces an object by `input`, whose own key has to be the same.
@@ -86,13 +103,13 @@ impl Objects {
         by: &Principal,
     ) -> Result<Arc<Object>, ApiError> {
         let noun = row(noun)?;
-        self.change(noun, key, "PUT", How { by, force }, |old| {
+        self.change(noun, key, "PUT", How::forced(by, force), |old| {
             let new = noun.accept(input, Some(old)).map_err(|e| e.with_type("PUT"))?;
             let (from, to) = (noun.key_of(old), noun.key_of(&new));
             if from == to {
                 Ok(new)
             } else {
-                Err(ApiError::key_change(noun.name, from, to))
+                Err(ApiError::key_change(noun.name, &from, &to))
             }
         })
     }
@@ -110,7 +127,7 @@ impl Objects {
         mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
     ) -> Result<Arc<Object>, ApiError> {
         let noun = row(noun)?;
-        self.change(noun, key, "PATCH", How { by, force: false }, |old| {
+        self.change(noun, key, "PATCH", How::of(by), |old| {
             let mut new = old.clone();
             change(&mut new)?;
             let new = noun
@@ -119,7 +136,7 @@ impl Objects {
             if noun.key_of(&new) == noun.key_of(old) {
                 Ok(new)
             } else {
-                Err(ApiError::patch_key_change(noun.name, noun.key_of(&new)))
+                Err(ApiError::patch_key_change(noun.name, &noun.key_of(&new)))
             }
         })
     }
@@ -138,6 +155,9 @@ impl Objects {
                     return Err(ApiError::read_only("DELETE", noun.name, &key));
                 }
                 rules::deletable(noun, &key, &old.object)?;
+                if noun.name == "jobs" {
+                    self.forget_job(view, draft, &key, &old.object)?;
+                }
                 let reasons = refs::in_use(view, noun, &key);
                 if !reasons.is_empty() {
                     return Err(ApiError::still_in_use(noun.name, &key, reasons));
@@ -181,7 +201,7 @@ impl Objects {
 
     /// From the wanted object to the draft: everything that is the same for create and update.
     #[allow(clippy::too_many_arguments)]
-    fn finish(
+    pub(crate) fn finish(
         &self,
         view: &View<'_>,
         draft: &mut Draft,
@@ -193,7 +213,11 @@ impl Objects {
     ) -> Result<Arc<Object>, ApiError> {
         let before = old.map(|found| found.object.as_ref());
         secure::seal(view, &self.core.vault, noun, key, before, &mut new)?;
-        rules::admit(noun, before, &mut new, how.force, view)?;
+        if noun.name == "jobs" {
+            self.clock_job(before, &mut new);
+        }
+        let (force, runner) = (how.force, how.runner);
+        rules::admit(noun, before, &mut new, Change { force, runner }, view)?;
         if let Some(old) = old
             && *old.object == new
         {
@@ -331,6 +355,9 @@ fn refuse_machines(by: &Principal, noun: &Noun, key: &str) -> Result<(), ApiErro
 /// Whatever the route's claims allowed: a machine changes itself only, and not everything of that.
 fn refuse_machine_change(by: &Principal, noun: &Noun, key: &str, old: &Object, new: &Object) -> Result<(), ApiError> {
     let Some(machine) = by.machine() else { return Ok(()) };
+    if noun.name == "jobs" && isobar_model::text(old, "Machine") == machine {
+        return Ok(());
+    }
     if noun.name != "machines" || key != machine {
         return Err(forbidden(noun, key, "change other objects"));
     }

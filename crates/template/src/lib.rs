@@ -116,6 +116,11 @@ pub trait Scope: Send + Sync {
         None
     }
 
+    /// Package repositories (`.Repos` and its kin), each with its members and what its methods give.
+    fn repos(&self, _which: Repos<'_>) -> Result<Vec<Value>, String> {
+        Ok(Vec::new())
+    }
+
     /// A token for what is being rendered (`.GenerateToken` and its kin).
     fn token(&self, _kind: TokenKind<'_>) -> Result<String, String> {
         Err("templates get no tokens here".to_owned())
@@ -131,6 +136,17 @@ pub struct BootFiles {
     pub initrds: Vec<String>,
     /// Kernel arguments, not rendered yet.
     pub boot_params: String,
+}
+
+/// Which package repositories a template asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repos<'a> {
+    /// `.Repos TAG...`.
+    Tagged(&'a [&'a str]),
+    /// `.MachineRepos`: those that fit the machine's operating system.
+    Machine,
+    /// `.InstallRepos`: those that it is installed from.
+    Install,
 }
 
 /// Which token a template asks for.

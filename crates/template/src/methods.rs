@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use crate::engine::{EngineValue, Run, from_json, map_of, method, object_names};
-use crate::{Members, Scope, TokenKind};
+use crate::{Members, Repos, Scope, TokenKind};
 
 /// Names that are called, wherever they end a path. Everything else is looked up.
 const METHODS: &[&str] = &[
@@ -20,10 +20,13 @@ const METHODS: &[&str] = &[
     "GenerateProfileToken",
     "GenerateToken",
     "InitrdsFor",
+    "InstallRepos",
+    "InstallUrl",
     "JoinInitrds",
     "JoinInitrdsFor",
     "KernelFor",
     "MacAddr",
+    "MachineRepos",
     "NetmaskToCIDR",
     "ObjectExpand",
     "Param",
@@ -38,6 +41,7 @@ const METHODS: &[&str] = &[
     "PathForArch",
     "ProvisionerAddress",
     "ProvisionerURL",
+    "Repos",
     "StringExpand",
     "Url",
     "VersionEq",
@@ -125,6 +129,16 @@ impl Objects {
             }),
             method(run, "NetmaskToCIDR", |_, a| {
                 netmask_to_cidr(a.first().unwrap_or(&Json::Null))
+            }),
+            method(run, "Repos", |run, a| {
+                let tags: Vec<_> = a.iter().filter_map(Json::as_str).collect();
+                run.scope.repos(Repos::Tagged(&tags)).map(Json::from)
+            }),
+            method(run, "MachineRepos", |run, _| {
+                run.scope.repos(Repos::Machine).map(Json::from)
+            }),
+            method(run, "InstallRepos", |run, _| {
+                run.scope.repos(Repos::Install).map(Json::from)
             }),
             method(run, "GenerateToken", |run, _| {
                 run.scope.token(TokenKind::Short).map(Json::from)
@@ -272,6 +286,11 @@ fn env_map(run: &Arc<Run>, env: &Members) -> Map {
     })]);
     map.insert("OS".into(), EngineValue::Map(Arc::new(os_map)));
     map.extend([
+        method(run, "InstallUrl", |run, _| {
+            let repos = run.scope.repos(Repos::Install)?;
+            let url = repos.first().and_then(|repo| repo.get("URL")).cloned();
+            url.ok_or_else(|| "there is no repository to install this operating system from".to_owned())
+        }),
         method(run, "KernelFor", |run, a| {
             Ok(run.scope.boot(Some(text(a, 0, "an architecture")?))?.kernel.into())
         }),

@@ -1,4 +1,4 @@
-//! Actions on objects. Machines have those of their BMC; nothing offers any on other types yet.
+//! Actions on objects: machines have those of their BMC, and external plugins may offer some on any type.
 
 use http::Method;
 use isobar_model::{ApiError, Noun};
@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{Access, On, Table, right};
 use crate::boots::AvailableAction;
 use crate::call::Call;
+use crate::plugins::Offered;
 use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table, noun: &'static Noun) {
@@ -45,19 +46,124 @@ async fn list(call: Call) -> Answer {
         _ => Vec::new(),
     };
     actions.retain(|action| from_plugin(&call, action));
+    for offered in offered(&call).await? {
+        if missing(&call, &key, &offered).await?.is_none() {
+            actions.push(offered.action);
+        }
+    }
     reply::ok(&actions)
 }
 
+/// The actions of external plugins on objects of the route's type, as far as `?plugin=` lets them through.
+async fn offered(call: &Call) -> Result<Vec<Offered>, ApiError> {
+    let (model, wanted) = (call.model(), call.query.get("plugin").unwrap_or_default().to_owned());
+    if call.app.plugins.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plugins = call.app.objects.run(|objects| objects.all("plugins")).await?;
+    let mut all = call.app.plugins.offered(model, &plugins);
+    all.retain(|offered| wanted.is_empty() || [&offered.plugin, &offered.action.provider].contains(&&wanted));
+    Ok(all)
+}
+
+/// What an object has for a param of an action: its own value, an inherited one, or the schema's default.
+async fn resolved(call: &Call, key: &str, param: &str) -> Result<Option<Value>, ApiError> {
+    let (model, key, param) = (call.model(), key.to_owned(), param.to_owned());
+    let found = call.app.objects.run(move |objects| {
+        let object = objects.get(model, &key)?;
+        objects.resolve_in(model, &object, &param)
+    });
+    Ok(found.await?.map(|found| found.value))
+}
+
+/// The first required param that an object has no value for.
+async fn missing(call: &Call, key: &str, offered: &Offered) -> Result<Option<String>, ApiError> {
+    for param in &offered.action.required_params {
+        if resolved(call, key, param).await?.is_none() {
+            return Ok(Some(param.clone()));
+        }
+    }
+    Ok(None)
+}
+
 async fn describe(call: Call) -> Answer {
-    let key = call.resolve(call.model(), call.key()).await?;
+    let model = call.model();
+    let key = call.resolve(model, call.key()).await?;
     let command = call.param("command");
-    if call.model() == "machines" {
+    if let Some(found) = offered(&call).await?.into_iter().find(|o| o.action.command == command) {
+        return match missing(&call, &key, &found).await? {
+            Some(param) => Err(ApiError::action_missing_param(
+                "GET",
+                model,
+                call.key(),
+                command,
+                &param,
+            )),
+            None => reply::ok(&found.action),
+        };
+    }
+    if model == "machines" {
         let action = call.app.boots.action(&key, command).await?;
         if from_plugin(&call, &action) {
             return reply::ok(&action);
         }
     }
-    Err(ApiError::action_not_found(call.model(), call.key(), command))
+    Err(ApiError::action_not_found(model, call.key(), command))
+}
+
+/// Runs an action of an external plugin: the params that it may know are the caller's and, for those that it asks
+/// for, the object's.
+async fn run_offered(call: &Call, key: &str, offered: Offered, given: Map<String, Value>) -> Answer {
+    let (model, command) = (call.model(), offered.action.command.clone());
+    for (param, value) in &given {
+        let (name, value) = (param.clone(), value.clone());
+        let refused = call
+            .app
+            .objects
+            .run(move |objects| objects.check_action_param(&name, &value))
+            .await;
+        match refused {
+            Ok(()) => {}
+            Err(None) => return Err(ApiError::action_secure_param(model, call.key(), &command, param)),
+            Err(Some(reason)) => return Err(ApiError::action_bad_param(model, call.key(), &command, param, &reason)),
+        }
+    }
+    let mut params = given;
+    let (required, optional) = (&offered.action.required_params, &offered.action.optional_params);
+    for (param, needed) in required
+        .iter()
+        .map(|p| (p, true))
+        .chain(optional.iter().map(|p| (p, false)))
+    {
+        if params.contains_key(param) {
+            continue;
+        }
+        match resolved(call, key, param).await? {
+            Some(value) => drop(params.insert(param.clone(), value)),
+            None if needed => {
+                return Err(ApiError::action_missing_param(
+                    "INVOKE",
+                    model,
+                    call.key(),
+                    &command,
+                    param,
+                ));
+            }
+            None => {}
+        }
+    }
+    let (plugins, objects, key) = (
+        std::sync::Arc::clone(&call.app.plugins),
+        call.app.objects.clone(),
+        key.to_owned(),
+    );
+    let value = call
+        .app
+        .objects
+        .run(move |_| plugins.run(&objects, &offered, model, &key, &params))
+        .await
+        .map_err(|reason| ApiError::new(400, "INVOKE", model, call.key(), reason))?;
+    reply::ok(&value)
 }
 
 async fn run(mut call: Call) -> Answer {
@@ -67,11 +173,11 @@ async fn run(mut call: Call) -> Answer {
         Some(_) => return Err(call.bad_request("the body must map params to values")),
     };
     let model = call.model();
-    let key = call
-        .resolve(model, call.key())
-        .await
-        .map_err(|e| e.with_type("INVOKE"))?;
+    let key = call.resolve(model, call.key()).await?;
     let command = call.param("command");
+    if let Some(found) = offered(&call).await?.into_iter().find(|o| o.action.command == command) {
+        return run_offered(&call, &key, found, params).await;
+    }
     let other_plugin = call.query.get("plugin").is_some_and(|p| !p.is_empty() && p != PLUGIN);
     if model != "machines" || other_plugin {
         return Err(ApiError::action_unknown(model, call.key(), command));

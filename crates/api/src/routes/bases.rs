@@ -14,8 +14,8 @@ use super::{On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
-/// Largest tar in bytes. The largest live images of the field have less than 2 GiB.
-const MAX_TAR: u64 = 8 << 30;
+/// Largest upload in bytes. Live images of the field have less than 2 GiB, the largest installation ISOs less than 16.
+const MAX_UPLOAD: u64 = 20 << 30;
 /// A client that sends nothing for so long is gone.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Bytes collected before the disk is bothered.
@@ -52,8 +52,8 @@ async fn import(mut call: Call) -> Answer {
     reply::created(&base)
 }
 
-/// The body, whole, in a file that has no name any more.
-async fn receive(call: &mut Call) -> Result<File, ApiError> {
+/// The body of an upload, whole, in a file that has no name any more.
+pub(super) async fn receive(call: &mut Call) -> Result<File, ApiError> {
     let spool = call.app.spool.clone();
     let mut file = blocking(call, move || nameless(&spool)).await?;
     let mut body = call.take_body().into_data_stream();
@@ -62,18 +62,18 @@ async fn receive(call: &mut Call) -> Result<File, ApiError> {
     loop {
         let next = tokio::time::timeout(MAX_PAUSE, body.next())
             .await
-            .map_err(|_| call.refused(408, "the tar stopped coming"))?;
+            .map_err(|_| call.refused(408, "the upload stopped coming"))?;
         let end = match next {
             Some(Ok(bytes)) => {
                 total += bytes.len() as u64;
                 pending.extend_from_slice(&bytes);
                 false
             }
-            Some(Err(error)) => return Err(call.bad_request(format!("the tar broke off: {error}"))),
+            Some(Err(error)) => return Err(call.bad_request(format!("the upload broke off: {error}"))),
             None => true,
         };
-        if total > MAX_TAR {
-            return Err(call.refused(413, format!("the tar is longer than {MAX_TAR} bytes")));
+        if total > MAX_UPLOAD {
+            return Err(call.refused(413, format!("the upload is longer than {MAX_UPLOAD} bytes")));
         }
         if pending.len() >= CHUNK || end {
             (file, pending) = blocking(call, move || {
@@ -105,7 +105,7 @@ fn nameless(spool: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     call: &Call,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ApiError> {
@@ -120,6 +120,6 @@ async fn blocking<T: Send + 'static>(
             500
         };
         let folder = call.app.spool.display();
-        call.refused(code, format!("the tar cannot be kept in {folder}: {error}"))
+        call.refused(code, format!("the upload cannot be kept in {folder}: {error}"))
     })
 }

@@ -159,7 +159,7 @@ async fn interfaces(_call: Call) -> Answer {
 async fn interface(call: Call) -> Answer {
     match host_interfaces().get(call.key()) {
         Some(interface) => reply::ok(interface),
-        None => Err(ApiError::not_found("GET", "interfaces", call.key())),
+        None => Err(ApiError::new(404, "GET", "interfaces", call.key(), "No interface")),
     }
 }
 

@@ -20,9 +20,13 @@ use crate::state::AppState;
 mod actions;
 mod agent;
 mod bases;
+mod blobs;
 mod boots;
+mod contents;
+mod events;
 mod info;
 mod isos;
+mod jobs;
 mod objects;
 mod params;
 mod users;
@@ -135,9 +139,13 @@ pub fn routes() -> Vec<Route> {
     users::add(&mut table);
     whoami::add(&mut table);
     info::add(&mut table);
+    events::add(&mut table);
     agent::add(&mut table);
     boots::add(&mut table);
     isos::add(&mut table);
+    blobs::add(&mut table);
+    contents::add(&mut table);
+    jobs::add(&mut table);
     bases::add(&mut table);
     table.rows
 }
@@ -157,7 +165,10 @@ pub(crate) fn router(state: AppState) -> Router {
         };
         router = router.route(&path, axum::routing::on(filter, handler));
     }
-    let compress = DefaultPredicate::new().and(NotForContentType::const_new("application/octet-stream"));
+    let compress = DefaultPredicate::new()
+        .and(NotForContentType::const_new("application/octet-stream"))
+        // An event is sent when it happens, not when a block of the compressor is full.
+        .and(NotForContentType::const_new("text/event-stream"));
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
@@ -174,7 +185,8 @@ async fn no_route(request: Request) -> Response {
 /// Authenticates, authorises, runs. Every route goes through here.
 async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request: Request) -> Response {
     let began = std::time::Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = std::sync::Mutex::new(parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
     let head = parts.method == Method::HEAD;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
     let mut call = Call {
@@ -182,6 +194,7 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
         who: None,
         peer,
         stopping: parts.extensions.get::<Stopping>().cloned(),
+        upgrade,
         noun: route.noun,
         query: Query::parse(parts.uri.query()),
         params: params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),

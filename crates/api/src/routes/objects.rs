@@ -2,6 +2,7 @@
 
 use http::Method;
 use isobar_model::patch::{Patch, Target};
+use isobar_model::table::MadeBy;
 use isobar_model::{ApiError, Noun, Object};
 use isobar_objects::{Objects, Principal};
 use serde_json::Value;
@@ -17,11 +18,17 @@ pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     let may = |action, on| right(noun.name, action, on);
     // HEAD is served by the rows for GET.
     table.add(Method::GET, &all, may("list", On::Some), list);
-    table.add(Method::POST, &all, may("create", On::All), create);
     table.add(Method::GET, &one, may("get", On::Key), get);
-    table.add(Method::PATCH, &one, may("update", On::Key), patch);
-    table.add(Method::PUT, &one, may("update", On::Key), replace);
-    table.add(Method::DELETE, &one, may("delete", On::Key), delete);
+    if noun.made_by == MadeBy::Clients {
+        table.add(Method::POST, &all, may("create", On::All), create);
+    }
+    if matches!(noun.made_by, MadeBy::Clients | MadeBy::Request) {
+        table.add(Method::PATCH, &one, may("update", On::Key), patch);
+        table.add(Method::PUT, &one, may("update", On::Key), replace);
+    }
+    if noun.made_by != MadeBy::Programs {
+        table.add(Method::DELETE, &one, may("delete", On::Key), delete);
+    }
 }
 
 /// Meta of all types that have one.
@@ -30,7 +37,9 @@ pub(super) fn add_meta(table: &mut Table) {
         table.noun = Some(noun);
         let path = format!("/api/v3/meta/{}/{{*key}}", noun.name);
         table.add(Method::GET, &path, right(noun.name, "get", On::Key), meta);
-        table.add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta);
+        if noun.made_by != MadeBy::Programs {
+            table.add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta);
+        }
     }
     table.noun = None;
 }
@@ -74,7 +83,7 @@ impl View {
         noun: &'static Noun,
         object: &Object,
     ) -> Result<Object, ApiError> {
-        let key = noun.key_of(object);
+        let key = &*noun.key_of(object);
         if self.decode {
             auth::check(who, noun.name, "getSecure", key)?;
         }

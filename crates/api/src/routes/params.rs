@@ -50,7 +50,7 @@ impl Asked {
         }
         let own_key = isobar_model::noun(self.model)
             .zip(objects.find(self.model, &self.key)?)
-            .map_or_else(|| self.key.clone(), |(noun, object)| noun.key_of(&object).to_owned());
+            .map_or_else(|| self.key.clone(), |(noun, object)| noun.key_of(&object).into_owned());
         auth::check(who, self.model, "getSecure", &own_key)
     }
 }

@@ -92,7 +92,12 @@ async fn password(mut call: Call) -> Answer {
     let object = call
         .objects(move |objects, who| {
             let _turn = turn;
-            objects.set_password(&user, &new.password, who)
+            objects
+                .set_password(&user, &new.password, who)
+                .map_err(|e| match e.code {
+                    404 => e.with_type("PUT"),
+                    _ => e,
+                })
         })
         .await?;
     let shown = call.noun.map_or_else(|| (*object).clone(), |noun| noun.public(&object));

@@ -17,9 +17,10 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isobar_api::boots::{AvailableAction, Boots, Checkin, Exchange, Heartbeat};
-use isobar_api::{AppState, Handle, Limits, Server, ServerInfo, TlsIdentity};
+use isobar_api::{AppState, Handle, Limits, Plugins, Server, ServerInfo, TlsIdentity};
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile};
 use isobar_model::ApiError;
+use isobar_model::content::Pack;
 use isobar_objects::{Objects, Options};
 use isobar_store::{SqliteStore, Vault};
 use rustls_pki_types::pem::PemObject;
@@ -46,9 +47,18 @@ impl Rig {
     }
 
     pub async fn limited(limits: Limits) -> Self {
+        Self::with(limits, Plugins::default(), Vec::new()).await
+    }
+
+    pub async fn with_plugins(plugins: Plugins, layers: Vec<Pack>) -> Self {
+        Self::with(Limits::default(), plugins, layers).await
+    }
+
+    async fn with(limits: Limits, plugins: Plugins, layers: Vec<Pack>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
             first_user: ("rocketskates".to_owned(), Some(PASSWORD.to_owned())),
+            layers,
             ..Options::default()
         };
         // Opening commits, and waits for it.
@@ -72,7 +82,8 @@ impl Rig {
             Arc::clone(&blobs),
             dir.path().to_path_buf(),
             info,
-        );
+        )
+        .with_plugins(plugins);
         let (cert, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
         let tls =
             TlsIdentity::load_or_make(&cert, &key, &["localhost".into()], &["127.0.0.1".parse().unwrap()]).unwrap();

@@ -89,6 +89,14 @@ pub(super) const FILES: &[Verb] = &[
         "files download images/a.txt",
     ),
     verb(
+        "static",
+        "[path]",
+        Arity::Exactly(1),
+        static_file,
+        "Writes what machines get at a path of the file plane to standard output",
+        "files static default.ipxe",
+    ),
+    verb(
         "destroy",
         "[name]",
         Arity::Exactly(1),
@@ -180,6 +188,16 @@ fn send(session: &Session, client: &Client, noun: &str, source: &str, name: &str
 fn download(session: &Session, call: &Call) -> Result<Output, CliError> {
     let answer = session.client()?.download(&route(call.noun, call.arg(0)), 0)?;
     to_stdout(session, &mut answer.reader())?;
+    Ok(Output::Nothing)
+}
+
+fn static_file(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let client = session.client()?;
+    let info: Value = client.get("/api/v3/info")?;
+    let port = info["file_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let port = port.ok_or_else(|| CliError::text("the server does not say where its files are"))?;
+    let path = format!("/{}", escape_rest(call.arg(0).trim_start_matches('/')));
+    to_stdout(session, &mut client.static_file(port, &path)?.reader())?;
     Ok(Output::Nothing)
 }
 

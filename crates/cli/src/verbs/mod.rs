@@ -5,12 +5,15 @@
 mod actions;
 mod blobs;
 mod boots;
+mod contents;
 mod discs;
+mod jobs;
 mod machines;
 mod meta;
 mod objects;
 mod params;
 mod services;
+mod subnets;
 mod wait;
 
 use clap::ArgMatches;
@@ -147,7 +150,7 @@ pub(crate) const SERVICES: &[Service] = &[
     Service {
         name: "contents",
         about: "Content packs: sets of objects that belong together.",
-        verbs: &[services::CONTENTS],
+        verbs: &[contents::VERBS],
         own: false,
     },
     Service {
@@ -212,6 +215,9 @@ const OBJECT_VERBS: &[&[Verb]] = &[
 
 const NOUN_VERBS: &[(&str, &[Verb])] = &[
     ("machines", machines::VERBS),
+    ("machines", jobs::OF_MACHINES),
+    ("jobs", jobs::VERBS),
+    ("subnets", subnets::VERBS),
     ("stages", machines::STAGE_VERBS),
     ("workflows", machines::WORKFLOW_VERBS),
     ("users", services::USERS),

@@ -76,65 +76,6 @@ pub(super) const PREFS: &[Verb] = &[
     ),
 ];
 
-pub(super) const CONTENTS: &[Verb] = &[
-    verb(
-        "list",
-        "",
-        Arity::Exactly(0),
-        plain,
-        "Lists the content packs",
-        "contents list",
-    ),
-    verb(
-        "show",
-        "[id]",
-        Arity::Exactly(1),
-        one,
-        "Shows a content pack with all it holds",
-        "contents show BasicStore",
-    ),
-    verb(
-        "exists",
-        "[id]",
-        Arity::Exactly(1),
-        objects::exists,
-        "Succeeds if the content pack exists",
-        "contents exists BasicStore",
-    ),
-    verb(
-        "create",
-        "[json]",
-        Arity::Exactly(1),
-        create_content,
-        "Adds a content pack from JSON, YAML or a file",
-        "contents create pack.yaml",
-    ),
-    verb(
-        "update",
-        "[id] [json]",
-        Arity::Exactly(2),
-        update_content,
-        "Replaces a content pack",
-        "contents update pack pack.yaml",
-    ),
-    verb(
-        "upload",
-        "[json]",
-        Arity::Exactly(1),
-        upload_content,
-        "Adds a content pack, or replaces the one of that name",
-        "contents upload pack.yaml",
-    ),
-    verb(
-        "destroy",
-        "[id]",
-        Arity::Exactly(1),
-        destroy_content,
-        "Removes a content pack",
-        "contents destroy pack",
-    ),
-];
-
 pub(super) const USERS: &[Verb] = &[
     verb(
         "password",
@@ -154,7 +95,7 @@ pub(super) const USERS: &[Verb] = &[
     ),
 ];
 
-fn plain(session: &Session, call: &Call) -> Result<Output, CliError> {
+pub(super) fn plain(session: &Session, call: &Call) -> Result<Output, CliError> {
     let value = session.client()?.get(&path!("api", "v3", call.noun))?;
     let columns: &[&str] = match call.noun {
         "interfaces" => &["Name", "Index", "Addresses", "ActiveAddress", "Gateway"],
@@ -184,7 +125,7 @@ fn summaries(value: Value, session: &Session) -> Value {
     }
 }
 
-fn one(session: &Session, call: &Call) -> Result<Output, CliError> {
+pub(super) fn one(session: &Session, call: &Call) -> Result<Output, CliError> {
     Ok(Output::json(session.client()?.get(&path!(
         "api",
         "v3",
@@ -205,42 +146,6 @@ fn set_prefs(session: &Session, call: &Call) -> Result<Output, CliError> {
         _ => return Err(call.misuse("settings are pairs of name and value; one is missing")),
     };
     Ok(Output::json(session.client()?.post("/api/v3/prefs", &prefs)?))
-}
-
-fn create_content(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let pack = input::map(session.host, call.arg(0), "a content pack")?;
-    Ok(Output::json(session.client()?.post("/api/v3/contents", &pack)?))
-}
-
-fn update_content(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let pack = input::map(session.host, call.arg(1), "a content pack")?;
-    Ok(Output::json(
-        session
-            .client()?
-            .put(&path!("api", "v3", "contents", call.arg(0)), &pack)?,
-    ))
-}
-
-fn upload_content(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let pack = input::map(session.host, call.arg(0), "a content pack")?;
-    let name = pack["meta"]["Name"].as_str().unwrap_or_default();
-    let client = session.client()?;
-    let route = path!("api", "v3", "contents", name);
-    let there = !name.is_empty() && client.request(Method::GET, &route).send().is_ok();
-    let answer = if there {
-        client.put(&route, &pack)?
-    } else {
-        client.post("/api/v3/contents", &pack)?
-    };
-    Ok(Output::json(answer))
-}
-
-fn destroy_content(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let name = call.arg(0);
-    session
-        .client()?
-        .delete::<Value>(&path!("api", "v3", "contents", name))?;
-    Ok(Output::Text(format!("Deleted content {name}\n")))
 }
 
 fn password(session: &Session, call: &Call) -> Result<Output, CliError> {

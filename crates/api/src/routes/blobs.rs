@@ -1,0 +1,153 @@
+//! Uploaded files and ISOs. Their names are rows, their bytes blobs: no name is ever a path on a disk.
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::response::Response;
+use futures_util::stream;
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use isobar_files::range::{self, RangeOutcome};
+use isobar_image::blob::BlobId;
+use isobar_model::ApiError;
+use isobar_objects::{BlobKind, StoredBlob};
+use serde_json::json;
+
+use super::{On, Table, bases, right};
+use crate::call::Call;
+use crate::reply::{self, Answer};
+
+const SHA256: HeaderName = HeaderName::from_static("x-drp-sha256sum");
+/// Bytes read at a time.
+const CHUNK: u64 = 256 * 1024;
+
+pub(super) fn add(table: &mut Table) {
+    for kind in [BlobKind::Files, BlobKind::Isos] {
+        let (scope, all) = (kind.name(), format!("/api/v3/{}", kind.name()));
+        let one = match kind {
+            BlobKind::Files => format!("{all}/{{*key}}"),
+            BlobKind::Isos => format!("{all}/{{key}}"),
+        };
+        let may = |action, on| right(scope, action, on);
+        table.add(Method::GET, &all, may("list", On::All), move |call| list(call, kind));
+        table.add(Method::GET, &one, may("get", On::Key), move |call| get(call, kind));
+        table.add(Method::POST, &one, may("post", On::Key), move |call| upload(call, kind));
+        table.add(Method::DELETE, &one, may("delete", On::Key), move |call| {
+            delete(call, kind)
+        });
+    }
+}
+
+fn refused(call: &Call, kind: BlobKind, code: u16, text: &str) -> ApiError {
+    ApiError::new(code, call.method.as_str(), kind.name(), call.key(), text)
+}
+
+async fn list(call: Call, kind: BlobKind) -> Answer {
+    let folder = call.query.get("path").unwrap_or_default().to_owned();
+    let names = call
+        .objects(move |objects, _| objects.blob_names(kind, &folder))
+        .await?;
+    match names {
+        Some(names) => reply::ok(&names),
+        None => Err(refused(&call, kind, 404, "no such directory")),
+    }
+}
+
+async fn get(call: Call, kind: BlobKind) -> Answer {
+    let name = call.key().to_owned();
+    let found = call.objects(move |objects, _| objects.blob(kind, &name)).await?;
+    let missing = match kind {
+        BlobKind::Files => "Not a regular file",
+        BlobKind::Isos => "no such iso",
+    };
+    let found = found.ok_or_else(|| refused(&call, kind, 404, missing))?;
+    let id: BlobId = found
+        .blob
+        .parse()
+        .map_err(|_| refused(&call, kind, 500, "the name of its blob is damaged"))?;
+    let blobs = Arc::clone(&call.app.blobs);
+    let file = bases::blocking(&call, move || blobs.file(&id)).await?;
+    let asked = call.headers.get(RANGE).and_then(|value| value.to_str().ok());
+    let (status, part, content_range) = match range::parse(asked, found.size) {
+        RangeOutcome::Whole => (StatusCode::OK, 0..found.size, None),
+        RangeOutcome::Part(part) => {
+            let text = range::content_range(&part, found.size);
+            (StatusCode::PARTIAL_CONTENT, part, Some(text))
+        }
+        RangeOutcome::Unsatisfiable => (
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            0..0,
+            Some(range::unsatisfied(found.size)),
+        ),
+    };
+    let length = part.end - part.start;
+    let mut answer = Response::new(body(Arc::new(file), part));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_LENGTH, length.into());
+    let texts = [
+        (SHA256, Some(found.blob.clone())),
+        (ETAG, Some(format!("\"{}\"", found.blob))),
+        (CONTENT_RANGE, content_range),
+    ];
+    for (name, text) in texts {
+        if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    Ok(answer)
+}
+
+/// A part of a file, read as it is taken.
+fn body(file: Arc<std::fs::File>, part: std::ops::Range<u64>) -> Body {
+    let chunks = stream::try_unfold((file, part), |(file, part)| async move {
+        let length = usize::try_from((part.end - part.start).min(CHUNK)).unwrap_or(0);
+        if length == 0 {
+            return Ok(None);
+        }
+        let reader = Arc::clone(&file);
+        let read = move || {
+            let mut chunk = vec![0; length];
+            reader.read_exact_at(&mut chunk, part.start).map(|()| chunk)
+        };
+        let chunk = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(std::io::Error::other)??;
+        let rest = part.start + length as u64..part.end;
+        Ok::<_, std::io::Error>(Some((Bytes::from(chunk), (file, rest))))
+    });
+    Body::from_stream(chunks)
+}
+
+async fn upload(mut call: Call, kind: BlobKind) -> Answer {
+    let mut file = bases::receive(&mut call).await?;
+    let blobs = Arc::clone(&call.app.blobs);
+    let (id, size) = bases::blocking(&call, move || blobs.import(&mut file)).await?;
+    let (name, blob) = (call.key().to_owned(), id.to_string());
+    let stored = StoredBlob { blob, size };
+    let path = call
+        .objects(move |objects, _| objects.name_blob(kind, &name, &stored))
+        .await?;
+    let path = match kind {
+        BlobKind::Files => format!("/{path}"),
+        BlobKind::Isos => path,
+    };
+    reply::created(&json!({ "Path": path, "Size": size }))
+}
+
+async fn delete(call: Call, kind: BlobKind) -> Answer {
+    let name = call.key().to_owned();
+    let gone = call.objects(move |objects, _| objects.forget_blob(kind, &name)).await?;
+    let missing = match kind {
+        BlobKind::Files => "Unable to delete",
+        BlobKind::Isos => "no such iso",
+    };
+    match gone {
+        // The bytes stay: an image that is being read, or the same upload once more, may have them too.
+        Some(_) => Ok(reply::empty(StatusCode::NO_CONTENT)),
+        None => Err(refused(&call, kind, 404, missing)),
+    }
+}

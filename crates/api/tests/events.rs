@@ -1,0 +1,198 @@
+//! The feed of changes, by websocket and by Server-Sent Events.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use common::{PASSWORD, Rig};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// A websocket client that can do what drpcli does.
+struct Socket(TlsStream<TcpStream>);
+
+impl Socket {
+    async fn open(rig: &Rig, authorization: &str) -> (Self, String) {
+        let mut stream = rig.tls().await.unwrap();
+        let head = format!(
+            "GET /api/v3/ws HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\nConnection: Upgrade\r\nUpgrade: \
+             websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        (Self(stream), String::from_utf8(answer).unwrap())
+    }
+
+    async fn frame(&mut self, opcode: u8, payload: &[u8]) {
+        let mut frame = vec![0x80 | opcode, 0x80 | u8::try_from(payload.len()).unwrap(), 1, 2, 3, 4];
+        frame.extend(
+            payload
+                .iter()
+                .zip([1, 2, 3, 4].iter().cycle())
+                .map(|(byte, mask)| byte ^ mask),
+        );
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.frame(1, text.as_bytes()).await;
+    }
+
+    /// The next frame but pings; none at the end.
+    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            let opcode = self.0.read_u8().await.ok()? & 0x0f;
+            let length = match self.0.read_u8().await.ok()? {
+                126 => usize::from(self.0.read_u16().await.ok()?),
+                127 => usize::try_from(self.0.read_u64().await.ok()?).ok()?,
+                short => usize::from(short),
+            };
+            let mut payload = vec![0; length];
+            self.0.read_exact(&mut payload).await.ok()?;
+            if opcode != 9 {
+                return Some((opcode, payload));
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Value {
+        serde_json::from_slice(&self.next().await.unwrap().1).unwrap()
+    }
+}
+
+fn basic() -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("rocketskates:{PASSWORD}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_tells_what_was_registered_for_and_nothing_else() {
+    let rig = Rig::start().await;
+    let (mut socket, head) = Socket::open(&rig, &basic()).await;
+    assert!(
+        head.starts_with("HTTP/1.1 101 ") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        "{head}"
+    );
+    socket.say("register machines.*.*").await;
+    let told = socket.event().await;
+    assert_eq!(
+        (&told["Type"], &told["Action"]),
+        (&json!("websocket"), &json!("register"))
+    );
+    assert_eq!((&told["Key"], &told["Object"]), (&json!("machines.*.*"), &Value::Null));
+
+    rig.post("/api/v3/profiles", json!({"Name": "p1"})).await;
+    let uuid = rig.machine("mach-01").await;
+    let created = socket.event().await;
+    assert_eq!(
+        (&created["Type"], &created["Action"], &created["Key"]),
+        (&json!("machines"), &json!("create"), &json!(uuid))
+    );
+    assert_eq!(
+        (&created["Object"]["Name"], &created["Original"]),
+        (&json!("mach-01"), &Value::Null)
+    );
+    let ops = json!([{"op": "replace", "path": "/Description", "value": "x"}]);
+    rig.ask("PATCH", "/api/v3/machines/Name:mach-01")
+        .json(&ops)
+        .send()
+        .await;
+    let updated = socket.event().await;
+    assert_eq!(
+        (&updated["Original"]["Description"], &updated["Object"]["Description"]),
+        (&json!(""), &json!("x"))
+    );
+
+    socket.say("deregister machines.*.*").await;
+    assert_eq!(socket.event().await["Action"], "deregister");
+    rig.machine("mach-02").await;
+    // An answer to a ping shows that nothing came before it.
+    socket.frame(9, b"hello").await;
+    assert_eq!(socket.next().await, Some((10, b"hello".to_vec())));
+    socket.say("what?").await;
+    assert_eq!(socket.next().await, None, "who says nonsense is let go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_learns_of_itself_alone() {
+    let rig = Rig::start().await;
+    let (own, other) = (rig.machine("mach-01").await, rig.machine("mach-02").await);
+    let token = rig.machine_token(&own).await;
+    let (mut socket, _) = Socket::open(&rig, &format!("Bearer {token}")).await;
+    socket.say("register *.*.*").await;
+    socket.event().await;
+    let ops = json!([{"op": "replace", "path": "/Description", "value": "x"}]);
+    rig.post("/api/v3/profiles", json!({"Name": "p1"})).await;
+    for uuid in [&other, &own] {
+        rig.ask("PATCH", &format!("/api/v3/machines/{uuid}"))
+            .json(&ops)
+            .send()
+            .await;
+    }
+    assert_eq!(socket.event().await["Key"], json!(own));
+    let (_, head) = Socket::open(&rig, "Bearer made-up").await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert_eq!(rig.get("/api/v3/ws").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_replays_from_a_revision_and_goes_on() {
+    let rig = Rig::start().await;
+    let first = rig.machine("mach-01").await;
+    let mut stream = rig.tls().await.unwrap();
+    let head = format!(
+        "GET /isobar/v1/events?after=0&pattern=machines.*.* HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\r\n",
+        basic()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    let mut chunk = [0; 4096];
+    while !text.contains(&first) {
+        let n = stream.read(&mut chunk).await.unwrap();
+        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
+    }
+    assert!(
+        text.contains("text/event-stream") && text.contains("event: machines.create"),
+        "{text}"
+    );
+    assert!(!text.contains("event: profiles"), "{text}");
+    let second = rig.machine("mach-02").await;
+    while !text.contains(&second) {
+        let n = stream.read(&mut chunk).await.unwrap();
+        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
+    }
+    assert_eq!(rig.get("/isobar/v1/events?after=x").await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_ones_own_are_no_forgeries() {
+    let rig = Rig::start().await;
+    let (mut socket, _) = Socket::open(&rig, &basic()).await;
+    socket.say("register mine.*.*").await;
+    socket.event().await;
+    let forged = rig
+        .post(
+            "/api/v3/events",
+            json!({"Type": "machines", "Action": "delete", "Key": "x"}),
+        )
+        .await;
+    assert_eq!(forged.status, 400);
+    let posted = rig
+        .post(
+            "/api/v3/events",
+            json!({"Type": "mine", "Action": "did", "Key": "a.b", "Object": {"x": 1}}),
+        )
+        .await;
+    assert_eq!(posted.status, 204);
+    let told = socket.event().await;
+    assert_eq!(
+        (&told["Key"], &told["Object"], &told["Principal"]),
+        (&json!("a.b"), &json!({"x": 1}), &json!("user:rocketskates"))
+    );
+}

@@ -1,0 +1,60 @@
+//! What a path of the file plane stands for: boot images, then uploaded files, then what templates make of it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use isobar_boot::ServerAddr;
+use isobar_files::{Denied, ImageResolver, Opened};
+use isobar_objects::{BlobKind, Objects, ServedAt};
+
+/// The boots' images first: their names are tokens, and nothing may stand in front of them.
+pub(crate) struct Plane {
+    pub(crate) images: Arc<dyn ImageResolver>,
+    pub(crate) objects: Objects,
+    pub(crate) addr: ServerAddr,
+}
+
+impl Plane {
+    fn uploaded(&self, path: &str) -> Option<Opened> {
+        let (kind, name) = [BlobKind::Files, BlobKind::Isos]
+            .into_iter()
+            .find_map(|kind| Some((kind, path.strip_prefix(kind.name())?.strip_prefix('/')?)))?;
+        let stored = self.objects.blob(kind, name).ok()??;
+        let (id, len) = (stored.blob.parse().ok()?, stored.size);
+        Some(Opened::Blob { id, len })
+    }
+
+    fn rendered(&self, path: &str, peer: IpAddr) -> Option<Opened> {
+        let files = self.addr.machine_files_url(None, Some(peer)).ok()?;
+        let host = files.strip_prefix("http://").unwrap_or(&files);
+        let at = ServedAt {
+            address: host.rsplit_once(':').map_or(host, |(host, _)| host).to_owned(),
+            api: self.addr.machine_api_url(None, Some(peer)).ok()?,
+            files,
+        };
+        match self.objects.rendered_file(path, &at) {
+            Ok(text) => Some(Opened::Bytes {
+                body: Bytes::from(text?),
+                content_type: "text/plain; charset=utf-8",
+            }),
+            Err(error) => {
+                // The requester is told nothing: it has not said who it is.
+                tracing::warn!(path, %peer, %error, "a template of the file plane does not render");
+                None
+            }
+        }
+    }
+}
+
+impl ImageResolver for Plane {
+    fn open(&self, path: &str, peer: IpAddr) -> Result<Opened, Denied> {
+        match self.images.open(path, peer) {
+            Err(Denied::NotFound) => {}
+            other => return other,
+        }
+        let path = path.trim_start_matches('/');
+        let found = self.uploaded(path).or_else(|| self.rendered(path, peer));
+        found.ok_or(Denied::NotFound)
+    }
+}

@@ -1,0 +1,329 @@
+//! Templates rendered per fetch: the files of machines in a boot environment or stage, those for hosts that nobody
+//! knows, and what the agent runs for a task.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use isobar_model::repos::{self, Repo};
+use isobar_model::{ApiError, Lookup, Object, bootenv, list, text};
+use isobar_template::{BootFiles, Repos, Scope};
+use serde_json::Value;
+
+use crate::Objects;
+use crate::view::View;
+
+/// More parts of a path than this name no machine.
+const MAX_PARTS: usize = 8;
+
+/// Where the requester sees this server.
+#[derive(Clone, Debug, Default)]
+pub struct ServedAt {
+    /// Host or address.
+    pub address: String,
+    /// Base URL of the file plane.
+    pub files: String,
+    /// Base URL of the API.
+    pub api: String,
+}
+
+/// What templates are rendered for.
+pub(crate) struct Rendered {
+    scope: Arc<dyn Scope>,
+    objects: Objects,
+}
+
+#[derive(Clone)]
+struct World {
+    objects: Objects,
+    machine: Option<Arc<Object>>,
+    env: Option<Arc<Object>>,
+    stage: Option<Arc<Object>>,
+    task: Option<Arc<Object>>,
+    path: Option<String>,
+    mac: Option<String>,
+    at: ServedAt,
+}
+
+impl Rendered {
+    /// What a task's templates see.
+    pub(crate) fn for_task(
+        objects: &Objects,
+        machine: &Arc<Object>,
+        task: &Arc<Object>,
+        at: &ServedAt,
+    ) -> Result<Self, ApiError> {
+        let mut world = World::of_machine(objects, machine, at)?;
+        world.task = Some(Arc::clone(task));
+        Ok(world.rendered())
+    }
+
+    pub(crate) fn text(&self, name: &str, source: &str) -> Result<String, String> {
+        isobar_template::render(name, source, &self.scope).map_err(|e| e.to_string())
+    }
+
+    /// The content of a template info of `owner`: its own, or that of the template it names.
+    pub(crate) fn content(&self, owner: &str, info: &Value) -> Result<String, String> {
+        let member = |name: &str| info.get(name).and_then(Value::as_str).unwrap_or_default();
+        let id = member("ID");
+        if id.is_empty() {
+            return self.text(&format!("{owner}/{}", member("Name")), member("Contents"));
+        }
+        let template = self.objects.find("templates", id).map_err(|e| e.to_string())?;
+        let template = template.ok_or_else(|| format!("there is no template {id}"))?;
+        self.text(id, text(&template, "Contents"))
+    }
+}
+
+impl World {
+    fn of_machine(objects: &Objects, machine: &Arc<Object>, at: &ServedAt) -> Result<Self, ApiError> {
+        Ok(World {
+            objects: objects.clone(),
+            env: objects.find("bootenvs", text(machine, "BootEnv"))?,
+            stage: objects.find("stages", text(machine, "Stage"))?,
+            machine: Some(Arc::clone(machine)),
+            task: None,
+            path: None,
+            mac: None,
+            at: at.clone(),
+        })
+    }
+
+    fn rendered(self) -> Rendered {
+        Rendered {
+            objects: self.objects.clone(),
+            scope: Arc::new(self),
+        }
+    }
+
+    /// The file of this path, if a template of boot environment or stage is for it.
+    fn file(&self, wanted: &str) -> Option<Result<String, String>> {
+        for owner in [&self.env, &self.stage].into_iter().flatten() {
+            let infos = owner.get("Templates").and_then(Value::as_array).into_iter().flatten();
+            for info in infos {
+                let source = info.get("Path").and_then(Value::as_str).unwrap_or_default();
+                // A file for each address where the path asks for one.
+                let macs: Vec<Option<String>> = match (&self.machine, source.contains(".MacAddr")) {
+                    (Some(machine), true) => list(machine, "HardwareAddrs").map(|mac| Some(mac.to_owned())).collect(),
+                    _ => vec![None],
+                };
+                for mac in macs {
+                    let world = World {
+                        mac,
+                        path: Some(wanted.to_owned()),
+                        ..self.clone()
+                    };
+                    let rendered = world.rendered();
+                    let name = text(owner, "Name");
+                    // A path that cannot be rendered for this machine (no address) is none of its files.
+                    if rendered
+                        .text(name, source)
+                        .is_ok_and(|path| path.trim_start_matches('/') == wanted)
+                    {
+                        return Some(rendered.content(name, info));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn machine_arch(&self) -> &str {
+        self.machine.as_ref().map_or("amd64", |machine| text(machine, "Arch"))
+    }
+
+    fn env_or_error(&self) -> Result<&Arc<Object>, String> {
+        self.env
+            .as_ref()
+            .ok_or_else(|| "there is no boot environment here".to_owned())
+    }
+}
+
+impl Scope for World {
+    fn machine(&self) -> Option<Object> {
+        let mut machine = Object::clone(self.machine.as_ref()?);
+        // Params are read through `.Param`, which refuses secrets; the other is the root of the machine's tokens.
+        machine.shift_remove("Params");
+        machine.shift_remove("Secret");
+        Some(machine)
+    }
+
+    fn env(&self) -> Option<Object> {
+        self.env.as_ref().map(|env| Object::clone(env))
+    }
+
+    fn stage(&self) -> Option<Object> {
+        self.stage.as_ref().map(|stage| Object::clone(stage))
+    }
+
+    fn task(&self) -> Option<Object> {
+        self.task.as_ref().map(|task| Object::clone(task))
+    }
+
+    fn path(&self) -> Option<String> {
+        self.path.clone()
+    }
+
+    fn provisioner_address(&self) -> Result<String, String> {
+        Ok(self.at.address.clone())
+    }
+
+    fn provisioner_url(&self) -> Result<String, String> {
+        Ok(self.at.files.clone())
+    }
+
+    fn api_url(&self) -> Result<String, String> {
+        Ok(self.at.api.clone())
+    }
+
+    fn param(&self, name: &str) -> Result<Option<Value>, String> {
+        let found = match &self.machine {
+            Some(machine) => self.objects.resolve_in("machines", machine, name),
+            None => match self.objects.find("profiles", "global") {
+                Ok(Some(global)) => self.objects.resolve_in("profiles", &global, name),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            },
+        };
+        let Some(found) = found.map_err(|e| e.to_string())? else {
+            return Ok(None);
+        };
+        // The file plane asks for no credentials; and no machine is told how to get at its own BMC.
+        if found.secure && (self.task.is_none() || name.starts_with("ipmi/")) {
+            return Err(format!("the param {name} is secure and not for templates here"));
+        }
+        Ok(Some(found.value))
+    }
+
+    fn compose_param(&self, name: &str) -> Result<Option<Value>, String> {
+        match &self.machine {
+            Some(machine) => {
+                // For its check.
+                self.param(name)?;
+                self.objects
+                    .compose_in("machines", machine, name)
+                    .map_err(|e| e.to_string())
+            }
+            None => self.param(name),
+        }
+    }
+
+    fn template(&self, id: &str) -> Option<String> {
+        let template = self.objects.find("templates", id).ok()??;
+        Some(text(&template, "Contents").to_owned())
+    }
+
+    fn boot(&self, arch: Option<&str>) -> Result<BootFiles, String> {
+        let arch = arch.unwrap_or_else(|| self.machine_arch());
+        let files = bootenv::for_arch(self.env_or_error()?, arch).unwrap_or_default();
+        Ok(BootFiles {
+            kernel: files.kernel,
+            initrds: files.initrds,
+            boot_params: files.boot_params,
+        })
+    }
+
+    fn boot_path(&self, file: &str, arch: Option<&str>) -> Result<String, String> {
+        let arch = arch.unwrap_or_else(|| self.machine_arch());
+        Ok(bootenv::path_for(self.env_or_error()?, arch, file))
+    }
+
+    fn mac_addr(&self) -> Option<String> {
+        self.mac.clone()
+    }
+
+    fn repos(&self, which: Repos<'_>) -> Result<Vec<Value>, String> {
+        let all = self
+            .param(repos::PARAM)?
+            .map(|value| Repo::list(&value))
+            .unwrap_or_default();
+        let os = match &self.machine {
+            Some(machine) if !text(machine, "OS").is_empty() => text(machine, "OS"),
+            _ => self.env.as_ref().map(|env| bootenv::os_name(env)).unwrap_or_default(),
+        };
+        let arch = self.machine_arch();
+        let found = match which {
+            Repos::Tagged(tags) => all.into_iter().filter(|repo| repo.tagged(tags)).collect(),
+            Repos::Machine => repos::for_machine(&all, os, arch),
+            Repos::Install => repos::for_install(&all, os, arch),
+        };
+        Ok(found.iter().map(|repo| repo.shown(os)).collect())
+    }
+}
+
+impl Objects {
+    /// The file that a template makes of this path of the file plane (without leading slash), for whoever sees the server
+    /// at `at`. None when no template does.
+    ///
+    /// # Errors
+    /// Of the store; 422 when the template does not render.
+    pub fn rendered_file(&self, path: &str, at: &ServedAt) -> Result<Option<String>, ApiError> {
+        for machine in self.machines_named(path)? {
+            let world = World::of_machine(self, &machine, at)?;
+            if let Some(file) = world.file(path) {
+                return file
+                    .map(Some)
+                    .map_err(|e| ApiError::validation("machines", text(&machine, "Uuid"), e));
+            }
+        }
+        let Some(name) = self.pref("unknownBootEnv")? else {
+            return Ok(None);
+        };
+        let world = World {
+            objects: self.clone(),
+            machine: None,
+            env: self.find("bootenvs", &name)?,
+            stage: None,
+            task: None,
+            path: None,
+            mac: None,
+            at: at.clone(),
+        };
+        world
+            .file(path)
+            .transpose()
+            .map_err(|e| ApiError::validation("bootenvs", &name, e))
+    }
+
+    /// The machines that the parts of a path name: by UUID, name, address or MAC address.
+    fn machines_named(&self, path: &str) -> Result<Vec<Arc<Object>>, ApiError> {
+        let view = View::new(&self.core);
+        let mut keys: Vec<String> = Vec::new();
+        for part in path.split('/').take(MAX_PARTS) {
+            let stem = part.rsplit_once('.').map_or(part, |(stem, _)| stem);
+            for word in [part, stem] {
+                let word = word.strip_prefix("grub.cfg-").unwrap_or(word);
+                let bare = word.strip_prefix("01-").unwrap_or(word);
+                if uuid::Uuid::try_parse(word).is_ok() {
+                    keys.push(word.to_ascii_lowercase());
+                } else if let Some(address) = address(word) {
+                    keys.extend(Lookup::find(&view, "machines", "Address", &address.to_string()));
+                } else if bare.len() == 17 && bare.bytes().all(|b| b.is_ascii_hexdigit() || b":-".contains(&b)) {
+                    let mac = bare.replace('-', ":").to_ascii_lowercase();
+                    keys.extend(Lookup::find(&view, "machines", "HardwareAddrs", &mac));
+                    keys.extend(Lookup::find(
+                        &view,
+                        "machines",
+                        "HardwareAddrs",
+                        &mac.to_ascii_uppercase(),
+                    ));
+                } else {
+                    keys.extend(Lookup::find(&view, "machines", "Name", word));
+                }
+            }
+        }
+        view.sound()?;
+        keys.dedup();
+        Ok(keys
+            .iter()
+            .filter_map(|key| Lookup::get(&view, "machines", key))
+            .collect())
+    }
+}
+
+/// An address in dotted form, or as PXELINUX writes it: eight hex digits.
+fn address(word: &str) -> Option<IpAddr> {
+    let hex = || (word.len() == 8).then(|| u32::from_str_radix(word, 16).ok()).flatten();
+    word.parse()
+        .ok()
+        .or_else(|| hex().map(|bits| IpAddr::V4(Ipv4Addr::from(bits))))
+}
