@@ -1,6 +1,7 @@
 //! The commands of the house. The only place for them: README and CI call these and nothing else.
 
 mod bench;
+mod cases;
 mod demo;
 mod packages;
 mod peers;
@@ -24,6 +25,13 @@ cargo xtask COMMAND
   peers [validator] [sushy] [qemu-http] [sushy-emulator] [--keep]
           programs that others wrote, against isobar and its simulator (docs/peers.md): all of them, or those named
           --keep      leaves what was started running
+  cases [--dir DIR] [--cli PATH] [--tests A,B] [--have incrementer] [--show N] [--at-least PERCENT]
+          conformance cases of drpcli, each test function against a fresh server; prints the pass rate of each
+          --dir       folder of the cases (default ../shared/drp-cases; not there: skipped, with CI=true a failure)
+          --cli       the client (default: ours, called drpcli)
+          --have      features of the test bed without which cases are skipped (default incrementer)
+          --show      print that many failures in full
+          --at-least  fail below this rate
   test [--full]
           all tests; --full adds the demo with every firmware, 100 random kills and 1,000 machines
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
@@ -41,6 +49,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
         Some((&"peers", rest)) => peers::Options::parse(rest).and_then(|options| peers::peers(&options)),
+        Some((&"cases", rest)) => cases::Options::parse(rest).and_then(|options| cases::cases(&options)),
         Some((&"test", rest)) => test::test(rest),
         Some((&"bench", rest)) => match bench::bench(rest) {
             // It has said why.

@@ -224,7 +224,7 @@ fn commands_in_docs(wrong: &mut Vec<String>) -> Result<()> {
             let words: Vec<&str> = line.split_whitespace().skip_while(assigns).collect();
             match words.as_slice() {
                 ["cargo", "xtask", command, ..]
-                    if in_block && !["bench", "demo", "test", "tidy", "dist"].contains(command) =>
+                    if in_block && !["bench", "cases", "demo", "test", "tidy", "dist"].contains(command) =>
                 {
                     wrong.push(format!("{name}: `{line}`: no such command"));
                 }
