@@ -1,0 +1,145 @@
+//! What the operator is told when a boot ends without the machine: the reason, and what to look at.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use isobar_bmc::BmcError;
+
+use super::{Outcome, Saga};
+use crate::evidence::{Phase, Reading};
+use crate::reason::Reason;
+use crate::record::{Attempt, Row};
+use crate::settings::param;
+
+impl Saga {
+    /// BMCs have lost power commands: one that had no effect inside its deadline is sent once more. What it asks for
+    /// is not there yet, so that it cannot undo anything.
+    pub(super) fn again_or_stuck(&self, row: &mut Row, wanted: &str) -> Outcome {
+        if row.boot.tries > 0 {
+            return Outcome::Fail(self.power_stuck(row, wanted));
+        }
+        row.boot.tries = 1;
+        match wanted {
+            "off" => row.boot.forced_ms = None,
+            _ => row.boot.asked_ms = None,
+        }
+        let phase = row.boot.phase;
+        self.note(row, phase, "the power command had no effect: sending it once more");
+        Outcome::Stay(Duration::ZERO)
+    }
+
+    pub(super) fn power_stuck(&self, row: &Row, wanted: &str) -> Reason {
+        Reason::new(
+            "power-stuck",
+            format!(
+                "{} took the power command, but the machine is not {wanted}",
+                self.bmc_name(row)
+            ),
+            "look at the machine's console and the BMC's event log; it may want a BMC reset",
+        )
+    }
+
+    pub(super) fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
+        let message = format!(
+            "{} says that the image is inserted, but never asked for it, nor did the machine since its power-on",
+            self.bmc_name(row)
+        );
+        let hint = match row.boot.refused {
+            Some(reader) => refused_hint(reader, attempt),
+            None => format!(
+                "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that \
+                 it can; if it can, look at the machine's console: it may have booted from something else",
+                attempt.authority
+            ),
+        };
+        Reason::new("image-never-read", message, hint)
+    }
+
+    pub(super) fn nothing_read(&self, attempt: &Attempt) -> bool {
+        let reads = self.inner.follow(attempt);
+        reads.is_ok_and(|reads| reads.now(self.inner.now()).first.is_none())
+    }
+
+    /// The BMC said no to the insert. What it could not fetch, it says in many ways or not at all.
+    pub(super) fn insert_refused(&self, row: &mut Row, error: &BmcError) -> Reason {
+        let mut reason = Reason::of_bmc(error);
+        let Ok(attempt) = self.attempt(row) else { return reason };
+        self.strangers(row, &attempt);
+        let more = match row.boot.refused {
+            Some(reader) => refused_hint(reader, &attempt),
+            None if error.may_lack_route() && self.nothing_read(&attempt) => format!(
+                "the BMC has asked for nothing: check that it can reach {} (route, VLAN, firewall), or set \
+                 boot-virtual-iso-url to an address that it can",
+                attempt.authority
+            ),
+            None => return reason,
+        };
+        reason.hint = format!("{more}; {}", reason.hint);
+        reason
+    }
+
+    pub(super) fn not_booted_from_cd(&self, row: &Row) -> Reason {
+        Reason::new(
+            "not-booted-from-cd",
+            format!(
+                "{} is on, but has not read its virtual CD since: it booted from something else",
+                row.boot.machine_name
+            ),
+            "look at the machine's console and boot order; some firmware wants virtual media enabled as a boot device",
+        )
+    }
+
+    pub(super) fn read_stalled(&self, row: &Row, detail: &str) -> Reason {
+        Reason::new(
+            "read-stalled",
+            format!("{}: reading the image stopped: {detail}", row.boot.machine_name),
+            "look at the machine's console; a slow or broken link between BMC and isobar shows here too",
+        )
+    }
+
+    pub(super) fn agent_silent(&self, row: &Row, attempt: &Attempt, reading: &Reading) -> Reason {
+        let agent = format!(
+            "look at the machine's console for `isobar: agent:`; check network-data (interface, address, VLAN) and that \
+             the machine can reach {} (else set {})",
+            attempt.api,
+            param::SERVER_FOR_MACHINE
+        );
+        let (machine, detail) = (&row.boot.machine_name, &reading.detail);
+        match reading.phase {
+            Phase::Copied => Reason::new(
+                "agent-silent",
+                format!(
+                    "{machine}: the BMC took a copy of the image, so nobody sees whether the machine boots from it, and no \
+                     agent has checked in"
+                ),
+                format!("see on the console that it boots from its virtual CD, not from something else; then {agent}"),
+            ),
+            phase if phase < Phase::Kernel => Reason::new(
+                "loader-stopped",
+                format!("{machine} began to boot from its virtual CD and stopped before the kernel ({detail})"),
+                "look at its console: a Secure Boot violation and the wrong boot mode (BIOS, UEFI) end here",
+            ),
+            _ => Reason::new(
+                "agent-silent",
+                format!("{machine} has read the image ({detail}), but no agent has checked in"),
+                agent,
+            ),
+        }
+    }
+}
+
+/// Why the BMC's own reads may have been refused.
+fn refused_hint(reader: IpAddr, attempt: &Attempt) -> String {
+    format!(
+        "{reader} asked for the image and was refused, because only the BMC ({}) may read it: if it reads from there (NAT, a \
+         second address), add it to {}, or set {} to false",
+        listed(&attempt.bmc_ips),
+        param::IMAGE_PEERS,
+        param::STRICT
+    )
+}
+
+pub(super) fn listed(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    texts.join(", ")
+}

@@ -1,0 +1,266 @@
+//! From the decision who reboots the machine to power on: what changes the BMC.
+
+use std::time::Duration;
+
+use isobar_bmc::redfish::same_image;
+use isobar_bmc::{BootTarget, ErrorClass, PowerAction, PowerState};
+
+use super::blame::listed;
+use super::{ASK_AGENT, AWAIT, BOOT_ONCE, EJECT, INSERT, Order, Outcome, SHUT_DOWN, Saga, Stop, millis};
+use crate::evidence::{Phase, bytes};
+use crate::gate::{Answer, Verb};
+use crate::record::{Attempt, POWER_ON, Row, Way};
+use crate::state::lock;
+
+impl Saga {
+    /// Who reboots the machine.
+    pub(super) async fn decide(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let machine = row.boot.machine.clone();
+        if self
+            .inner
+            .agents
+            .live(&machine, self.inner.uptime())
+            .is_some_and(|agent| agent.root_in_memory)
+        {
+            row.boot.way = Some(Way::Agent);
+            return Ok(Outcome::Next(EJECT));
+        }
+        if let Some(pause) = self.inner.agent_may_return(&machine)? {
+            "waiting for the agent to be heard again after the restart".clone_into(&mut row.boot.detail);
+            return Ok(Outcome::Stay(pause));
+        }
+        let power = self.power(row).await?;
+        let way = if power != PowerState::Off && row.boot.leave_power {
+            Way::Operator
+        } else {
+            Way::Power
+        };
+        row.boot.way = Some(way);
+        Ok(Outcome::Next(if way == Way::Power { SHUT_DOWN } else { EJECT }))
+    }
+
+    /// Graceful shutdown with a deadline, then the power is cut, and it is seen to be off.
+    pub(super) async fn shut_down(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let timing = &self.inner.timing;
+        let now = self.inner.now_ms();
+        match self.power(row).await? {
+            PowerState::Off => {
+                self.inner.agents.forget(&row.boot.machine);
+                return Ok(Outcome::Next(EJECT));
+            }
+            // On its way already; it has as long as if we had asked.
+            PowerState::PoweringOff => drop(row.boot.asked_ms.get_or_insert(now)),
+            _ => {}
+        }
+        let graceful = row.boot.shutdown_ms.unwrap_or_else(|| millis(timing.shutdown()));
+        match row.boot.asked_ms {
+            None => {
+                row.boot.asked_ms = Some(now);
+                self.note(row, Phase::PoweringOff, "asking the operating system to shut down");
+                match self.change(row, Verb::Power(PowerAction::GracefulShutdown)).await {
+                    Ok(_) => {}
+                    Err(Stop::Bmc(error))
+                        if matches!(error.class, ErrorClass::Unsupported | ErrorClass::Refused)
+                            || row.boot.tries + 1 >= timing.tries =>
+                    {
+                        row.boot.tries = 0;
+
+                        row.boot.asked_ms = Some(now.saturating_sub(graceful));
+                    }
+                    Err(other) => {
+                        row.boot.asked_ms = None;
+                        return Err(other);
+                    }
+                }
+                Ok(Outcome::Stay(timing.poll()))
+            }
+            Some(asked) if now < asked + graceful => Ok(Outcome::Stay(timing.poll())),
+            Some(_) => match row.boot.forced_ms {
+                None => {
+                    row.boot.forced_ms = Some(now);
+                    self.note(row, Phase::PoweringOff, "cutting the power");
+                    if let Err(stop) = self.change(row, Verb::Power(PowerAction::ForceOff)).await {
+                        row.boot.forced_ms = None;
+                        return Err(stop);
+                    }
+                    Ok(Outcome::Stay(timing.poll()))
+                }
+                Some(forced) if now < forced + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
+                Some(_) => Ok(self.again_or_stuck(row, "off")),
+            },
+        }
+    }
+
+    pub(super) async fn eject(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        if row.boot.way == Some(Way::Operator) && self.foreign_root_may_be_mounted(row).await? {
+            self.note(
+                row,
+                Phase::Planned,
+                "waiting for the machine to be off: another image is in its virtual CD",
+            );
+            return Ok(Outcome::Stay(self.inner.timing.poll() * 5));
+        }
+        self.note(row, Phase::Ejecting, "ejecting what is in the virtual CD");
+        let ending = self
+            .inner
+            .live_attempts(&row.boot.machine, row.boot.attempt.as_deref())?;
+        self.change(row, Verb::Eject).await?;
+        self.inner.end_attempts(&ending).await?;
+        Ok(Outcome::Next(INSERT))
+    }
+
+    pub(super) async fn insert(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let attempt = self.placed(row).await?;
+        let url = self.inner.image_url(&attempt).map_err(Stop::Settings)?;
+        // Some BMCs read while they insert: the observer is there before the command is.
+        let reads = self.inner.follow(&attempt).map_err(Stop::Settings)?;
+        if row.boot.inserted {
+            // An earlier try or process may have got through.
+            if let Answer::Media(media) = self.look(row, Verb::Media).await?
+                && media.inserted
+                && media.image.as_deref().is_some_and(|image| same_image(image, &url))
+            {
+                self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
+                return Ok(Outcome::Next(BOOT_ONCE));
+            }
+        }
+        row.boot.inserted = true;
+        self.note(row, Phase::Inserting, "inserting the image");
+        let id = row.boot.id.clone();
+        let answer = {
+            let mut inserting = std::pin::pin!(self.change(row, Verb::Insert(url.clone())));
+            loop {
+                tokio::select! {
+                    answer = &mut inserting => break answer,
+                    // Some copy the whole image before they answer.
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        let seen = reads.now(self.inner.now());
+                        let (read, size) = (bytes(seen.bytes), bytes(attempt.size));
+                        let detail = format!("inserting the image; the BMC has read {read} of {size}");
+                        self.inner.show(&id, Phase::Inserting, &detail, &seen);
+                    }
+                }
+            }
+        };
+        // Whether what it shows is ours, the BMC's own reading back has judged.
+        answer?;
+        self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
+        Ok(Outcome::Next(BOOT_ONCE))
+    }
+
+    /// The attempt, with the addresses at which this process has reached the BMC: only there is a name of a BMC worth
+    /// anything.
+    pub(super) async fn placed(&self, row: &mut Row) -> Result<Attempt, Stop> {
+        if lock(&self.exchanges.addresses).is_empty() {
+            self.power(row).await?;
+        }
+        let addresses = lock(&self.exchanges.addresses).clone();
+        let placed = self.inner.place(self.attempt(row)?, &addresses).await;
+        placed.map_err(Stop::Settings)
+    }
+
+    /// Tells of readers that are not the BMC.
+    pub(super) fn strangers(&self, row: &mut Row, attempt: &Attempt) {
+        let Ok(reads) = self.inner.follow(attempt) else { return };
+        let seen = reads.now(self.inner.now());
+        let (now, phase) = (self.inner.now_ms(), row.boot.phase);
+        let bmc = listed(&attempt.bmc_ips);
+        if let Some(reader) = seen.elsewhere
+            && row.boot.elsewhere.is_none()
+        {
+            row.boot.elsewhere = Some(reader);
+            let text = format!("the image is read from {reader}, which is not the BMC ({bmc})");
+            row.boot.note(now, phase, &text);
+        }
+        if let Some(reader) = seen.refused
+            && row.boot.refused.is_none()
+        {
+            row.boot.refused = Some(reader);
+            let text = format!("{reader} asked for the image and was refused: it is not the BMC ({bmc})");
+            row.boot.note(now, phase, &text);
+        }
+    }
+
+    pub(super) async fn boot_once(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        row.boot.override_set = true;
+        self.note(row, Phase::BootOnce, "setting one-time boot from the virtual CD");
+        self.change(row, Verb::BootOnce(BootTarget::Cd)).await?;
+        Ok(Outcome::Next(match row.boot.way {
+            Some(Way::Agent) => ASK_AGENT,
+            Some(Way::Operator) => AWAIT,
+            Some(Way::Power) | None => POWER_ON,
+        }))
+    }
+
+    pub(super) async fn power_on(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        let timing = &self.inner.timing;
+        let power = self.power(row).await?;
+        if power == PowerState::On {
+            self.handed_over(row, Phase::Firmware, "machine is on");
+            return Ok(Outcome::Next(AWAIT));
+        }
+        let now = self.inner.now_ms();
+        match row.boot.asked_ms {
+            // A lazy BMC shows the old state for a while.
+            Some(asked) if now <= asked + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
+            Some(_) => Ok(self.again_or_stuck(row, "on")),
+            None => {
+                row.boot.asked_ms = Some(now);
+                self.note(row, Phase::PoweringOn, "switching the machine on");
+                // Reads from here on may be the machine's own.
+                self.inner.powered_on(&self.attempt(row)?);
+                if let Err(stop) = self.change(row, Verb::Power(PowerAction::On)).await {
+                    row.boot.asked_ms = None;
+                    return Err(stop);
+                }
+                Ok(Outcome::Stay(timing.poll()))
+            }
+        }
+    }
+
+    pub(super) async fn ask_agent(&mut self, row: &mut Row) -> Result<Outcome, Stop> {
+        let attempt = self.attempt(row)?;
+        let told = self.inner.agents.took_order(&row.boot.machine, &attempt.id);
+        if told || attempt.agent_up_ms.is_some() {
+            self.inner.agents.forget(&row.boot.machine);
+            self.inner.powered_on(&attempt);
+            self.handed_over(
+                row,
+                Phase::RebootAsked,
+                "the agent has been asked to reboot the machine",
+            );
+            return Ok(Outcome::Next(AWAIT));
+        }
+        let repeated = row.boot.asked_ms.is_some();
+        if !repeated {
+            // On disk first: after a crash it must be known that the machine may be on its way.
+            row.boot.asked_ms = Some(self.inner.now_ms());
+            self.save(row).await?;
+        }
+        let now = self.inner.uptime();
+        let order = self.order.get_or_insert(Order { since: now, repeated });
+        self.inner.agents.order_reboot(&row.boot.machine, &attempt.id);
+        if now.saturating_sub(order.since) < self.inner.timing.agent_reboot() {
+            self.note(
+                row,
+                Phase::BootOnce,
+                "waiting for the agent to take the order to reboot",
+            );
+            return Ok(Outcome::Stay(Duration::from_secs(1)));
+        }
+        if order.repeated {
+            // It may have rebooted into this very image: cutting its power now would be worse than waiting.
+            self.inner.powered_on(&attempt);
+            self.handed_over(
+                row,
+                Phase::RebootAsked,
+                "the agent may have rebooted the machine while isobar was away",
+            );
+            return Ok(Outcome::Next(AWAIT));
+        }
+        self.note(row, Phase::BootOnce, "the agent is silent: the power is cycled instead");
+        self.inner.agents.drop_order(&row.boot.machine, &attempt.id);
+        row.boot.way = Some(Way::Power);
+        Ok(Outcome::Next(SHUT_DOWN))
+    }
+}

@@ -1,0 +1,169 @@
+//! What is seen after the machine was handed over: reads, the agent, silence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isobar_bmc::PowerState;
+use isobar_bmc::redfish::same_image;
+
+use super::{Outcome, SETTLE, Saga, Stop, time_of};
+use crate::evidence::{Phase, Reading, bytes};
+use crate::gate::{Answer, Verb};
+use crate::reason::{Reason, worth_retrying};
+use crate::record::{Attempt, Row, ms_of};
+
+impl Saga {
+    /// Follows the reads until the agent is up, or a verdict is due.
+    pub(super) async fn await_agent(&mut self, row: &mut Row) -> Result<Outcome, Stop> {
+        let inner = Arc::clone(&self.inner);
+        let watching_since = *self.watching_since.get_or_insert(inner.uptime());
+        let (timing, now) = (&inner.timing, inner.now_ms());
+        let attempt = self.attempt(row)?;
+        if attempt.agent_up_ms.is_some() {
+            self.strangers(row, &attempt);
+            if let Ok(reads) = inner.follow(&attempt) {
+                self.catch_up(row, &reads.now(inner.now()).reading);
+            }
+            self.handed_over(row, Phase::AgentUp, "agent is up");
+            return Ok(Outcome::Next(SETTLE));
+        }
+        let Some(handed_over) = row.boot.handed_over_ms else {
+            return self.await_operator(row, &attempt).await;
+        };
+        let reads = inner.follow(&attempt).map_err(Stop::Settings)?;
+        self.strangers(row, &attempt);
+        reads.powered_on(time_of(handed_over));
+        let seen = reads.now(inner.now());
+        if let Some(first) = seen.first
+            && attempt.first_read_ms.is_none()
+        {
+            inner.first_read(&attempt, first, seen.elsewhere).await?;
+        }
+        let detail = match (seen.rate_bps, seen.reading.left) {
+            (Some(rate), Some(left)) if rate > 0.0 && left > 0 => format!(
+                "{}, {}/s, {:.0} s left",
+                seen.reading.detail,
+                bytes(rate as u64),
+                (left as f64 / rate).ceil()
+            ),
+            _ => seen.reading.detail.clone(),
+        };
+        inner.show(&row.boot.id, seen.reading.phase, &detail, &seen);
+        self.catch_up(row, &seen.reading);
+        // No verdict on a time in which nobody watched.
+        let watched = inner.uptime().saturating_sub(watching_since);
+        let since = |at: u64| Duration::from_millis(now.saturating_sub(at)).min(watched);
+        let verdict = match seen.progress {
+            None if attempt.first_read_ms.is_none() => {
+                (since(handed_over) > timing.first_read()).then(|| self.never_read(row, &attempt))
+            }
+            Some(_) if !seen.after_power_on && seen.reading.phase != Phase::Copied => {
+                (since(handed_over) > timing.first_read()).then(|| self.not_booted_from_cd(row))
+            }
+            _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => {
+                Some(self.read_stalled(row, &seen.reading.detail))
+            }
+            progress => {
+                let quiet_since = progress.map_or(handed_over, ms_of).max(handed_over);
+                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(row, &attempt, &seen.reading))
+            }
+        };
+        Ok(match verdict {
+            None => Outcome::Stay(Duration::from_secs(1)),
+            Some(reason) if seen.reading.phase == Phase::KernelStarted => Outcome::Fail(reason),
+            Some(reason) => Outcome::Fail(self.lost_medium(row, &attempt, &seen.reading).await.unwrap_or(reason)),
+        })
+    }
+
+    /// Writes into the history what the reads say, the phases between that went by unseen as well.
+    pub(super) fn catch_up(&self, row: &mut Row, reading: &Reading) {
+        if reading.phase <= Phase::KernelStarted {
+            for phase in [Phase::Grub, Phase::Kernel, Phase::Initrd] {
+                if row.boot.phase < phase && phase < reading.phase {
+                    self.note(row, phase, phase_began(phase));
+                }
+            }
+        }
+        if row.boot.phase < reading.phase {
+            let text = match reading.percent {
+                Some(_) => phase_began(reading.phase),
+                None => &reading.detail,
+            };
+            self.note(row, reading.phase, text);
+        }
+    }
+
+    /// A boot that got nowhere, because what it was to boot from is not there any more.
+    pub(super) async fn lost_medium(&self, row: &mut Row, attempt: &Attempt, reading: &Reading) -> Option<Reason> {
+        let url = self.inner.image_url(attempt).ok()?;
+        let Ok(Answer::Media(media)) = self.look(row, Verb::Media).await else {
+            return None;
+        };
+        let shows = match media.image.filter(|_| media.inserted) {
+            _ if !media.inserted => "its virtual CD is empty",
+            Some(image) if !same_image(&image, &url) => "another image is in its virtual CD",
+            _ => return None,
+        };
+        Some(Reason::new(
+            "media-lost",
+            format!(
+                "{} has lost the image: {shows} ({})",
+                self.bmc_name(row),
+                reading.detail
+            ),
+            "a BMC reset or another user's session takes media out, the BMC's event log tells; set the bootenv again",
+        ))
+    }
+
+    pub(super) async fn await_operator(&self, row: &mut Row, attempt: &Attempt) -> Result<Outcome, Stop> {
+        self.note(
+            row,
+            Phase::WaitingForPower,
+            "image and one-time boot are set; the power is left to the operator: cycle it when it suits",
+        );
+        let reads = self.inner.follow(attempt).map_err(Stop::Settings)?;
+        self.strangers(row, attempt);
+        // Off and on again, or reads that only a boot makes.
+        match self.power(row).await? {
+            PowerState::Off | PowerState::PoweringOn => row.boot.asked_ms = Some(self.inner.now_ms()),
+            PowerState::On if row.boot.asked_ms.is_some() => {
+                reads.found_on(self.inner.now());
+                self.handed_over(row, Phase::Firmware, "machine is on");
+            }
+            _ if reads.look_like_a_boot(self.inner.now()) => {
+                reads.found_on(self.inner.now());
+                self.handed_over(row, Phase::Grub, "the machine is booting from its virtual CD");
+            }
+            _ => {}
+        }
+        Ok(Outcome::Stay(self.inner.timing.poll() * 3))
+    }
+
+    /// The agent is up: an override that the firmware has not used up would boot the CD again.
+    pub(super) async fn settle(&self, row: &mut Row) -> Result<Outcome, Stop> {
+        self.note(row, Phase::AgentUp, "agent is up");
+        match self.change(row, Verb::ClearOverride).await {
+            Ok(_) => row.boot.override_set = false,
+            Err(Stop::Bmc(error)) => {
+                row.boot.tries += 1;
+                if row.boot.tries < self.inner.timing.tries && worth_retrying(&error) {
+                    return Ok(Outcome::Stay(
+                        self.inner.timing.backoff(row.boot.tries, Duration::from_secs(10)),
+                    ));
+                }
+                tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn phase_began(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Grub => "GRUB has read its configuration",
+        Phase::Kernel => "GRUB is reading the kernel",
+        Phase::Initrd => "GRUB is reading the initrd",
+        _ => "going on",
+    }
+}
