@@ -118,7 +118,7 @@ pub(crate) fn cases(options: &Options) -> Result<()> {
         let folder = work.join(&test);
         fs::create_dir_all(&folder)?;
         let have = options.have.as_deref().unwrap_or("incrementer");
-        let (server, port) = serve(
+        let (mut server, port) = serve(
             &isobar,
             &folder,
             &fixtures,
@@ -139,6 +139,11 @@ pub(crate) fn cases(options: &Options) -> Result<()> {
         command.args(["--timeout", PATIENCE, "--show", options.show.as_deref().unwrap_or("0")]);
         // It ends with 1 when a case fails; the report says which.
         let output = command.stdin(Stdio::null()).output().context("cannot run python3")?;
+        // Else its end would look like that many failures.
+        if let Some(status) = server.0.try_wait()? {
+            let log = fs::read_to_string(folder.join("serve.log")).unwrap_or_default();
+            bail!("{test}: isobar serve ended in the middle ({status}): {log}");
+        }
         drop(server);
         let text = String::from_utf8_lossy(&output.stdout);
         if options.show.is_some() {
