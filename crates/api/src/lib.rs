@@ -23,5 +23,5 @@ mod websocket;
 pub use boots::Boots;
 pub use plugins::Plugins;
 pub use server::{Handle, Limits, Server};
-pub use state::{AppState, ServerInfo};
+pub use state::{AppState, Logs, ServerInfo};
 pub use tls::{TlsError, TlsIdentity};

@@ -31,6 +31,9 @@ pub struct ServerInfo {
     pub address: String,
 }
 
+/// Gives the latest log lines, in DRP's shape.
+pub type Logs = Arc<dyn Fn() -> Vec<serde_json::Value> + Send + Sync>;
+
 /// The parts that the routes work on. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
@@ -40,6 +43,7 @@ pub struct AppState {
     pub(crate) spool: Arc<PathBuf>,
     pub(crate) server: Arc<ServerInfo>,
     pub(crate) plugins: Arc<Plugins>,
+    pub(crate) logs: Logs,
     pub(crate) logins: Arc<Semaphore>,
     pub(crate) watchers: Arc<Semaphore>,
 }
@@ -62,6 +66,7 @@ impl AppState {
             spool: Arc::new(spool),
             server: Arc::new(server),
             plugins: Arc::default(),
+            logs: Arc::new(Vec::new),
             logins: Arc::new(Semaphore::new(LOGINS)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
         }
@@ -69,6 +74,12 @@ impl AppState {
 }
 
 impl AppState {
+    /// The same with log lines to show.
+    #[must_use]
+    pub fn with_logs(self, logs: Logs) -> Self {
+        Self { logs, ..self }
+    }
+
     /// The same with plugin providers.
     #[must_use]
     pub fn with_plugins(self, plugins: Plugins) -> Self {

@@ -5,6 +5,7 @@ mod data_dir;
 mod layers;
 mod options;
 mod plane;
+mod recent_logs;
 mod serve;
 mod settings;
 mod sim_command;

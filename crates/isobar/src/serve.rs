@@ -17,12 +17,15 @@ use isobar_store::sqlite::StoreOptions;
 use isobar_store::{SqliteStore, Vault};
 use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::boots::BootsOf;
 use crate::data_dir::{self, DataDir};
 use crate::layers;
 use crate::plane::Plane;
+use crate::recent_logs::RecentLogs;
 use crate::settings::{LogFormat, Settings};
 
 /// The first user.
@@ -38,7 +41,7 @@ const BLOCKING_THREADS: usize = 64;
 /// Settings that do not fit, a data directory in use, a port that is taken, a damaged database.
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let settings = Settings::from_matches(matches)?;
-    log_to_stderr(&settings)?;
+    let logs = log_to_stderr(&settings)?;
     // Whatever is written from here on is for this user alone, also in a folder that others may enter.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let data = DataDir::open(&settings.data_dir)?;
@@ -49,7 +52,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .thread_name("isobar")
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(&settings, parts))?;
+    runtime.block_on(serve(&settings, parts, logs))?;
     // Blocking calls still under way are commits or reads of the disk: they end by themselves.
     runtime.shutdown_timeout(GRACE);
     tracing::info!("stopped");
@@ -57,19 +60,23 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn log_to_stderr(settings: &Settings) -> anyhow::Result<()> {
+fn log_to_stderr(settings: &Settings) -> anyhow::Result<RecentLogs> {
     let filter = EnvFilter::try_new(&settings.log_level)
         .with_context(|| format!("log-level {} is no level and no filter", settings.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => log
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match settings.log_format {
+        LogFormat::Text => lines
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
-    Ok(())
+            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let recent = RecentLogs::default();
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(recent.clone())
+        .init();
+    Ok(recent)
 }
 
 /// What is there before anything is served.
@@ -178,7 +185,7 @@ fn open_objects(settings: &Settings, data: &DataDir, layers: Vec<Pack>) -> anyho
     Ok(objects)
 }
 
-async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, parts: Parts, logs: RecentLogs) -> anyhow::Result<()> {
     let Parts {
         objects,
         plugins,
@@ -231,7 +238,9 @@ async fn serve(settings: &Settings, parts: Parts) -> anyhow::Result<()> {
         Arc::clone(&blobs),
     )?;
     let boots = Arc::new(BootsOf::new(booter, objects.clone(), settings.ipmi_provider));
-    let state = AppState::new(objects, boots, blobs, spool, info).with_plugins(plugins);
+    let state = AppState::new(objects, boots, blobs, spool, info)
+        .with_plugins(plugins)
+        .with_logs(Arc::new(move || logs.lines()));
     let limits = Limits {
         connections: settings.max_connections,
         ..Limits::default()

@@ -68,6 +68,14 @@ fn options_bring_layers_plugins_prefs_and_a_name() {
         .collect();
     assert_eq!(layers, ["basic", "plugin", "local"]);
 
+    let said: Vec<_> = get("/api/v3/logs")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["Message"].clone())
+        .collect();
+    assert!(said.contains(&json!("ready")), "{said:?}");
+
     // The example counts.
     create(&client, "plugins", &json!({"Name": "count", "Provider": "incrementer"}));
     let machine = create(&client, "machines", &json!({"Name": "mach-01"}));

@@ -23,6 +23,12 @@ pub(super) fn add(table: &mut Table) {
     table.add(Method::GET, "/api/v3/indexes/{model}/{index}", Access::Known, index);
     table.add(
         Method::GET,
+        "/api/v3/logs",
+        right("logs", "get", On::All),
+        async |call: Call| reply::ok(&(call.app.logs)()),
+    );
+    table.add(
+        Method::GET,
         "/api/v3/prefs",
         right("preferences", "list", On::All),
         prefs,
