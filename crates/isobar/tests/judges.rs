@@ -195,7 +195,7 @@ fn build(server: &Server) -> PathBuf {
     let bundle = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bundle");
     let words = ["sledgehammer", "build", "--agent"].map(str::to_owned).to_vec();
     let paths = [
-        &agent(),
+        agent(),
         Path::new("--out"),
         &bundle,
         Path::new("--cache"),
