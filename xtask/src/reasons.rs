@@ -13,8 +13,8 @@ const MANUAL: &str = "docs/troubleshooting.md";
 pub(crate) fn check(wrong: &mut Vec<String>) -> Result<()> {
     let source = root().join("crates/boot/src");
     let mut used = BTreeSet::new();
-    for entry in std::fs::read_dir(&source).with_context(|| format!("cannot list {}", source.display()))? {
-        used.extend(in_source(&read(&entry?.path())?));
+    for file in crate::tidy::files(&source, &["rs"])? {
+        used.extend(in_source(&read(&file)?));
     }
     let told = in_manual(&read(&root().join(MANUAL))?);
     for code in used.difference(&told) {

@@ -183,7 +183,7 @@ fn sources(wrong: &mut Vec<String>) -> Result<()> {
 }
 
 /// Files of these extensions that git would track.
-fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
+pub(crate) fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let path = entry?.path();
