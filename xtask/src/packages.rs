@@ -60,6 +60,13 @@ const TEST_NEEDS: &[Need] = &[
         "/usr/lib/grub/i386-pc/cdboot.img",
         "a boot sector for tests",
     ),
+    need(
+        "libfaketime",
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+        "servers whose clock jumps",
+    ),
+    need("e2fsprogs", "/sbin/mkfs.ext4", "disks that are full"),
+    need("mount", "/usr/bin/mount", "disks that are full"),
     need("python3", "/usr/bin/python3", "serving recorded BMC trees"),
     need("iproute2", "/usr/sbin/ip", "networks of their own"),
 ];

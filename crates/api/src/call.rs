@@ -20,8 +20,6 @@ use crate::state::AppState;
 const MAX_JSON: usize = 16 << 20;
 /// The same from somebody who has not shown who it is: the agent's exchange is a few hundred bytes.
 const MAX_OPEN_JSON: usize = 64 * 1024;
-/// A client that sends its JSON slower than this is gone or hostile.
-const MAX_JSON_TIME: Duration = Duration::from_secs(60);
 
 /// A request whose sender has been let in, with what its route knows.
 pub(crate) struct Call {
@@ -40,6 +38,8 @@ pub(crate) struct Call {
     pub(crate) params: Vec<(String, String)>,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    /// A client that sends its JSON slower than this is gone or hostile.
+    pub(crate) body_time: Duration,
     /// A body cannot be shared between threads, a mutex makes the rest of the call so. Nobody ever waits for it.
     pub(crate) body: Mutex<Body>,
 }
@@ -181,7 +181,7 @@ impl Call {
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, ApiError> {
         let body = self.take_body();
         let limit = if self.who().is_ok() { MAX_JSON } else { MAX_OPEN_JSON };
-        let collected = tokio::time::timeout(MAX_JSON_TIME, Limited::new(body, limit).collect()).await;
+        let collected = tokio::time::timeout(self.body_time, Limited::new(body, limit).collect()).await;
         match collected {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {

@@ -10,24 +10,28 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use isobar_model::ApiError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use crate::reply;
 use crate::state::AppState;
 use crate::tls::TlsIdentity;
 
 /// What one client may take of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once. Further clients wait in the kernel's queue.
+    /// Connections at once. Further clients are answered 503.
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
     /// For the head of a request; also how long an HTTP/1.1 connection may be idle between two.
     pub head: Duration,
+    /// For a JSON body.
+    pub body: Duration,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
 }
@@ -38,14 +42,24 @@ impl Default for Limits {
             connections: 4096,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(60),
+            body: Duration::from_secs(60),
             streams: 128,
         }
     }
 }
 
+/// Connections over the limit that are told so at once; those beyond wait in the kernel's queue.
+const TOLD: usize = 64;
+/// For telling one of them, its TLS handshake included.
+const TELLING: Duration = Duration::from_secs(5);
+
 /// Address of the client; an extension of every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// How long a JSON body may take. An extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyTime(pub(crate) Duration);
 
 /// Turns true when the server stops: requests that only wait for news end then. An extension of every request.
 #[derive(Clone, Debug)]
@@ -120,14 +134,15 @@ async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let told = Arc::new(Semaphore::new(TOLD));
     let mut connections = JoinSet::new();
     loop {
-        let slot = tokio::select! {
+        // For the case that it has to be told. The semaphore is never closed.
+        let telling = tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => break,
-            slot = Arc::clone(&slots).acquire_owned() => slot,
+            telling = Arc::clone(&told).acquire_owned() => telling,
         };
-        // The semaphore is never closed.
-        let Ok(slot) = slot else { break };
+        let Ok(telling) = telling else { break };
         let accepted = tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => break,
             accepted = listener.accept() => accepted,
@@ -141,10 +156,19 @@ async fn accept(
                     limits,
                     stopped: stopped.clone(),
                 };
-                connections.spawn(async move {
-                    connection.serve(stream, peer).await;
-                    drop(slot);
-                });
+                match Arc::clone(&slots).try_acquire_owned() {
+                    Ok(slot) => connections.spawn(async move {
+                        connection.serve(stream, peer).await;
+                        drop(slot);
+                    }),
+                    Err(_) => connections.spawn(async move {
+                        let refused = connection.refuse(stream);
+                        if tokio::time::timeout(TELLING, refused).await.is_err() {
+                            tracing::debug!(%peer, "a client over the limit did not wait to be told");
+                        }
+                        drop(telling);
+                    }),
+                };
             }
             Err(error) => {
                 // Out of file descriptors, or the client was gone again: neither ends the server.
@@ -165,6 +189,25 @@ struct Connection {
 }
 
 impl Connection {
+    /// Tells a client that there are too many, in the shape of any other error.
+    async fn refuse(self, stream: TcpStream) {
+        let Ok(tls) = self.acceptor.accept(stream).await else {
+            return;
+        };
+        let most = self.limits.connections;
+        let service = hyper::service::service_fn(move |_: Request<Incoming>| async move {
+            let text = format!("{most} connections are open, as many as max-connections allows: try again in a moment");
+            let mut answer = reply::error(&ApiError::new(503, "CONNECT", "", "", text));
+            let headers = answer.headers_mut();
+            headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+            Ok::<_, std::convert::Infallible>(answer)
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().keep_alive(false);
+        builder.http2().max_concurrent_streams(1);
+        let _ = builder.serve_connection(TokioIo::new(tls), service).await;
+    }
+
     async fn serve(mut self, stream: TcpStream, peer: SocketAddr) {
         // Small JSON answers: waiting for more bytes only costs the client time.
         let _ = stream.set_nodelay(true);
@@ -175,8 +218,10 @@ impl Connection {
         };
         let peer = Peer(SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         let stopping = Stopping(self.stopped.clone());
+        let body_time = BodyTime(self.limits.body);
         let service = TowerToHyperService::new(self.router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(body_time);
             request.extensions_mut().insert(stopping.clone());
             request
         }));

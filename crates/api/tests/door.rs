@@ -189,7 +189,7 @@ async fn http2_serves_the_same() {
 async fn connections_are_bounded_and_idle_handshakes_end() {
     let limits = Limits {
         connections: 2,
-        handshake: Duration::from_millis(300),
+        handshake: Duration::from_secs(2),
         ..Limits::default()
     };
     let rig = Rig::limited(limits).await;
@@ -198,9 +198,21 @@ async fn connections_are_bounded_and_idle_handshakes_end() {
     for _ in 0..2 {
         mute.push(tokio::net::TcpStream::connect(rig.address).await.unwrap());
     }
-    // … until the server has had enough of them.
-    let reply = rig.get("/api/v3/info").await;
-    assert_eq!(reply.status, 200);
+    // … until the server has had enough of them. Until then the others are told.
+    let mut told = 0;
+    loop {
+        let reply = rig.get("/api/v3/info").await;
+        if reply.status == 200 {
+            break;
+        }
+        assert_eq!((reply.status, reply.header("retry-after")), (503, "5"));
+        reply.refused(
+            503,
+            "CONNECT: 2 connections are open, as many as max-connections allows: try again in a moment",
+        );
+        told += 1;
+    }
+    assert!(told > 0);
     for mut stream in mute {
         let mut byte = [0];
         let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut byte))
@@ -307,4 +319,47 @@ async fn a_password_change_revokes_tokens_at_once() {
         .bare("PUT", "/api/v3/users/rocketskates/password")
         .basic("rocketskates", "new one");
     assert_eq!(empty.json(&json!({ "Password": "" })).send().await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_shown_who_it_is_sends_little() {
+    let rig = Rig::start().await;
+    let open: Vec<_> = routes()
+        .into_iter()
+        .filter(|route| route.access == Access::Open && route.method == "POST")
+        .collect();
+    assert!(!open.is_empty());
+    for route in open {
+        let path = filled(&route.path);
+        let body = |len: usize| format!("{{\"pad\":\"{}\"}}", "x".repeat(len));
+        let long = rig
+            .bare("POST", &path)
+            .body("application/json", body(64 << 10))
+            .send()
+            .await;
+        assert_eq!(long.status, 413, "{path}: {long:?}");
+        let short = rig
+            .bare("POST", &path)
+            .body("application/json", body(60 << 10))
+            .send()
+            .await;
+        assert_ne!(short.status, 413, "{path}: {short:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_end_is_cut() {
+    let limits = Limits {
+        body: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let rig = Rig::limited(limits).await;
+    let mut stream = rig.tls().await.unwrap();
+    let request = "POST /isobar/v1/agent/exchange HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+                   Content-Length: 1000\r\n\r\n{";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
 }

@@ -397,6 +397,42 @@ async fn actions_of_machines() {
     assert_eq!(rig.get("/api/v3/profiles/nobody/actions").await.status, 404);
 }
 
+/// The stored password is sent to where these params say.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_read_the_password_does_not_say_where_it_is_sent() {
+    let rig = Rig::start().await;
+    let uuid = rig.machine("mach-01").await;
+    let narrowed = rig
+        .user_token(&format!("?scope=machines&action=action:powerstatus&specific={uuid}"))
+        .await;
+    let trusted = rig.user_token("").await;
+    let path = format!("/api/v3/machines/{uuid}/actions/powerstatus");
+    for params in [
+        json!({"ipmi/address": "192.0.2.66"}),
+        json!({"ipmi/port-redfish": 8443}),
+    ] {
+        let ask = async |token: &str| rig.bare("POST", &path).token(token).json(&params).send().await;
+        let refused = ask(&narrowed).await;
+        let name = params.as_object().unwrap().keys().next().unwrap();
+        refused.refused(
+            403,
+            &format!(
+                "AUTH: machines/{uuid}: {name} may be given per call by users who may read the password that is sent there"
+            ),
+        );
+        assert_eq!(rig.boots.heard(), [""; 0], "nothing was sent anywhere");
+        assert_eq!(ask(&trusted).await.status, 200, "{params}");
+        rig.boots.heard.lock().unwrap().clear();
+    }
+    let other = rig
+        .bare("POST", &path)
+        .token(&narrowed)
+        .json(&json!({"ipmi/mode": "redfish"}))
+        .send()
+        .await;
+    assert_eq!(other.status, 200, "{other:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_narrowed_token_runs_the_action_it_names_and_no_other() {
     let rig = Rig::start().await;

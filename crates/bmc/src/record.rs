@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::Value;
 
 /// Longest answer that is kept, in bytes of JSON.
@@ -95,6 +97,30 @@ impl Redactor {
         if secret.len() >= 4 && !self.known.iter().any(|(known, _)| known == secret) {
             self.known.push((secret.to_owned(), "***".to_owned()));
         }
+    }
+
+    /// [`Redactor::hide`] for a login's password, also as it goes over the wire: HTTP's Basic (RFC 7617 §2) and
+    /// percent-encoded (RFC 3986 §2.1), since some BMCs put into an error what they were sent.
+    pub fn hide_login(&mut self, user: &str, password: &str) {
+        let percent = |upper: bool| -> String {
+            let encoded = password.bytes().map(|b| match b {
+                b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => char::from(b).to_string(),
+                b if upper => format!("%{b:02X}"),
+                b => format!("%{b:02x}"),
+            });
+            encoded.collect()
+        };
+        // Without padding: with it, it is found as well.
+        let basic = STANDARD_NO_PAD.encode(format!("{user}:{password}"));
+        for form in [
+            &basic,
+            &STANDARD_NO_PAD.encode(password),
+            &percent(true),
+            &percent(false),
+        ] {
+            self.hide(form);
+        }
+        self.hide(password);
     }
 
     /// A text without secrets.
@@ -232,6 +258,26 @@ mod tests {
         }
         assert!(text.contains("/k3jH8s…/boot.iso") && text.contains("http://***@h/x") && text.contains("root"));
         assert!(text.len() < 10_000);
+    }
+
+    #[test]
+    fn a_password_is_hidden_as_it_goes_over_the_wire() {
+        let mut redactor = Redactor::default();
+        redactor.hide_login("root", "p/ss wörd");
+        for sent in [
+            "p/ss wörd",
+            "Basic cm9vdDpwL3NzIHfDtnJk",
+            "cC9zcyB3w7ZyZA==",
+            "p%2Fss%20w%C3%B6rd",
+            "p%2fss%20w%c3%b6rd",
+        ] {
+            let shown = redactor.text(&format!("[{sent}] is malformed"));
+            assert!(shown.contains("***"), "{shown}");
+            assert!(
+                !shown.contains("ss") && !shown.contains("3Nz") && !shown.contains("9zcyB"),
+                "{shown}"
+            );
+        }
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Booter {
             .run(move |objects| prepare(objects, &uuid, &key, action, params, principal))
             .await?;
         let inner = Arc::clone(&self.inner);
-        let work = tokio::spawn(async move { inner.perform(call).await });
+        let work = self.inner.runtime.spawn(async move { inner.perform(call).await });
         match tokio::time::timeout(patience(&self.inner), work).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(ApiError::new(

@@ -1,5 +1,6 @@
 //! What the agent in a booted machine asks for: its token, and to be heard.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_model::ApiError;
@@ -41,6 +42,13 @@ impl Booter {
     /// # Errors
     /// Of the store.
     pub async fn checkin(&self, machine: &str, attempt: &str, root_in_memory: bool) -> Result<Value, ApiError> {
+        let (booter, machine, attempt) = (self.clone(), machine.to_owned(), attempt.to_owned());
+        let up = async move { booter.agent_up(&machine, &attempt, root_in_memory).await };
+        let done = self.inner.runtime.spawn(up).await;
+        done.unwrap_or_else(|_| Err(store_error(&StoreError::Closed)))
+    }
+
+    async fn agent_up(&self, machine: &str, attempt: &str, root_in_memory: bool) -> Result<Value, ApiError> {
         let inner = &self.inner;
         inner
             .agents
@@ -74,7 +82,8 @@ impl Booter {
         inner.agents.heard(machine, attempt, None, inner.uptime());
         let reboot = inner.agents.take_order(machine, attempt);
         if reboot {
-            inner.wake(machine);
+            let (inner, machine) = (Arc::clone(inner), machine.to_owned());
+            self.inner.runtime.spawn_blocking(move || inner.wake(&machine));
         }
         json!({"command": reboot.then_some("reboot"), "heartbeat_s": inner.timing.heartbeat_s})
     }

@@ -285,7 +285,7 @@ impl ImageResolver for Attempts {
     fn open(&self, path: &str, peer: IpAddr) -> Result<Opened, Denied> {
         let failed = |error: StoreError| {
             tracing::error!(%error, "the store does not answer the file plane");
-            Denied::NotFound
+            Denied::Unavailable
         };
         if self.open_names && path.starts_with("/dynamic_isos/") {
             let image = self.by_name(path).map_err(failed)?.ok_or(Denied::NotFound)?;
@@ -315,7 +315,72 @@ impl ImageResolver for Attempts {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// A store whose disk does not answer.
+    struct Silent(isobar_store::SqliteStore);
+
+    fn silent<T>() -> Result<T, StoreError> {
+        Err(StoreError::Backend("disk I/O error".to_owned()))
+    }
+
+    impl Store for Silent {
+        fn get(&self, _: &str, _: &str) -> Result<Option<Doc>, StoreError> {
+            silent()
+        }
+        fn find(&self, _: &str, _: &str, _: &str) -> Result<Vec<Doc>, StoreError> {
+            silent()
+        }
+        fn list(&self, _: &str) -> Result<Vec<Doc>, StoreError> {
+            silent()
+        }
+        fn count(&self, _: &str) -> Result<u64, StoreError> {
+            silent()
+        }
+        fn heads(&self, _: &str, _: u32) -> Result<Vec<Bytes>, StoreError> {
+            silent()
+        }
+        fn submit(&self, txn: isobar_store::Txn) -> isobar_store::Pending {
+            self.0.submit(txn)
+        }
+        fn watch(&self) -> tokio::sync::broadcast::Receiver<Arc<isobar_store::Committed>> {
+            self.0.watch()
+        }
+        fn events(&self, _: isobar_store::Rev, _: usize) -> Result<isobar_store::History, StoreError> {
+            silent()
+        }
+        fn rev(&self) -> Result<isobar_store::Rev, StoreError> {
+            silent()
+        }
+        fn claim(&self, _: &str, _: &str, _: &str, _: u64) -> Result<Option<isobar_store::Lease>, StoreError> {
+            silent()
+        }
+        fn renew(&self, _: &isobar_store::Lease, _: u64) -> Result<bool, StoreError> {
+            silent()
+        }
+        fn release(&self, _: &isobar_store::Lease) -> Result<bool, StoreError> {
+            silent()
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_is_not_a_token_that_nobody_issued() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Arc::new(isobar_image::BlobDir::open(dir.path()).unwrap());
+        let over = |store: Arc<dyn Store>| {
+            let bases = Arc::new(Bases::new(Arc::clone(&store), Arc::clone(&blobs)));
+            Attempts::new(store, Arc::new(Vault::ephemeral()), bases, false, true)
+        };
+        let memory = || isobar_store::SqliteStore::in_memory().unwrap();
+        let (good, failing) = (over(Arc::new(memory())), over(Arc::new(Silent(memory()))));
+        let token = format!("/{}/boot.iso", random_token());
+        for path in [token.as_str(), "/dynamic_isos/u/b/boot.iso"] {
+            let denied = |attempts: &Attempts| attempts.open(path, IpAddr::from([127, 0, 0, 1])).err();
+            assert_eq!(denied(&good), Some(Denied::NotFound), "{path}");
+            assert_eq!(denied(&failing), Some(Denied::Unavailable), "{path}");
+        }
+    }
 
     #[test]
     fn names_for_people_are_taken_apart() {

@@ -14,7 +14,7 @@ use crate::attempts::{hash, random_token};
 use crate::evidence::Phase;
 use crate::kernel_args;
 use crate::reason::Reason;
-use crate::record::{Attempt, Boot, Operation, State, kind};
+use crate::record::{self, Attempt, Boot, Operation, State, kind};
 use crate::render::{BootSecret, Disc, own_files};
 use crate::saga::{DECIDE, RELEASE};
 use crate::service::Booter;
@@ -99,7 +99,7 @@ impl Inner {
     /// A new boot takes the place of what is under way.
     fn begin(&self, objects: &Objects, machine: &Object, bootenv: &Object, txn: &mut Txn) -> Result<(), StoreError> {
         let owes = self.replace(member(machine, "Uuid"), txn)?;
-        let mut boot = self.new_boot(machine, DECIDE);
+        let mut boot = self.new_boot(machine, DECIDE)?;
         boot.inserted = owes;
         let planned = Settings::of(objects, machine).and_then(|settings| {
             boot.leave_power = settings.leave_power;
@@ -109,13 +109,13 @@ impl Inner {
         match planned {
             Ok(planned) => {
                 boot.attempt = Some(planned.attempt.id.clone());
-                boot.note(boot.started_ms, Phase::Planned, "image planned");
+                boot.note(boot.updated_ms, Phase::Planned, "image planned");
                 self.commit_planned(&planned, txn);
             }
             Err(reason) => {
                 boot.state = State::Failed;
                 boot.cleanup = owes;
-                boot.note(boot.started_ms, Phase::Planned, &reason.message);
+                boot.note(boot.updated_ms, Phase::Planned, &reason.message);
                 boot.error = Some(reason);
             }
         }
@@ -235,6 +235,8 @@ impl Inner {
             &self.options.addr,
         )?;
         let for_bmc = kernel_args::bmc_address(objects, machine, bootenv, settings, &self.options.addr)?;
+        let older = self.attempts.of_machine(uuid).map_err(store)?;
+        let older = older.first().map(|(attempt, _)| attempt.created_ms);
         let attempt_id = AttemptId(rand::rng().random());
         let (token, secret) = (random_token(), random_token());
         let toward = kernel_args::static_address(objects, machine);
@@ -282,7 +284,7 @@ impl Inner {
                 authority: authority.unwrap_or_default(),
                 api,
                 strict: settings.strict,
-                created_ms: self.now_ms(),
+                created_ms: after(older, self.now_ms()),
                 first_read_ms: None,
                 elsewhere: None,
                 agent_up_ms: None,
@@ -299,9 +301,9 @@ impl Inner {
         let cancelled = self.cancel(uuid, txn)?;
         let mounted = self.attempts.of_machine(uuid)?.iter().any(|(attempt, _)| !attempt.over);
         if mounted && !cancelled {
-            let mut boot = self.new_boot(machine, RELEASE);
+            let mut boot = self.new_boot(machine, RELEASE)?;
             boot.note(
-                boot.started_ms,
+                boot.updated_ms,
                 Phase::Planned,
                 "the virtual CD is to be ejected when that is safe",
             );
@@ -368,9 +370,15 @@ impl Inner {
         Ok(())
     }
 
-    fn new_boot(&self, machine: &Object, step: &str) -> Boot {
+    fn new_boot(&self, machine: &Object, step: &str) -> Result<Boot, StoreError> {
         let now = self.now_ms();
-        Boot {
+        let docs = self.store.find(kind::BOOTS, "Machine", member(machine, "Uuid"))?;
+        let older = docs
+            .iter()
+            .filter_map(record::read::<Boot>)
+            .map(|boot| boot.started_ms)
+            .max();
+        Ok(Boot {
             id: uuid::Uuid::new_v4().to_string(),
             machine: member(machine, "Uuid").to_owned(),
             machine_name: member(machine, "Name").to_owned(),
@@ -395,11 +403,17 @@ impl Inner {
             elsewhere: None,
             refused: None,
             detail: String::new(),
-            started_ms: now,
+            started_ms: after(older, now),
             updated_ms: now,
             log: Vec::new(),
-        }
+        })
     }
+}
+
+/// A time after that of the machine's newest row, also when the wall clock was set back in between: the newest is the one
+/// that counts.
+fn after(older: Option<u64>, now: u64) -> u64 {
+    older.map_or(now, |older| now.max(older + 1))
 }
 
 /// `sledgehammer` -> `Sledgehammer`: what the menu shows.

@@ -370,6 +370,18 @@ fn put(kind: &str, key: &str, row: &impl Serialize, expect: Expect, indexes: &[(
 }
 
 impl Boot {
+    /// Another process goes on with it. How long nobody was there no wall clock can be trusted to tell: what is measured
+    /// from times in this row goes on from where it stood at the last write, be it a second or a day ago, or tomorrow.
+    pub(crate) fn taken_up(&mut self, now_ms: u64) {
+        let written = self.updated_ms;
+        let moved = |at: u64| now_ms.saturating_sub(written.saturating_sub(at));
+        self.step_ms = moved(self.step_ms);
+        for at in [&mut self.asked_ms, &mut self.forced_ms, &mut self.handed_over_ms] {
+            *at = at.map(moved);
+        }
+        self.updated_ms = now_ms;
+    }
+
     /// Under way, or a clean-up is owed.
     #[must_use]
     pub fn is_open(&self) -> bool {

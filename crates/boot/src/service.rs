@@ -51,7 +51,8 @@ pub struct Booter {
 
 impl Booter {
     /// Puts it together and goes on with every boot that an earlier process left open.
-    /// Has to be called inside a tokio runtime, on which the boots then run.
+    /// Has to be called inside a tokio runtime, on which the boots then run. It should be none that others wait for:
+    /// boots read and write the store on its threads.
     ///
     /// # Errors
     /// Of the store, or of the file of exchanges.
@@ -161,7 +162,12 @@ impl Booter {
         let deadline = tokio::time::Instant::now() + wait;
         loop {
             let mut news = lock(&self.inner.lives).get(id).map(|life| life.seq.subscribe());
-            let Some(view) = self.boot(id)? else { return Ok(None) };
+            let (booter, key) = (self.clone(), id.to_owned());
+            // Only a runtime that is shutting down does not answer.
+            let read = self.inner.runtime.spawn_blocking(move || booter.boot(&key)).await;
+            let Some(view) = read.unwrap_or(Err(StoreError::Closed))? else {
+                return Ok(None);
+            };
             if view.seq > after || tokio::time::Instant::now() >= deadline {
                 return Ok(Some(view));
             }

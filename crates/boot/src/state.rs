@@ -118,12 +118,22 @@ impl Inner {
                 ..Txn::default()
             })?;
         }
-        let open: Vec<Boot> = self
-            .store
-            .find(kind::BOOTS, "State", "open")?
-            .iter()
-            .filter_map(record::read)
-            .collect();
+        let (mut open, mut txn, now) = (Vec::new(), Txn::default(), self.now_ms());
+        for doc in self.store.find(kind::BOOTS, "State", "open")? {
+            let Some(mut boot) = record::read::<Boot>(&doc) else {
+                continue;
+            };
+            boot.taken_up(now);
+            txn.puts.push(boot.put(Expect::Rev(doc.rev)));
+            open.push(boot);
+        }
+        if !open.is_empty() {
+            match self.store.commit(txn) {
+                // The rows have their old times, which are as good unless the clock was set: no reason to serve nothing.
+                Err(error @ StoreError::Full { .. }) => tracing::error!(%error, "going on with boots as they are"),
+                other => drop(other?),
+            }
+        }
         for boot in &open {
             self.wait_out(boot.intent.clone());
             let Some(attempt) = boot
@@ -579,7 +589,12 @@ impl Bell {
 
 /// An error of the store as clients see it.
 pub(crate) fn store_error(error: &StoreError) -> ApiError {
-    ApiError::new(500, "STORE_ERROR", "", "", error.to_string())
+    let code = match error {
+        StoreError::Full { .. } => 507,
+        StoreError::Closed => 503,
+        _ => 500,
+    };
+    ApiError::new(code, "STORE_ERROR", "", "", error.to_string())
 }
 
 /// Text member of an object.

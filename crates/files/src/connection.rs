@@ -35,6 +35,8 @@ pub(crate) struct Context {
 pub(crate) enum Next {
     Readable,
     Writable,
+    /// A thread that may wait for a disk.
+    Disk,
     Close,
 }
 
@@ -78,15 +80,16 @@ impl Connection {
         }
     }
 
-    /// Goes on until the socket would block, a turn is used up or the connection is over.
-    pub(crate) fn drive(&mut self, socket: &TcpStream, context: &Context, scratch: &mut [u8]) -> Next {
+    /// Goes on until the socket would block, a turn is used up or the connection is over; without `may_wait` also
+    /// until bytes have to come from a disk.
+    pub(crate) fn drive(&mut self, socket: &TcpStream, context: &Context, scratch: &mut [u8], may_wait: bool) -> Next {
         let mut turn = TURN;
         loop {
             let done = match &mut self.phase {
                 Phase::Head => self.head(socket, context, scratch),
                 Phase::Sending(response, head_sent) => {
                     let before = turn;
-                    let step = send(socket, context, self.peer, response, head_sent, &mut turn);
+                    let step = send(socket, context, self.peer, response, head_sent, &mut turn, may_wait);
                     if turn < before {
                         self.deadline = Instant::now() + context.config.stall_timeout;
                     }
@@ -98,6 +101,7 @@ impl Connection {
                             None
                         }
                         Step::Blocked => Some(Next::Writable),
+                        Step::Cold => Some(Next::Disk),
                         Step::Broken => Some(Next::Close),
                     }
                 }
@@ -209,6 +213,8 @@ enum Step {
     Done,
     /// The socket is full, or the turn is used up.
     Blocked,
+    /// The next bytes are not in memory.
+    Cold,
     Broken,
 }
 
@@ -220,6 +226,7 @@ fn send(
     response: &mut Response,
     head_sent: &mut usize,
     turn: &mut u64,
+    may_wait: bool,
 ) -> Step {
     let fresh = *head_sent < response.head.len();
     while *head_sent < response.head.len() {
@@ -244,7 +251,7 @@ fn send(
     while !response.body.is_empty() && *turn > 0 {
         let start = response.body.start;
         let wanted = start..start + (response.body.end - start).min(*turn);
-        let (sent, step) = send_range(socket, context, response, wanted);
+        let (sent, step) = send_range(socket, context, response, wanted, may_wait);
         response.body.start += sent;
         *turn -= sent;
         if sent > 0 {
@@ -280,7 +287,13 @@ fn report(context: &Context, peer: IpAddr, response: &Response, offset: u64, len
 }
 
 /// Sends a range of the source; answers how much went out.
-fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted: std::ops::Range<u64>) -> (u64, Step) {
+fn send_range(
+    socket: &TcpStream,
+    context: &Context,
+    response: &Response,
+    wanted: std::ops::Range<u64>,
+    may_wait: bool,
+) -> (u64, Step) {
     let end = response.body.end;
     let image = match &response.source {
         Source::Image { image, .. } => image,
@@ -288,7 +301,7 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
             let part = &bytes[as_len(wanted.start)..as_len(wanted.end)];
             return send_bytes(socket, part, wanted.end < end);
         }
-        Source::Blob(id) => return send_blob(socket, context, id, wanted.start, wanted.end - wanted.start),
+        Source::Blob(id) => return send_blob(socket, context, id, wanted.start, wanted.end - wanted.start, may_wait),
         Source::None => return (0, Step::Broken),
     };
     let mut total = 0;
@@ -297,7 +310,7 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
         let (sent, step) = match &piece.segment {
             Segment::Bytes(bytes) => send_bytes(socket, bytes, more),
             Segment::Zero { len } => send_zeros(socket, *len, more),
-            Segment::Blob { id, offset, len } => send_blob(socket, context, id, *offset, *len),
+            Segment::Blob { id, offset, len } => send_blob(socket, context, id, *offset, *len, may_wait),
         };
         total += sent;
         if !matches!(step, Step::Done) {
@@ -307,9 +320,9 @@ fn send_range(socket: &TcpStream, context: &Context, response: &Response, wanted
     (total, Step::Done)
 }
 
-fn send_blob(socket: &TcpStream, context: &Context, id: &BlobId, offset: u64, len: u64) -> (u64, Step) {
+fn send_blob(socket: &TcpStream, context: &Context, id: &BlobId, offset: u64, len: u64, may_wait: bool) -> (u64, Step) {
     match context.blobs.get(id) {
-        Ok(file) => send_file(socket, &file, offset, len),
+        Ok(file) => send_file(socket, &file, offset, len, may_wait),
         Err(err) => {
             tracing::error!(blob = %id, %err, "cannot open a blob that is being read");
             (0, Step::Broken)
@@ -343,23 +356,52 @@ fn send_zeros(socket: &TcpStream, len: u64, more: bool) -> (u64, Step) {
     (total, Step::Done)
 }
 
-fn send_file(socket: &TcpStream, file: &std::fs::File, offset: u64, len: u64) -> (u64, Step) {
-    let mut position = offset;
-    while position < offset + len {
-        let left = as_len(offset + len - position);
-        match rustix::fs::sendfile(socket, file, Some(&mut position), left) {
-            Ok(0) => {
-                tracing::error!(
-                    position,
-                    "a blob is shorter than the image says; the blob folder is damaged"
-                );
-                return (position - offset, Step::Broken);
+fn send_file(socket: &TcpStream, file: &std::fs::File, offset: u64, len: u64, may_wait: bool) -> (u64, Step) {
+    let (mut position, end) = (offset, offset + len);
+    if may_wait {
+        // One file is shared by all its readers, so the kernel sees no sequence to read ahead of.
+        let ahead = std::num::NonZeroU64::new(len.min(TURN));
+        let _ = rustix::fs::fadvise(file, position, ahead, rustix::fs::Advice::WillNeed);
+    }
+    while position < end {
+        let part = (end - position).min(PROBED);
+        if !may_wait && !in_memory(file, position, part) {
+            return (position - offset, Step::Cold);
+        }
+        let part_end = position + part;
+        while position < part_end {
+            let left = as_len(part_end - position);
+            match rustix::fs::sendfile(socket, file, Some(&mut position), left) {
+                Ok(0) => {
+                    tracing::error!(
+                        position,
+                        "a blob is shorter than the image says; the blob folder is damaged"
+                    );
+                    return (position - offset, Step::Broken);
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(err) => return (position - offset, step_of(err)),
             }
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(err) => return (position - offset, step_of(err)),
         }
     }
     (len, Step::Done)
+}
+
+/// Sent between two looks at whether the next bytes are in memory.
+const PROBED: u64 = 128 * 1024;
+
+/// Whether these bytes can be sent without waiting for a disk. Looks at both ends: what lies between was read together.
+/// A file system that cannot tell (`RWF_NOWAIT`, preadv2(2)) counts as fast.
+fn in_memory(file: &std::fs::File, offset: u64, len: u64) -> bool {
+    let there = |at: u64| {
+        let mut byte = [0; 1];
+        let mut into = [std::io::IoSliceMut::new(&mut byte)];
+        !matches!(
+            rustix::io::preadv2(file, &mut into, at, rustix::io::ReadWriteFlags::NOWAIT),
+            Err(Errno::AGAIN)
+        )
+    };
+    there(offset) && there(offset + len - 1)
 }
 
 fn step_of(err: Errno) -> Step {

@@ -12,7 +12,8 @@
 //! - a slow reader costs one small connection record and no thread; a thousand of them cost nothing
 //!   while their socket buffers are full;
 //! - a fast reader cannot keep a worker: after its turn the others come first;
-//! - a `sendfile` that has to wait for a cold disk blocks one worker, and no async runtime's;
+//! - bytes that are not in the page cache are sent by threads of their own, which may wait for the disk, first come first
+//!   served: whoever reads what is in memory waits for no disk, and no async runtime ever does;
 //! - memory is bounded by [`Config::max_connections`]: a record holds a request head of at most
 //!   [`Config::max_head`] bytes and a position in an image, never a body.
 //!
@@ -41,8 +42,10 @@ pub const TURN: u64 = 1024 * 1024;
 /// Limits of a [`FilePlane`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Worker threads. More than there are cores, since a worker may wait for a disk.
+    /// Worker threads: for requests, and for bytes that are in memory.
     pub workers: usize,
+    /// Threads for bytes that have to come from a disk: as many reads of it are under way at once.
+    pub disk_workers: usize,
     /// Connections served at a time; those beyond are answered 503.
     pub max_connections: usize,
     /// Bytes of request line and headers; more is answered 431 (414 when the path alone is too long).
@@ -65,7 +68,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            workers: 8,
+            workers: 4,
+            disk_workers: 8,
             max_connections: 4096,
             max_head: 16 * 1024,
             head_timeout: Duration::from_secs(20),

@@ -1,6 +1,6 @@
 //! The event loop: one epoll instance, a few workers, a clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -82,7 +82,7 @@ impl FilePlane {
         .and_then(|()| epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN))
         .map_err(failed("cannot watch the listener"))?;
         raise_open_files(config.max_connections + TOLD + config.open_blobs + 256);
-        let workers = config.workers.max(1);
+        let (workers, disk_workers) = (config.workers.max(1), config.disk_workers.max(1));
         let tick = [config.head_timeout, config.idle_timeout, config.stall_timeout]
             .into_iter()
             .min()
@@ -102,6 +102,9 @@ impl FilePlane {
             connections: Mutex::default(),
             next_key: AtomicU64::new(STOP + 1),
             listener_paused: AtomicBool::new(false),
+            cold: Mutex::default(),
+            chilled: Condvar::new(),
+            cold_turns: AtomicU64::new(0),
             stopping: Mutex::new(false),
             stopped: Condvar::new(),
         });
@@ -115,6 +118,13 @@ impl FilePlane {
             let thread = std::thread::Builder::new()
                 .name(format!("files-{i}"))
                 .spawn(move || shared.work());
+            plane.threads.push(thread.map_err(failed("no thread"))?);
+        }
+        for i in 0..disk_workers {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("files-disk-{i}"))
+                .spawn(move || shared.work_cold());
             plane.threads.push(thread.map_err(failed("no thread"))?);
         }
         let clock = std::thread::Builder::new()
@@ -136,6 +146,12 @@ impl FilePlane {
         self.shared.table().len()
     }
 
+    /// Turns that were handed to a thread that may wait for the disk, since the start.
+    #[must_use]
+    pub fn disk_turns(&self) -> u64 {
+        self.shared.cold_turns.load(Ordering::Relaxed)
+    }
+
     /// Stops listening, cuts what is being sent and waits for the threads.
     pub fn shutdown(mut self) {
         self.stop();
@@ -144,6 +160,9 @@ impl FilePlane {
     fn stop(&mut self) {
         *lock(&self.shared.stopping) = true;
         self.shared.stopped.notify_all();
+        // Under the lock, so that no thread is between its look and its wait.
+        lock(&self.shared.cold).stopping = true;
+        self.shared.chilled.notify_all();
         // The counter of an eventfd that nobody reads cannot overflow by ones.
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
         for thread in self.threads.drain(..) {
@@ -173,6 +192,13 @@ struct Entry {
     connection: Mutex<Connection>,
 }
 
+/// Connections whose next bytes have to come from a disk. Each connection is in it once at most.
+#[derive(Default)]
+struct Cold {
+    keys: VecDeque<u64>,
+    stopping: bool,
+}
+
 struct Shared {
     epoll: OwnedFd,
     listener: TcpListener,
@@ -182,6 +208,9 @@ struct Shared {
     next_key: AtomicU64,
     /// Out of file descriptors: the clock re-arms the listener.
     listener_paused: AtomicBool,
+    cold: Mutex<Cold>,
+    chilled: Condvar,
+    cold_turns: AtomicU64,
     stopping: Mutex<bool>,
     stopped: Condvar,
 }
@@ -211,8 +240,23 @@ impl Shared {
             match key {
                 STOP => return,
                 LISTENER => self.accept(),
-                key => self.serve(key, &mut scratch),
+                key => self.serve(key, &mut scratch, false),
             }
+        }
+    }
+
+    /// Serves what waits for a disk, first come first served.
+    fn work_cold(&self) {
+        let mut scratch = vec![0; 16 * 1024];
+        let mut cold = lock(&self.cold);
+        while !cold.stopping {
+            let Some(key) = cold.keys.pop_front() else {
+                cold = self.chilled.wait(cold).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(cold);
+            self.serve(key, &mut scratch, true);
+            cold = lock(&self.cold);
         }
     }
 
@@ -261,16 +305,22 @@ impl Shared {
         }
     }
 
-    fn serve(&self, key: u64, scratch: &mut [u8]) {
+    fn serve(&self, key: u64, scratch: &mut [u8], may_wait: bool) {
         let Some(entry) = self.table().get(&key).cloned() else {
             return;
         };
         let driven = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            lock(&entry.connection).drive(&entry.socket, &self.context, scratch)
+            lock(&entry.connection).drive(&entry.socket, &self.context, scratch, may_wait)
         }));
         let flags = match driven {
             Ok(Next::Readable) => EventFlags::IN,
             Ok(Next::Writable) => EventFlags::OUT,
+            Ok(Next::Disk) => {
+                self.cold_turns.fetch_add(1, Ordering::Relaxed);
+                lock(&self.cold).keys.push_back(key);
+                self.chilled.notify_one();
+                return;
+            }
             Ok(Next::Close) => return self.forget(key, &entry),
             Err(_) => {
                 tracing::error!("a request to the file plane panicked; its connection is closed");

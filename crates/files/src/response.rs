@@ -73,6 +73,10 @@ impl Response {
             Denied::NotFound => (404, "not found"),
             Denied::Gone => (410, "gone: the boot that this address belonged to is over"),
             Denied::Forbidden => (403, "this address may not read this image"),
+            Denied::Unavailable => (
+                503,
+                "the server cannot look this up right now: try again in a few seconds",
+            ),
         };
         Self::error(Rejection { status, reason }, Some(request))
     }

@@ -199,3 +199,30 @@ fn a_missing_blob_cuts_the_answer_and_nothing_else() {
     let answer = Client::connect(fixture.addr()).ask("GET", "/token/boot.iso", "Range: bytes=32768-34815\r\n");
     assert_eq!(answer.body, &bytes[32768..34816]);
 }
+
+/// Whether the kernel forgot a blob and says so (`RWF_NOWAIT`): a tmpfs keeps it, some file systems cannot tell.
+fn forgotten(blobs: &BlobDir) -> bool {
+    let files: Vec<_> = blobs.list().unwrap().iter().map(|id| blobs.file(id).unwrap()).collect();
+    for file in &files {
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+    files.iter().all(|file| {
+        let mut byte = [0];
+        let mut into = [std::io::IoSliceMut::new(&mut byte)];
+        let read = rustix::io::preadv2(file, &mut into, 2 << 20, rustix::io::ReadWriteFlags::NOWAIT);
+        read == Err(rustix::io::Errno::AGAIN)
+    })
+}
+
+#[test]
+fn what_is_not_in_memory_is_sent_by_threads_that_may_wait() {
+    let (fixture, _, bytes) = plane();
+    let cold = forgotten(&fixture.blobs);
+    let mut client = Client::connect(fixture.addr());
+    assert!(client.ask("GET", "/token/boot.iso", "").body == bytes, "cold");
+    let turns = fixture.plane.disk_turns();
+    assert!(turns > 0 || !cold, "the disk was read by the threads that may wait");
+    assert!(client.ask("GET", "/token/boot.iso", "").body == bytes, "warm");
+    assert_eq!(fixture.plane.disk_turns(), turns, "memory was read by the others");
+}

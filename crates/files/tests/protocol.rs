@@ -26,6 +26,7 @@ fn plane(config: Config) -> Fixture {
             ("/empty", text("")),
             ("/gone", Err(Denied::Gone)),
             ("/forbidden", Err(Denied::Forbidden)),
+            ("/unavailable", Err(Denied::Unavailable)),
         ]
     })
 }
@@ -51,6 +52,9 @@ fn gets_heads_and_refuses() {
         assert!(!answer.body.is_empty(), "says why");
         assert_eq!(client.ask("HEAD", path, "").status, status);
     }
+    // A BMC that is told 404 gives the medium up; this it may ask for again.
+    let answer = client.ask("GET", "/unavailable", "");
+    assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "5"));
     assert_eq!(fixture.plane.connections(), 1, "all over one connection");
 }
 

@@ -176,6 +176,10 @@ pub enum Denied {
     /// A good token from an address that may not use it (strict mode). Served as 403.
     #[error("this address may not read this image")]
     Forbidden,
+    /// What the path stands for cannot be looked up now; in a moment it may. Served as 503 with `Retry-After`: a BMC
+    /// that is told 404 gives the medium up.
+    #[error("the server cannot look this up right now")]
+    Unavailable,
 }
 
 /// Maps a path of the file plane to what it stands for. Decides; the plane only serves.

@@ -203,5 +203,11 @@ fn import_failed(name: &str, error: &ImportError) -> ApiError {
         ImportError::Io(error) if error.kind() == ErrorKind::StorageFull => 507,
         _ => 422,
     };
-    ApiError::new(code, "POST", "bases", name, error.to_string())
+    let mut answer = ApiError::new(code, "POST", "bases", name, error.to_string());
+    if code == 507 {
+        answer
+            .messages
+            .push("nothing half was kept: free some space there, then import again".to_owned());
+    }
+    answer
 }

@@ -32,8 +32,10 @@ use crate::settings::{LogFormat, Settings};
 const FIRST_USER: &str = "rocketskates";
 /// How long requests that are under way may take to end at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
-/// Threads that may wait for the disk.
+/// Threads of the API that may wait for the disk.
 const BLOCKING_THREADS: usize = 64;
+/// Threads that boots run on. Their rows are read and written there: the API does not wait for what they wait for.
+const BOOT_THREADS: usize = 4;
 
 /// Runs the server until SIGINT or SIGTERM.
 ///
@@ -52,7 +54,16 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         .thread_name("isobar")
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(&settings, parts, logs))?;
+    let boots = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(BOOT_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("boots")
+        .build()
+        .context("starting the runtime of the boots")?;
+    let served = runtime.block_on(serve(&settings, parts, logs, boots.handle()));
+    boots.shutdown_timeout(GRACE);
+    served?;
     // Blocking calls still under way are commits or reads of the disk: they end by themselves.
     runtime.shutdown_timeout(GRACE);
     tracing::info!("stopped");
@@ -185,7 +196,12 @@ fn open_objects(settings: &Settings, data: &DataDir, layers: Vec<Pack>) -> anyho
     Ok(objects)
 }
 
-async fn serve(settings: &Settings, parts: Parts, logs: RecentLogs) -> anyhow::Result<()> {
+async fn serve(
+    settings: &Settings,
+    parts: Parts,
+    logs: RecentLogs,
+    runtime: &tokio::runtime::Handle,
+) -> anyhow::Result<()> {
     let Parts {
         objects,
         plugins,
@@ -224,7 +240,7 @@ async fn serve(settings: &Settings, parts: Parts, logs: RecentLogs) -> anyhow::R
         open_iso_names: settings.open_isos,
         ledger: spool.join("exchanges"),
     };
-    let booter = start_boots(&objects, &blobs, settings, options).await?;
+    let booter = start_boots(runtime, &objects, &blobs, settings, options).await?;
     // Open boots go on from here, and their BMCs are reading.
     let plane = FilePlane::start(
         files,
@@ -265,6 +281,7 @@ async fn serve(settings: &Settings, parts: Parts, logs: RecentLogs) -> anyhow::R
 
 /// The booting side, with a say in changes of machines from here on.
 async fn start_boots(
+    runtime: &tokio::runtime::Handle,
     objects: &Objects,
     blobs: &Arc<BlobDir>,
     settings: &Settings,
@@ -285,7 +302,8 @@ async fn start_boots(
             .context("looking which bootenvs have their files")?;
         Ok(booter)
     };
-    tokio::task::spawn_blocking(start)
+    runtime
+        .spawn_blocking(start)
         .await
         .context("starting the booting side")?
 }

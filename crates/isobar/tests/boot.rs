@@ -4,13 +4,9 @@
 
 mod stage;
 
-use std::time::Duration;
-
-use isobar_sim::{Fault, FaultKind, Firmware, Manners, Power, ReadManner, SimConfig};
+use isobar_sim::{Fault, FaultKind, Firmware, Power, ReadManner};
 use serde_json::{Value, json};
 use stage::{MACHINE, Stage};
-
-const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_machine_boots_its_own_image_and_says_so() {
@@ -392,30 +388,4 @@ fn media_by_hand() {
         !out.ok && out.stderr.contains("boot-virtual-iso"),
         "did you mean: {out}"
     );
-}
-
-#[test]
-fn the_password_of_the_bmc_is_nowhere() {
-    let stage = Stage::new(|_| {});
-    stage.import();
-    stage.add_machine(&json!({}));
-    assert!(
-        stage
-            .isobar(&["machines", "workflow", MACHINE, "discover-base", "--wait", "agent"])
-            .ok
-    );
-    stage.wait("the boot is done", |s| s.last_boot()["state"] == "done");
-    let mut searched = 0;
-    for file in stage::files_below(&stage.dir().join("data")) {
-        let bytes = std::fs::read(&file).unwrap();
-        searched += 1;
-        assert!(
-            !stage::contains(&bytes, stage::PASSWORD.as_bytes()),
-            "found in {}",
-            file.display()
-        );
-    }
-    assert!(searched > 3);
-    assert!(!stage.log().contains(stage::PASSWORD));
-    let _ = (SOON, Manners::default(), SimConfig::default());
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use futures_util::StreamExt;
 use http::Method;
 use isobar_model::ApiError;
@@ -18,6 +19,8 @@ use crate::reply::{self, Answer};
 const MAX_UPLOAD: u64 = 20 << 30;
 /// A client that sends nothing for so long is gone.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// For the rest of an upload that is refused.
+const MAX_DRAIN: Duration = Duration::from_secs(30);
 /// Bytes collected before the disk is bothered.
 const CHUNK: usize = 1 << 20;
 
@@ -54,9 +57,17 @@ async fn import(mut call: Call) -> Answer {
 
 /// The body of an upload, whole, in a file that has no name any more.
 pub(super) async fn receive(call: &mut Call) -> Result<File, ApiError> {
+    let mut body = call.take_body().into_data_stream();
+    let received = spooled(call, &mut body).await;
+    if received.is_err() {
+        drain(&mut body).await;
+    }
+    received
+}
+
+async fn spooled(call: &mut Call, body: &mut BodyDataStream) -> Result<File, ApiError> {
     let spool = call.app.spool.clone();
     let mut file = blocking(call, move || nameless(&spool)).await?;
-    let mut body = call.take_body().into_data_stream();
     let mut pending = Vec::with_capacity(CHUNK);
     let mut total = 0u64;
     loop {
@@ -92,6 +103,13 @@ pub(super) async fn receive(call: &mut Call) -> Result<File, ApiError> {
     }
 }
 
+/// Takes the rest of what is being sent: many clients read no answer before they have sent all, and what is not taken
+/// would be answered by a reset.
+async fn drain(body: &mut BodyDataStream) {
+    let rest = async { while let Some(Ok(_)) = body.next().await {} };
+    let _ = tokio::time::timeout(MAX_DRAIN, rest).await;
+}
+
 /// A file that goes away with its last user, be that a crash.
 fn nameless(spool: &Path) -> std::io::Result<File> {
     let path = spool.join(format!(".upload-{}", uuid::Uuid::new_v4()));
@@ -120,6 +138,11 @@ pub(super) async fn blocking<T: Send + 'static>(
             500
         };
         let folder = call.app.spool.display();
-        call.refused(code, format!("the upload cannot be kept in {folder}: {error}"))
+        let mut refused = call.refused(code, format!("the upload cannot be kept in {folder}: {error}"));
+        if code == 507 {
+            let hint = "free some space there, about twice the upload's size, then try again";
+            refused.messages.push(hint.to_owned());
+        }
+        refused
     })
 }

@@ -1,6 +1,7 @@
 //! The route table, and the one place where requests are let in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawPathParams, Request, State};
@@ -14,7 +15,7 @@ use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Pr
 use crate::auth::{self, Refusal};
 use crate::call::{Call, Query};
 use crate::reply::{self, Answer};
-use crate::server::{Peer, Stopping};
+use crate::server::{BodyTime, Peer, Stopping};
 use crate::state::AppState;
 
 mod actions;
@@ -200,6 +201,7 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
         params: params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
         method: parts.method,
         headers: parts.headers,
+        body_time: parts.extensions.get::<BodyTime>().map_or(Duration::ZERO, |time| time.0),
         body: body.into(),
     };
     let admitted = auth::admit(&mut call, route.access).await;

@@ -107,7 +107,7 @@ impl Transport {
         }
         let client = builder.build().map_err(|err| fail(ErrorClass::Tls, chain(&err)))?;
         let mut redactor = Redactor::default();
-        redactor.hide(endpoint.password.reveal());
+        redactor.hide_login(&endpoint.username, endpoint.password.reveal());
         let deadline = call_end(&options);
         Ok(Self {
             client,

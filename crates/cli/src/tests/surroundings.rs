@@ -114,3 +114,25 @@ fn of_several_endpoints_the_first_that_answers() {
         err.text()
     );
 }
+
+#[test]
+fn a_stale_token_is_told_from_other_refusals() {
+    let refused = |message: &'static str| Server::start(move |_| Answer::error(403, "AUTH", "", "", &[message]));
+    let said = |server: &Server, program: &str| {
+        let env = [("RS_ENDPOINT", server.endpoint.as_str()), ("RS_TOKEN", "old")];
+        let (host, _, err) = fake::host(&env, "");
+        let words = [program, "machines", "list"].map(str::to_owned);
+        assert_eq!(crate::run(&words, &[], &host), 1);
+        err.text()
+    };
+    let stale = refused("Validation failed");
+    let hint = "unset RS_TOKEN and set RS_KEY=user:password";
+    assert!(said(&stale, "isobar").contains(hint), "{}", said(&stale, "isobar"));
+    assert!(!said(&stale, "drpcli").contains(hint), "drpcli's words are drpcli's");
+    let forbidden = refused("no right to list machines");
+    assert!(
+        !said(&forbidden, "isobar").contains(hint),
+        "{}",
+        said(&forbidden, "isobar")
+    );
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use isobar_client::ClientError;
 use isobar_sledgehammer::{Bundle, MANIFEST, TREE};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,11 @@ impl Server {
 
     /// One whose kernel has twice and whose initrd three times `unit` bytes.
     pub fn import_sized(&self, version: u8, unit: usize) {
+        let answer = self.try_import(version, unit).unwrap();
+        assert_eq!(answer["name"], "sledgehammer");
+    }
+
+    pub fn try_import(&self, version: u8, unit: usize) -> Result<Value, ClientError> {
         let noise = |len: usize, seed: u8| -> Vec<u8> {
             let mut state = u64::from(seed) * 256 + u64::from(version);
             (0..len)
@@ -63,7 +69,7 @@ impl Server {
         for (path, (bytes, _)) in &files {
             add(&format!("tree/{path}"), bytes);
         }
-        self.upload(&tar.into_inner().unwrap());
+        self.upload(&tar.into_inner().unwrap())
     }
 
     /// A live image that boots.
@@ -73,21 +79,18 @@ impl Server {
         for name in std::iter::once(MANIFEST.to_owned()).chain(tree) {
             tar.append_path_with_name(bundle.dir.join(&name), &name).unwrap();
         }
-        self.upload(&tar.into_inner().unwrap());
+        let answer = self.upload(&tar.into_inner().unwrap()).unwrap();
+        assert_eq!(answer["name"], "sledgehammer");
     }
 
-    fn upload(&self, mut tar: &[u8]) {
+    fn upload(&self, mut tar: &[u8]) -> Result<Value, ClientError> {
         let len = tar.len() as u64;
-        let answer: Value = self
-            .client()
-            .upload(
-                "/isobar/v1/bases/sledgehammer",
-                "application/x-tar",
-                Some(len),
-                &mut tar,
-            )
-            .unwrap();
-        assert_eq!(answer["name"], "sledgehammer");
+        self.client().upload(
+            "/isobar/v1/bases/sledgehammer",
+            "application/x-tar",
+            Some(len),
+            &mut tar,
+        )
     }
 }
 

@@ -94,7 +94,11 @@ impl Stage {
 
     /// With a server of its own kind.
     pub fn with(options: Options, adapt: impl FnOnce(&mut SimConfig)) -> Self {
-        let mut server = Server::new(options);
+        Self::over(Server::new(options), adapt)
+    }
+
+    /// With a server that is made and not started yet.
+    pub fn over(mut server: Server, adapt: impl FnOnce(&mut SimConfig)) -> Self {
         let players = Players::default();
         let runtime = runtime();
         let mut config = sim_config();

@@ -40,6 +40,8 @@ pub struct Options {
     pub addresses: (String, String),
     /// Address that API and file plane listen on.
     pub listen: String,
+    /// `--log-level`.
+    pub log_level: String,
     /// More options.
     pub args: Vec<String>,
     /// What the command line begins with: `ip netns exec …`, `prlimit …`.
@@ -52,6 +54,7 @@ impl Default for Options {
             timing: super::TIMING.to_owned(),
             addresses: ("127.0.0.1".to_owned(), "192.168.77.1".to_owned()),
             listen: "127.0.0.1".to_owned(),
+            log_level: "debug".to_owned(),
             args: Vec::new(),
             wrapper: Vec::new(),
         }
@@ -118,7 +121,7 @@ impl Server {
             .args(["serve", "--api-listen", &local(self.api)])
             .args(["--file-listen", &local(self.files)])
             .args(addresses.flat_map(|(option, address)| [*option, address.as_str()]))
-            .args(["--timing", &self.options.timing, "--log-level", "debug"])
+            .args(["--timing", &self.options.timing, "--log-level", &self.options.log_level])
             .arg("--data-dir")
             .arg(self.data())
             .args(&self.options.args)
