@@ -11,6 +11,7 @@ mod image;
 mod report;
 mod samples;
 mod setup;
+mod slow_readers;
 mod stage;
 
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ struct Bench {
     measure: fn(&Setup, &mut Samples) -> Result<()>,
 }
 
-const BENCHES: &[&Bench] = &[&boot::BENCH, &files::BENCH, &image::BENCH];
+const BENCHES: &[&Bench] = &[&boot::BENCH, &files::BENCH, &image::BENCH, &slow_readers::BENCH];
 
 const HELP: &str = "cargo xtask bench [NAME…] [--check] [--runs N] [--firmware bios|uefi|secureboot] [--json]";
 
