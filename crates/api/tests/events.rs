@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::{PASSWORD, Rig};
@@ -63,7 +65,24 @@ impl Socket {
     }
 
     async fn event(&mut self) -> Value {
-        serde_json::from_slice(&self.next().await.unwrap().1).unwrap()
+        let next = tokio::time::timeout(PATIENCE, self.next())
+            .await
+            .expect("no event came");
+        serde_json::from_slice(&next.unwrap().1).unwrap()
+    }
+}
+
+/// Longer than any event takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Adds what comes to `text` until it has `wanted`.
+async fn read_until(stream: &mut TlsStream<TcpStream>, text: &mut String, wanted: &str) {
+    let mut chunk = [0; 4096];
+    while !text.contains(wanted) {
+        let n = tokio::time::timeout(PATIENCE, stream.read(&mut chunk)).await;
+        let n = n.unwrap_or_else(|_| panic!("{wanted} never came: {text}")).unwrap();
+        assert!(n > 0, "the stream ended without {wanted}: {text}");
+        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
     }
 }
 
@@ -152,21 +171,14 @@ async fn the_stream_replays_from_a_revision_and_goes_on() {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut text = String::new();
-    let mut chunk = [0; 4096];
-    while !text.contains(&first) {
-        let n = stream.read(&mut chunk).await.unwrap();
-        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
-    }
+    read_until(&mut stream, &mut text, &first).await;
     assert!(
         text.contains("text/event-stream") && text.contains("event: machines.create"),
         "{text}"
     );
     assert!(!text.contains("event: profiles"), "{text}");
     let second = rig.machine("mach-02").await;
-    while !text.contains(&second) {
-        let n = stream.read(&mut chunk).await.unwrap();
-        text.push_str(std::str::from_utf8(&chunk[..n]).unwrap());
-    }
+    read_until(&mut stream, &mut text, &second).await;
     assert_eq!(rig.get("/isobar/v1/events?after=x").await.status, 400);
 }
 
