@@ -374,10 +374,9 @@ impl Boot {
     /// from times in this row goes on from where it stood at the last write, be it a second or a day ago, or tomorrow.
     pub(crate) fn taken_up(&mut self, now_ms: u64) {
         let written = self.updated_ms;
-        let moved = |at: u64| now_ms.saturating_sub(written.saturating_sub(at));
-        self.step_ms = moved(self.step_ms);
-        for at in [&mut self.asked_ms, &mut self.forced_ms, &mut self.handed_over_ms] {
-            *at = at.map(moved);
+        let times = [&mut self.asked_ms, &mut self.forced_ms, &mut self.handed_over_ms];
+        for at in times.into_iter().flatten().chain([&mut self.step_ms]) {
+            *at = now_ms.saturating_sub(written.saturating_sub(*at));
         }
         self.updated_ms = now_ms;
     }
