@@ -315,7 +315,7 @@ fn a_cable_that_stays_out_ends_a_boot_with_the_place() {
         site.machines.ip("link set eth0 down");
         site.boot("mute");
         let (message, hint) = site.fails("mute", "agent-silent");
-        assert!(message.contains("the image was read"), "{message}");
+        assert!(message.contains("has read the image"), "{message}");
         assert!(hint.contains(&format!("https://{HOST_FOR_MACHINE}:")), "{hint}");
         assert_eq!(site.players.all().len(), 1, "its operating system was up");
 
