@@ -362,7 +362,9 @@ impl Inner {
                 self.ask(call, Verb::Eject).await?;
                 let busy = self.open_boots(&call.operation.machine).map_err(store_reason)?;
                 if !busy.iter().any(|row| row.boot.state == State::Running) {
-                    self.end_attempts(&ending).await.map_err(store_reason)?;
+                    self.end_attempts(&call.operation.machine, &ending)
+                        .await
+                        .map_err(store_reason)?;
                 }
                 Ok(success())
             }
@@ -374,7 +376,9 @@ impl Inner {
                 self.ask(call, Verb::Insert(url)).await?;
                 // What was mounted before is out now; a boot under way looks after its own.
                 let by_hand: Vec<_> = older.into_iter().filter(|attempt| attempt.boot.is_none()).collect();
-                self.end_attempts(&by_hand).await.map_err(store_reason)?;
+                self.end_attempts(&call.operation.machine, &by_hand)
+                    .await
+                    .map_err(store_reason)?;
                 if call.boot {
                     self.ask(call, Verb::BootOnce(BootTarget::Cd)).await?;
                 }

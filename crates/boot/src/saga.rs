@@ -272,7 +272,7 @@ impl Saga {
     async fn end_unused(&self, row: &Row) -> Result<(), Stop> {
         let own = row.boot.attempt.as_deref().filter(|_| !row.boot.inserted);
         if let Some(attempt) = own.map(|id| self.inner.attempt(id)).transpose()?.flatten() {
-            self.inner.end_attempts(&[attempt]).await?;
+            self.inner.end_attempts(&row.boot.machine, &[attempt]).await?;
         }
         Ok(())
     }

@@ -456,11 +456,11 @@ impl Inner {
             .collect())
     }
 
-    /// These attempts are over: their tokens answer "gone". Images are given up but for each machine's newest, which
-    /// people may still want to look at.
+    /// These attempts are over: their tokens answer "gone". Images of attempts of the machine that are over by now are
+    /// given up, but for the newest attempt's, which people may still want to look at.
     ///
     /// Which ones has to be said before their disc is taken out: an attempt that began meanwhile is not among them.
-    pub(crate) async fn end_attempts(&self, ending: &[Attempt]) -> Result<(), StoreError> {
+    pub(crate) async fn end_attempts(&self, machine: &str, ending: &[Attempt]) -> Result<(), StoreError> {
         for attempt in ending {
             self.update_attempt(&attempt.id, |a| {
                 a.over = true;
@@ -469,9 +469,6 @@ impl Inner {
             .await?;
             self.book.forget(attempt.attempt_id());
         }
-        let Some(machine) = ending.first().map(|attempt| attempt.machine.clone()) else {
-            return Ok(());
-        };
         let image = |attempt: Attempt| Delete {
             kind: kind::IMAGES.to_owned(),
             key: attempt.id,
@@ -479,11 +476,20 @@ impl Inner {
         };
         let old = self
             .attempts
-            .of_machine(&machine)?
+            .of_machine(machine)?
             .into_iter()
             .skip(1)
             .map(|(attempt, _)| attempt);
-        let deletes = old.filter(|attempt| attempt.over).map(image).collect();
+        let mut deletes = Vec::new();
+        for attempt in old.filter(|attempt| attempt.over) {
+            // History is longer than images are kept.
+            if self.store.get(kind::IMAGES, &attempt.id)?.is_some() {
+                deletes.push(image(attempt));
+            }
+        }
+        if deletes.is_empty() {
+            return Ok(());
+        }
         self.store
             .submit(Txn {
                 deletes,

@@ -69,7 +69,7 @@ impl Saga {
             self.change(row, Verb::Eject).await?;
         }
         row.boot.inserted = false;
-        self.inner.end_attempts(&ending).await?;
+        self.inner.end_attempts(&row.boot.machine, &ending).await?;
         match self.change(row, Verb::ClearOverride).await {
             Err(Stop::Bmc(error)) if !worth_retrying(&error) => {
                 tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");

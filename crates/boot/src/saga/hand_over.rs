@@ -105,7 +105,7 @@ impl Saga {
             .inner
             .live_attempts(&row.boot.machine, row.boot.attempt.as_deref())?;
         self.change(row, Verb::Eject).await?;
-        self.inner.end_attempts(&ending).await?;
+        self.inner.end_attempts(&row.boot.machine, &ending).await?;
         Ok(Outcome::Next(INSERT))
     }
 
