@@ -12,6 +12,7 @@
 //! | [`disc`] | bases, images, planning |
 //! | `iso9660` | the bytes of ECMA-119 and Rock Ridge |
 //! | `eltorito` | the boot catalog and the boot information table |
+//! | `mbr` | the master boot record, for machines that see the disc as a disk |
 //! | [`esp`] | the FAT image that UEFI firmware boots from |
 //! | [`coverage`] | how much of each file has been read |
 //! | [`blob`] | the folder of content-addressed files |
@@ -25,6 +26,7 @@ pub mod disc;
 mod eltorito;
 pub mod esp;
 mod iso9660;
+mod mbr;
 pub mod vfs;
 mod wire;
 

@@ -67,7 +67,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Checks magic, version and seal.
+    /// Checks magic, version (any up to `version`) and seal.
     pub(crate) fn open(bytes: &'a [u8], magic: [u8; 8], version: u16) -> Result<Self, WireError> {
         let body_len = bytes.len().checked_sub(SEAL).ok_or(WireError::Damaged("too short"))?;
         let (body, seal) = bytes.split_at(body_len);
@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
             return Err(WireError::Damaged("not of this kind"));
         }
         let found = u16::from_le_bytes(reader.array()?);
-        if found != version {
+        if found == 0 || found > version {
             return Err(WireError::Version(found));
         }
         if Sha256::digest(body)[..] != *seal {

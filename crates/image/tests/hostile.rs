@@ -193,6 +193,15 @@ fn damage_is_told_from_newer_versions_and_other_bases() {
     newer[8] = 9;
     let result = Image::from_delta(Arc::clone(&base), &newer);
     assert!(matches!(result, Err(PlanError::Version(9))));
+    // Version 1 had no system area.
+    let mut older = delta_bytes.clone();
+    older[8] = 1;
+    reseal(&mut older);
+    assert!(Image::from_delta(Arc::clone(&base), &older).is_ok());
+    older[8] = 0;
+    reseal(&mut older);
+    let result = Image::from_delta(Arc::clone(&base), &older);
+    assert!(matches!(result, Err(PlanError::Version(0))));
     let other = Fixture::new().real_base();
     match Image::from_delta(Arc::clone(&other), delta_bytes) {
         Err(PlanError::OtherBase { wanted, given }) => assert_eq!((wanted, given), (base.digest(), other.digest())),

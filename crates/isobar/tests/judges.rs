@@ -1,5 +1,6 @@
 //! The real live image through the whole product, judged by what nobody here wrote: each firmware boots it beside a
-//! disk that tries to be mistaken for it, a guest sums up its CD, and xorriso and 7-Zip take the exported ISO apart.
+//! disk that tries to be mistaken for it, a guest sums up its CD, machines boot the exported ISO from a USB stick, and
+//! xorriso and 7-Zip take it apart.
 #![allow(clippy::unwrap_used)]
 
 mod stage;
@@ -9,8 +10,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use isobar_image::cpio::{Archive, Kind};
@@ -54,6 +55,12 @@ const GUESTS: [Guest; 3] = [
     },
 ];
 
+/// Machines that boot an exported ISO from a USB stick, and their firmware's files where it is not QEMU's own.
+const STICKS: [(&str, &[&str]); 2] = [
+    ("stick-bios", &[]),
+    ("stick-uefi", &["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"]),
+];
+
 #[test]
 fn the_live_image_boots_past_a_decoy_and_is_what_was_exported() {
     let mut server = Server::new(Options {
@@ -86,7 +93,92 @@ fn the_live_image_boots_past_a_decoy_and_is_what_was_exported() {
             });
         }
     });
-    judge(&server, &tree, &manifest);
+    let stick = stick(&server, &export(&server, "uefi"));
+    std::thread::scope(|scope| {
+        for (name, firmware) in STICKS {
+            let (work, stick) = (server.dir().join(name), &stick);
+            scope.spawn(move || boot_stick(name, firmware, stick, &work));
+        }
+        judge(&server, &tree, &manifest);
+    });
+}
+
+/// The ISO, less its El Torito descriptor: OVMF would look for that on a disk too, others go by its partitions.
+fn stick(server: &Server, iso: &Path) -> PathBuf {
+    const DESCRIPTOR: usize = 17 * 2048;
+    let mut bytes = fs::read(iso).unwrap();
+    let name = &mut bytes[DESCRIPTOR + 7..][..9];
+    assert_eq!(name, b"EL TORITO");
+    name.fill(b'X');
+    let stick = server.dir().join("stick.img");
+    fs::write(&stick, bytes).unwrap();
+    stick
+}
+
+/// Kills its process when it goes.
+struct Mortal(Child);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        // An error: it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A machine that has nothing but the ISO, as a USB stick: GRUB, the kernel and the agent start.
+fn boot_stick(name: &str, firmware: &[&str], stick: &Path, work: &Path) {
+    let began = Instant::now();
+    fs::create_dir(work).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-vga",
+        "std",
+    ]);
+    command.args(["-machine", "q35", "-m", "768"]);
+    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    for (n, file) in firmware.iter().enumerate() {
+        let copy = work.join(file);
+        fs::copy(Path::new("/usr/share/OVMF").join(file), &copy).unwrap();
+        let file = copy.display();
+        command.args(["-drive", &format!("if=pflash,unit={n},format=raw,file={file}")]);
+    }
+    let drive = format!("if=none,id=stick,format=raw,readonly=on,file={}", stick.display());
+    command.args(["-drive", &drive, "-device", "qemu-xhci"]);
+    command.args(["-device", "usb-storage,drive=stick"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut machine = Mortal(command.spawn().unwrap());
+    let mut console = machine.0.stdout.take().unwrap();
+    let (say, heard) = mpsc::channel();
+    let listener = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = console.read(&mut bytes) {
+            // An error: it has been heard enough.
+            let _ = say.send(bytes[..count].to_vec());
+        }
+    });
+    let mut said = Vec::new();
+    for wanted in ["isobar: loading kernel", "isobar: agent: "] {
+        while !String::from_utf8_lossy(&said).contains(wanted) {
+            let left = PATIENCE.saturating_sub(began.elapsed());
+            match heard.recv_timeout(left) {
+                Ok(more) => said.extend(more),
+                Err(e) => panic!(
+                    "{name}: no {wanted:?} ({e}); its console:\n{}",
+                    String::from_utf8_lossy(&said)
+                ),
+            }
+        }
+    }
+    eprintln!("{name}: {:.0} s", began.elapsed().as_secs_f64());
+    drop(machine);
+    listener.join().unwrap();
 }
 
 fn play(guest: &Guest, server: &Server, tree: &Path, runtime: &tokio::runtime::Runtime) {
@@ -408,7 +500,6 @@ fn export(server: &Server, name: &str) -> PathBuf {
 
 /// Other people's programs on the exported ISO: what a firmware sees, and every file.
 fn judge(server: &Server, tree: &Path, manifest: &Manifest) {
-    export(server, "uefi");
     let folder = server.dir();
     let xorriso = |words: &[&str]| tool(folder, "xorriso", words);
     let torito = xorriso(&["-indev", "uefi.iso", "-report_el_torito", "plain"]);
@@ -417,15 +508,23 @@ fn judge(server: &Server, tree: &Path, manifest: &Manifest) {
         "El Torito boot img :   2  UEFI  y   none",
         "El Torito img path :   1  /boot/grub/i386-pc/eltorito.img",
         "El Torito img path :   2  /boot/grub/efi.img",
-        "El Torito img opts :   1  boot-info-table",
+        "El Torito img opts :   1  boot-info-table grub2-boot-info",
         "El Torito cat path : /boot.catalog",
     ] {
         assert!(torito.contains(said), "no {said:?} in\n{torito}");
     }
     assert!(!torito.contains("WARNING") && !torito.contains("FAILURE"), "{torito}");
     let area = xorriso(&["-indev", "uefi.iso", "-report_system_area", "plain"]);
-    // It boots as a CD; nobody may take its first sectors for a partition table.
-    assert!(area.contains("No System Area was loaded"), "{area}");
+    let sectors = fs::metadata(folder.join("uefi.iso")).unwrap().len() / SECTOR as u64;
+    let whole = format!("MBR partition      :   1   0x80  0x00            0 {sectors:>12}");
+    for said in [
+        "System area summary: MBR grub2-mbr",
+        &whole,
+        "MBR partition      :   2   0x00  0xef",
+        "MBR partition path :   2  /boot/grub/efi.img",
+    ] {
+        assert!(area.contains(said), "no {said:?} in\n{area}");
+    }
     assert!(!area.contains("WARNING") && !area.contains("FAILURE"), "{area}");
 
     let mut expected: BTreeMap<String, String> = manifest
@@ -456,8 +555,11 @@ fn judge(server: &Server, tree: &Path, manifest: &Manifest) {
         for (path, sum) in &expected {
             let mut bytes = fs::read(root.join(path)).unwrap_or_else(|e| panic!("{by}: {path}: {e}"));
             if *path == manifest.bios_image {
-                // The boot information table is the disc's.
-                bytes[8..64].copy_from_slice(&fs::read(tree.join(path)).unwrap()[8..64]);
+                // What says where it lies is the disc's: the boot information table, GRUB's first block list.
+                let built = fs::read(tree.join(path)).unwrap();
+                for place in [8..64, 2548..2556] {
+                    bytes[place.clone()].copy_from_slice(&built[place]);
+                }
             }
             assert_eq!(hex(&bytes), *sum, "{by}: {path}");
         }

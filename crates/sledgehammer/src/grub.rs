@@ -48,6 +48,13 @@ pub(crate) const SHIPPED: &[Shipped] = &[
         esp: true,
     },
     Shipped {
+        package: "grub-pc-bin",
+        from: "usr/lib/grub/i386-pc/boot_hybrid.img",
+        // Beside the BIOS image: images are made with it as the boot code of their first sector.
+        to: "boot/grub/i386-pc/boot_hybrid.img",
+        esp: false,
+    },
+    Shipped {
         package: "grub-common",
         from: "usr/share/grub/unicode.pf2",
         to: "EFI/BOOT/fonts/unicode.pf2",

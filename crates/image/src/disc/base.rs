@@ -98,7 +98,8 @@ pub struct BaseSpec {
     /// All files. Folders are implied.
     pub files: Vec<BaseFile>,
     /// Path of the file that is the El Torito BIOS image (GRUB's eltorito core). It gets its boot
-    /// information table (`-boot-info-table`) patched when the base is built.
+    /// information table (`-boot-info-table`) patched when the base is built. If GRUB's `boot_hybrid.img` is
+    /// among the files of its folder, it becomes the boot code of images that are presented as a disk.
     pub bios_image: Option<String>,
     /// Path of the file that is the El Torito EFI image (a FAT file system; see [`crate::esp`]).
     pub efi_image: Option<String>,
@@ -320,6 +321,24 @@ impl Base {
 
     pub(super) fn inline(&self, at: usize, len: usize) -> Bytes {
         self.bytes.slice(at..at + len)
+    }
+
+    /// The bytes of a file that is held in the base itself.
+    pub(super) fn inline_file(&self, path: &str) -> Option<Bytes> {
+        let Some(Node::File(file)) = self.by_path.get(path) else {
+            return None;
+        };
+        let entry = &self.files[*file as usize];
+        let first = self.extents.partition_point(|extent| extent.file < *file);
+        match self.extents.get(first)? {
+            Extent {
+                file: of,
+                len,
+                source: Source::Inline(at),
+                ..
+            } if of == file && *len == entry.len => Some(self.inline(*at, *len as usize)),
+            _ => None,
+        }
     }
 
     /// A sector of the metadata.

@@ -1,7 +1,8 @@
 //! Laying a base out and writing its canonical form, which [`Base`](super::Base) reads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -14,6 +15,7 @@ use crate::iso9660::descriptor::{self, Volume};
 use crate::iso9660::directory::{self, Member};
 use crate::iso9660::name::{Identifier, shorten};
 use crate::iso9660::{FIRST_DESCRIPTOR, SECTOR, SECTOR_USIZE, Span, path_table, sectors};
+use crate::mbr;
 use crate::vfs::FileRole;
 use crate::wire::Writer;
 
@@ -276,6 +278,15 @@ impl<'a> Draft<'a> {
         self.files.iter().find(|file| file.role == role)
     }
 
+    /// Whether boot code that loads this BIOS image lies beside it.
+    fn has_boot_code(&self, bios: &DraftFile<'_>) -> bool {
+        let path = path::sibling(bios.path, mbr::BOOT_CODE);
+        self.files.iter().any(|file| {
+            file.path == path
+                && matches!(file.content, Some(Content::Bytes(bytes)) if mbr::is_boot_code(bytes, bios.len))
+        })
+    }
+
     /// The sectors of descriptors, path tables and directories.
     fn metadata(&self, spec: &BaseSpec) -> Vec<u8> {
         let mut out = Vec::new();
@@ -357,17 +368,14 @@ impl<'a> Draft<'a> {
                     write_inline(&mut w, &catalog.unwrap_or([0; SECTOR_USIZE]));
                 }
                 (Some(content), FileRole::BiosImage) => {
-                    let table = info_table(file, content, blobs).map_err(|source| BuildError::Blob {
+                    let pointer = self.has_boot_code(file).then(|| mbr::second_pointer(file.lba));
+                    let table = info_table(file, content, pointer, blobs).map_err(|source| BuildError::Blob {
                         path: file.path.to_owned(),
                         source,
                     })?;
-                    let (from, to) = (eltorito::INFO_TABLE.start as u64, eltorito::INFO_TABLE.end as u64);
-                    w.count(if file.len > to { 3 } else { 2 });
-                    write_part(&mut w, content, 0, from);
-                    write_inline(&mut w, &table);
-                    if file.len > to {
-                        write_part(&mut w, content, to, file.len - to);
-                    }
+                    let mut patches = vec![(eltorito::INFO_TABLE, &table[..])];
+                    patches.extend(pointer.as_ref().map(|pointer| (mbr::SECOND_POINTER, &pointer[..])));
+                    write_patched(&mut w, content, &patches);
                 }
                 (Some(_), _) if file.len == 0 => w.count(0),
                 (Some(content), _) => {
@@ -434,13 +442,35 @@ fn write_part(w: &mut Writer, content: &Content, offset: u64, len: u64) {
     }
 }
 
-fn info_table(file: &DraftFile<'_>, content: &Content, blobs: &BlobDir) -> io::Result<[u8; 56]> {
+/// `content` with some of its bytes replaced; the patches are in order and lie within it.
+fn write_patched(w: &mut Writer, content: &Content, patches: &[(Range<usize>, &[u8])]) {
+    let last = patches.last().map_or(0, |(at, _)| at.end as u64);
+    let rest = content.len() - last;
+    w.count(2 * patches.len() + usize::from(rest > 0));
+    let mut from = 0;
+    for (at, bytes) in patches {
+        write_part(w, content, from, at.start as u64 - from);
+        write_inline(w, bytes);
+        from = at.end as u64;
+    }
+    if rest > 0 {
+        write_part(w, content, last, rest);
+    }
+}
+
+/// The boot information table of a BIOS image that gets `pointer`.
+fn info_table(
+    file: &DraftFile<'_>,
+    content: &Content,
+    pointer: Option<[u8; 8]>,
+    blobs: &BlobDir,
+) -> io::Result<[u8; 56]> {
     let span = Span {
         lba: file.lba,
         len: file.len,
     };
     match content {
-        Content::Bytes(bytes) => eltorito::info_table(span, &bytes[..]),
+        Content::Bytes(bytes) => with_pointer(span, &bytes[..], pointer),
         Content::Blob { id, len } => {
             let mut blob = blobs.file(id)?;
             let found = blob.seek(SeekFrom::End(0))?;
@@ -451,7 +481,17 @@ fn info_table(file: &DraftFile<'_>, content: &Content, blobs: &BlobDir) -> io::R
                 ));
             }
             blob.rewind()?;
-            eltorito::info_table(span, &mut blob)
+            with_pointer(span, blob, pointer)
         }
     }
+}
+
+fn with_pointer(span: Span, mut image: impl Read, pointer: Option<[u8; 8]>) -> io::Result<[u8; 56]> {
+    let Some(pointer) = pointer else {
+        return eltorito::info_table(span, image);
+    };
+    let mut head = [0; mbr::SECOND_POINTER.end];
+    image.read_exact(&mut head)?;
+    head[mbr::SECOND_POINTER].copy_from_slice(&pointer);
+    eltorito::info_table(span, head.chain(image))
 }

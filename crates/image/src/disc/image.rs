@@ -12,12 +12,13 @@ use super::layout::{rank, role_of_rank};
 use super::planner::PlanError;
 use super::reader;
 use crate::blob::{BlobDir, BlobId};
-use crate::iso9660::{FIRST_DESCRIPTOR, SECTOR, SECTOR_USIZE};
+use crate::iso9660::{SECTOR, SECTOR_USIZE};
 use crate::vfs::{FileEntry, FileId, FileRole, Piece, Segment};
 use crate::wire::{Reader, WireError, Writer, seal_of};
 
 const MAGIC: [u8; 8] = *b"ISODELTA";
-const VERSION: u16 = 1;
+/// Since 2 a delta may replace sectors of the system area.
+const VERSION: u16 = 2;
 /// Name of the region of directories and path tables that have no room in the base.
 const OWN_METADATA: &str = "<own metadata>";
 
@@ -27,7 +28,7 @@ pub(super) struct Delta<'a> {
     pub(super) sectors: u32,
     /// Indexes of the base's files that are not in the tree any more, sorted.
     pub(super) replaced: &'a [u32],
-    /// Sectors of the base's metadata.
+    /// Sectors of the system area and the base's metadata.
     pub(super) patches: &'a BTreeMap<u32, Vec<u8>>,
     /// First sector of `tail`.
     pub(super) tail_at: u32,
@@ -82,7 +83,7 @@ struct Region {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RegionKind {
-    /// Replaces sectors of the base's metadata.
+    /// Replaces sectors of the system area or the base's metadata.
     Patch,
     /// Metadata or a file after the base; counted from the first one.
     Tail(u32),
@@ -297,7 +298,7 @@ impl Image {
             replaced.push(file);
         }
         let mut regions: Vec<Region> = Vec::new();
-        let mut first_free = FIRST_DESCRIPTOR;
+        let mut first_free = 0;
         for _ in 0..r.count()? {
             let lba = r.u32()?;
             if lba < first_free || lba >= base.metadata_end() {

@@ -77,3 +77,11 @@ pub(super) fn check(path: &str) -> Result<(), PathError> {
 pub(super) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
+
+/// The path of another file in the folder of `path`.
+pub(super) fn sibling(path: &str, name: &str) -> String {
+    match split(path).0 {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
+    }
+}

@@ -13,6 +13,7 @@ use crate::iso9660::descriptor::{self, Volume};
 use crate::iso9660::directory::{self, Member};
 use crate::iso9660::name::{Identifier, shorten};
 use crate::iso9660::{FIRST_DESCRIPTOR, SECTOR_USIZE, Span, path_table, sectors};
+use crate::mbr::{self, Mbr};
 use crate::vfs::FileRole;
 use crate::wire::WireError;
 
@@ -534,6 +535,9 @@ impl<'a> Planner<'a> {
             },
         );
         out.write(FIRST_DESCRIPTOR, &primary);
+        if let Some(sector) = self.system_area(tail.sectors) {
+            out.patches.insert(0, sector.to_vec());
+        }
         let own = tail.own_order.iter().map(|own| {
             let file = self.own[*own as usize];
             OwnRegion {
@@ -552,6 +556,32 @@ impl<'a> Planner<'a> {
             tail: &out.tail,
             own: &own.collect::<Vec<_>>(),
         })
+    }
+
+    /// The first sector of the disc, if machines boot from it.
+    fn system_area(&self, sectors: u32) -> Option<[u8; SECTOR_USIZE]> {
+        let base = self.base;
+        let image = |role| {
+            let index = base.files.iter().position(|file| file.role == role)?;
+            Some((&base.files[index], self.span(Target::BaseFile(index as u32))))
+        };
+        let (bios, efi) = (image(FileRole::BiosImage), image(FileRole::EfiImage));
+        if bios.is_none() && efi.is_none() {
+            return None;
+        }
+        let boot_code = bios.and_then(|(bios, _)| {
+            let bytes = base.inline_file(&path::sibling(&bios.path, mbr::BOOT_CODE))?;
+            mbr::is_boot_code(&bytes, bios.len).then_some(bytes)
+        });
+        let [a, b, c, d, ..] = base.digest().0;
+        let mbr = Mbr {
+            boot_code: boot_code.as_deref(),
+            bios: bios.map(|(_, span)| span),
+            efi: efi.map(|(_, span)| span),
+            sectors,
+            signature: [a, b, c, d],
+        };
+        Some(mbr.sector())
     }
 
     /// Both path tables of the merged tree.
@@ -598,7 +628,7 @@ fn own_role(file: &OwnFile) -> FileRole {
 /// Sectors of metadata on their way into a delta.
 struct Sectors<'a> {
     base: &'a Base,
-    /// Sectors of the base that differ.
+    /// Sectors of the base that differ, and the system area.
     patches: BTreeMap<u32, Vec<u8>>,
     tail_at: u32,
     tail: Vec<u8>,
