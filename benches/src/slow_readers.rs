@@ -105,7 +105,7 @@ impl Server {
         let (api, files, data) = (free()?, free()?, work.join("data"));
         let log = File::create(work.join("serve.log"))?;
         let child = Command::new(&setup.isobar)
-            .args(["serve", "--open-isos", "true", "--address-for-bmc", "127.0.0.1"])
+            .args(["serve", "--open-isos", "--address-for-bmc", "127.0.0.1"])
             .args(["--api-listen", &format!("127.0.0.1:{api}")])
             .args(["--file-listen", &format!("127.0.0.1:{files}")])
             .arg("--data-dir")
