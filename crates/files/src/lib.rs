@@ -14,6 +14,7 @@
 //! - a fast reader cannot keep a worker: after its turn the others come first;
 //! - bytes that are not in the page cache are sent by threads of their own, which may wait for the disk, first come first
 //!   served: whoever reads what is in memory waits for no disk, and no async runtime ever does;
+//! - its threads are nicer than the process's others: reads give way to the API;
 //! - memory is bounded by [`Config::max_connections`]: a record holds a request head of at most
 //!   [`Config::max_head`] bytes and a position in an image, never a body.
 //!
