@@ -350,6 +350,12 @@ mod tests {
         fn events(&self, _: isobar_store::Rev, _: usize) -> Result<isobar_store::History, StoreError> {
             silent()
         }
+        fn note(&self, entry: isobar_store::Audit) {
+            self.0.note(entry);
+        }
+        fn audit(&self, _: &isobar_store::AuditQuery) -> Result<Vec<isobar_store::Audited>, StoreError> {
+            silent()
+        }
         fn rev(&self) -> Result<isobar_store::Rev, StoreError> {
             silent()
         }

@@ -4,12 +4,14 @@
 //! The trait has one implementation today, SQLite; a conformance suite over the trait (`tests/conformance.rs`)
 //! lets a second one prove itself.
 
+pub mod audit;
 pub mod clock;
 pub mod sqlite;
 pub mod vault;
 
 use bytes::Bytes;
 
+pub use audit::{Audit, AuditClass, AuditQuery, Audited};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use sqlite::{SqliteStore, StoreOptions};
 pub use vault::Vault;
@@ -110,6 +112,8 @@ pub struct Txn {
     pub events: Vec<Event>,
     /// Leases that must still be the current ones: a worker that lost its lease changes nothing.
     pub fences: Vec<Lease>,
+    /// Rows for the audit log, committed with the change that they tell of.
+    pub audit: Vec<Audit>,
 }
 
 /// A committed event.
@@ -285,6 +289,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Of the backend.
     fn events(&self, after: Rev, limit: usize) -> Result<History, StoreError>;
+    /// Adds to the audit log what belongs to no commit: a look, a refusal. Returns at once; the row goes with the next
+    /// commit, at the latest after a second, and one of the same content is written once a minute and counts how often.
+    /// More different ones than a thousand a minute are only counted.
+    fn note(&self, entry: Audit);
+    /// Rows of the audit log.
+    ///
+    /// # Errors
+    /// Of the backend.
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<Audited>, StoreError>;
     /// Number of the last commit.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! queue into one transaction, each piece in a savepoint of its own, so that one fsync serves many and one conflict
 //! fails nobody else. Reads have connections of their own and never wait for the writer.
 
+mod audit;
+mod notes;
 mod queue;
 mod schema;
 mod writer;
@@ -16,7 +18,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::{Clock, Committed, Doc, Event, History, Lease, Pending, Rev, Store, StoreError, SystemClock, Txn};
+use crate::{
+    Audit, AuditQuery, Audited, Clock, Committed, Doc, Event, History, Lease, Pending, Rev, Store, StoreError,
+    SystemClock, Txn,
+};
 use queue::{Command, Queue};
 
 /// How a store behaves.
@@ -36,6 +41,10 @@ pub struct StoreOptions {
     pub history_events: u64,
     /// Bytes of objects in those events.
     pub history_bytes: u64,
+    /// Audit rows of users that are kept; those of programs (half as many) and of who was refused (an eighth) come on top.
+    pub audit_rows: u64,
+    /// Seconds that audit rows are kept.
+    pub audit_age_s: u64,
     /// The database file (without its log) does not grow beyond this; `None`: up to the file system's end.
     pub max_bytes: Option<u64>,
 }
@@ -50,6 +59,8 @@ impl Default for StoreOptions {
             watch: 1024,
             history_events: 10_000,
             history_bytes: 16 << 20,
+            audit_rows: 1_000_000,
+            audit_age_s: 366 * 86_400,
             max_bytes: None,
         }
     }
@@ -297,6 +308,14 @@ impl Store for SqliteStore {
     fn rev(&self) -> Result<Rev, StoreError> {
         self.readers
             .with(|conn| schema::read_meta(conn, "rev").map(|rev| Rev(rev.cast_unsigned())))
+    }
+
+    fn note(&self, entry: Audit) {
+        self.queue.note(entry);
+    }
+
+    fn audit(&self, query: &AuditQuery) -> Result<Vec<Audited>, StoreError> {
+        self.readers.with(|conn| audit::read(conn, query))
     }
 
     fn claim(&self, kind: &str, key: &str, holder: &str, seconds: u64) -> Result<Option<Lease>, StoreError> {

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use isobar_store::{
-    Delete, Event, Expect, IndexEntry, ManualClock, Put, Rev, SqliteStore, Store, StoreError, StoreOptions, Txn,
+    Audit, AuditClass, AuditQuery, Delete, Event, Expect, IndexEntry, ManualClock, Put, Rev, SqliteStore, Store,
+    StoreError, StoreOptions, Txn,
 };
 
 /// A store under test, and what has to live as long as it.
@@ -57,6 +58,7 @@ macro_rules! backends {
         loses_no_update_among_threads tells_events_in_commit_order leaves_slow_watchers_behind
         keeps_a_bounded_history keeps_whole_commits_in_pages leases_to_one_at_a_time fences_off_who_lost_the_lease
         keeps_leases_when_the_wall_clock_jumps keeps_the_feed_in_time_order awaits_in_async_code
+        tells_who_did_what_with_the_change counts_what_is_no_change
     })* };
 }
 
@@ -402,4 +404,139 @@ fn awaits_in_async_code(bench: &Bench) {
         revs
     });
     assert_eq!(revs.len(), 3);
+}
+
+fn entry(action: &str, key: &str) -> Audit {
+    Audit {
+        class: AuditClass::User,
+        principal: "user:jane".into(),
+        source: "10.0.0.1".into(),
+        action: action.into(),
+        kind: "machines".into(),
+        key: key.into(),
+        detail: "BootEnv".into(),
+    }
+}
+
+fn all() -> AuditQuery {
+    AuditQuery {
+        limit: 100,
+        ..AuditQuery::default()
+    }
+}
+
+fn tells_who_did_what_with_the_change(bench: &Bench) {
+    let s = &bench.store;
+    let txn = |expect, action: &str| Txn {
+        audit: vec![entry(action, "m1")],
+        ..puts([put("m1", "1", expect)])
+    };
+    s.commit(txn(Expect::Absent, "create")).unwrap();
+    s.commit(txn(Expect::Absent, "create")).unwrap_err();
+    bench.clock.advance(10);
+    s.commit(txn(Expect::Any, "action:poweron")).unwrap();
+    s.commit(Txn {
+        audit: vec![entry("actions", "m2")],
+        ..Txn::default()
+    })
+    .unwrap();
+    let asked = |query: AuditQuery| {
+        let rows = s.audit(&query).unwrap();
+        rows.into_iter()
+            .map(|row| format!("{} {}", row.entry.action, row.entry.key))
+            .collect::<Vec<_>>()
+    };
+    let rows = s.audit(&all()).unwrap();
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    assert_eq!((&rows[2].entry, rows[2].times), (&entry("create", "m1"), 1));
+    assert!(rows[0].seq > rows[1].seq && rows[0].at_ns == 1_700_000_010_000_000_000);
+    let (first, middle) = (rows[2].seq, rows[1].seq);
+    let text = |text: &str| Some(text.to_owned());
+    let cases = [
+        (
+            AuditQuery {
+                action: text("action"),
+                ..all()
+            },
+            &["action:poweron m1"][..],
+        ),
+        (
+            AuditQuery {
+                key: text("m2"),
+                ..all()
+            },
+            &["actions m2"],
+        ),
+        (
+            AuditQuery {
+                principal: text("user:joe"),
+                ..all()
+            },
+            &[],
+        ),
+        (
+            AuditQuery {
+                kind: text("machines"),
+                source: text("10.0.0.1"),
+                limit: 1,
+                ..all()
+            },
+            &["actions m2"],
+        ),
+        (
+            AuditQuery {
+                after: Some(first),
+                limit: 1,
+                ..all()
+            },
+            &["action:poweron m1"],
+        ),
+        (
+            AuditQuery {
+                before: Some(middle),
+                ..all()
+            },
+            &["create m1"],
+        ),
+        (
+            AuditQuery {
+                until_ns: Some(rows[0].at_ns),
+                ..all()
+            },
+            &["create m1"],
+        ),
+        (
+            AuditQuery {
+                since_ns: Some(rows[0].at_ns),
+                after: Some(0),
+                ..all()
+            },
+            &["action:poweron m1", "actions m2"],
+        ),
+    ];
+    for (query, want) in cases {
+        assert_eq!(asked(query.clone()), want, "{query:?}");
+    }
+}
+
+fn counts_what_is_no_change(bench: &Bench) {
+    let s = &bench.store;
+    let before = s.rev().unwrap();
+    s.note(entry("getSecure", "m1"));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while s.audit(&all()).unwrap().is_empty() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no commit came by, and it was never written"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(s.rev().unwrap(), before, "nothing has changed");
+    for _ in 0..3 {
+        s.note(entry("login", "m2"));
+    }
+    s.commit(telling(&["a"])).unwrap();
+    let rows = s.audit(&all()).unwrap();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!((rows[0].entry.action.as_str(), rows[0].times), ("login", 3));
 }

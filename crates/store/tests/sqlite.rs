@@ -4,7 +4,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use isobar_store::{Event, Expect, Pending, Put, Rev, SqliteStore, Store, StoreError, StoreOptions, Txn};
+use isobar_store::{
+    Audit, AuditClass, AuditQuery, Event, Expect, Pending, Put, Rev, SqliteStore, Store, StoreError, StoreOptions, Txn,
+};
 
 fn open(path: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(path, StoreOptions::default())
@@ -148,4 +150,73 @@ fn bounds_the_queue_and_still_commits_what_did_not_fit() {
         }
     });
     assert_eq!(store.count("machines").unwrap(), 100);
+}
+
+fn told(class: AuditClass, key: &str) -> Txn {
+    let entry = Audit {
+        class,
+        principal: "user:jane".into(),
+        source: String::new(),
+        action: "update".into(),
+        kind: "machines".into(),
+        key: key.into(),
+        detail: String::new(),
+    };
+    Txn {
+        audit: vec![entry],
+        ..Txn::default()
+    }
+}
+
+fn audited(store: &SqliteStore) -> Vec<String> {
+    let query = AuditQuery {
+        after: Some(0),
+        limit: 1000,
+        ..AuditQuery::default()
+    };
+    store
+        .audit(&query)
+        .unwrap()
+        .into_iter()
+        .map(|row| row.entry.key)
+        .collect()
+}
+
+#[test]
+fn nothing_but_age_and_number_takes_audit_rows_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let clock = std::sync::Arc::new(isobar_store::ManualClock::new(1_700_000_000));
+    let options = || StoreOptions {
+        clock: clock.clone(),
+        audit_rows: 32,
+        audit_age_s: 86_400,
+        ..StoreOptions::default()
+    };
+    let store = SqliteStore::open(&path, options()).unwrap();
+    store.commit(told(AuditClass::User, "first")).unwrap();
+    for n in 0..100 {
+        store.commit(told(AuditClass::Refused, &format!("r{n}"))).unwrap();
+    }
+    let rows = audited(&store);
+    assert_eq!(rows[0], "first", "who is refused often pushes nobody out");
+    assert!(rows.len() <= 1 + 4 && rows.last().unwrap() == "r99", "{rows:?}");
+    drop(store);
+
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    for sql in ["UPDATE audit SET key = 'x'", "DELETE FROM audit"] {
+        assert!(raw.execute(sql, []).is_err(), "{sql}");
+    }
+    drop(raw);
+
+    let store = SqliteStore::open(&path, options()).unwrap();
+    assert_eq!(audited(&store), rows);
+    clock.advance(86_400 + 1);
+    store.commit(told(AuditClass::User, "next day")).unwrap();
+    assert_eq!(audited(&store), ["next day"]);
+    for n in 0..40 {
+        store.commit(told(AuditClass::User, &format!("u{n}"))).unwrap();
+    }
+    let rows = audited(&store);
+    assert!(rows.len() <= 32 && rows.last().unwrap() == "u39", "{rows:?}");
 }

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::{Answer, Lease, Rev, StoreError, Txn};
+use super::notes::Notes;
+use crate::{Answer, Audit, Lease, Rev, StoreError, Txn};
 
 /// What the writer is asked for.
 #[derive(Debug)]
@@ -39,9 +41,18 @@ pub(super) struct Queue {
     drained: Condvar,
 }
 
+/// What the writer takes at one time.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) commands: Vec<Command>,
+    /// Audit entries that go with them, or by themselves, and how often each happened.
+    pub(super) notes: Vec<(Audit, u32)>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     commands: VecDeque<Command>,
+    notes: Notes,
     closed: bool,
     /// Tasks that wait for room.
     waiting: Vec<Waker>,
@@ -92,22 +103,50 @@ impl Queue {
         }
     }
 
-    /// Everything that waits, at most `max`; waits for the first. `None` once closed and empty.
-    pub(super) fn take(&self, max: usize) -> Option<Vec<Command>> {
+    /// Adds an audit entry that belongs to no commit. Never waits.
+    pub(super) fn note(&self, entry: Audit) {
         let mut state = self.lock();
-        while state.commands.is_empty() {
-            if state.closed {
-                return None;
+        let now = Instant::now();
+        let nothing_waited = state.notes.wait(now).is_none();
+        state.notes.add(entry, now);
+        // Where something waited, the writer knows when to come back, and that is soon enough.
+        if nothing_waited {
+            self.filled.notify_one();
+        }
+    }
+
+    /// They were not written.
+    pub(super) fn put_back(&self, notes: Vec<(Audit, u32)>) {
+        let mut state = self.lock();
+        // At the end there is no later.
+        if !state.closed {
+            state.notes.put_back(notes, Instant::now());
+        }
+    }
+
+    /// Everything that waits, at most `max`; waits for the first. `None` once closed and empty.
+    pub(super) fn take(&self, max: usize) -> Option<Group> {
+        let mut state = self.lock();
+        while state.commands.is_empty() && !state.closed {
+            match state.notes.wait(Instant::now()) {
+                Some(Duration::ZERO) => break,
+                Some(wait) => {
+                    let woken = self.filled.wait_timeout(state, wait);
+                    state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None => state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let n = state.commands.len().min(max.max(1));
-        let taken = state.commands.drain(..n).collect();
+        let commands: Vec<_> = state.commands.drain(..n).collect();
+        let last = state.closed && state.commands.is_empty();
+        let notes = state.notes.take(Instant::now(), last);
         let waiting = std::mem::take(&mut state.waiting);
+        let over = state.closed && commands.is_empty() && notes.is_empty();
         drop(state);
         self.drained.notify_all();
         waiting.into_iter().for_each(Waker::wake);
-        Some(taken)
+        (!over).then_some(Group { commands, notes })
     }
 
     /// Takes nothing more; what is in it is still done.

@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreOptions;
 
 /// One step a version, applied in order to an older database. A released step is never edited.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE documents (
     kind TEXT NOT NULL,
     key  TEXT NOT NULL,
@@ -49,7 +50,27 @@ CREATE TABLE meta (
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO meta VALUES ('rev', 0), ('history-after', 0), ('fence', 0);
-"];
+",
+    "
+CREATE TABLE audit (
+    seq       INTEGER PRIMARY KEY,
+    at_ns     INTEGER NOT NULL,
+    class     INTEGER NOT NULL,
+    times     INTEGER NOT NULL,
+    principal TEXT NOT NULL,
+    source    TEXT NOT NULL,
+    action    TEXT NOT NULL,
+    kind      TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    detail    TEXT NOT NULL
+);
+INSERT INTO meta VALUES ('audit-trim', 0); -- 1 while old rows are forgotten
+CREATE TRIGGER audit_rows_stay_as_they_are BEFORE UPDATE ON audit
+    BEGIN SELECT RAISE(ABORT, 'audit rows are not changed'); END;
+CREATE TRIGGER audit_rows_stay BEFORE DELETE ON audit WHEN (SELECT value FROM meta WHERE name = 'audit-trim') = 0
+    BEGIN SELECT RAISE(ABORT, 'audit rows are not deleted'); END;
+",
+];
 
 /// Schema version that this program writes.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -5,10 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{broadcast, oneshot};
 
-use super::queue::{Command, Queue};
+use super::audit::AuditRows;
+use super::queue::{Command, Group, Queue};
 use super::schema::{read_meta, write_meta};
 use super::{Place, StoreOptions};
-use crate::{Committed, Expect, Lease, Put, Rev, StoreError, Txn};
+use crate::{Audit, Committed, Expect, Lease, Put, Rev, StoreError, Txn};
 
 pub(super) struct Writer {
     conn: Connection,
@@ -20,6 +21,7 @@ pub(super) struct Writer {
     /// Time of the last group; the wall clock may go back, the feed does not.
     at_ns: i128,
     history: History,
+    audit: AuditRows,
 }
 
 /// How much the events table holds.
@@ -84,7 +86,7 @@ impl Writer {
         feed: broadcast::Sender<Arc<Committed>>,
         gate: Option<Arc<RwLock<()>>>,
     ) -> Result<Self, StoreError> {
-        let read = || -> rusqlite::Result<(u64, History)> {
+        let read = || -> rusqlite::Result<(u64, History, AuditRows)> {
             let rev = read_meta(&conn, "rev")?.cast_unsigned();
             let history = conn.query_row(
                 "SELECT count(*), ifnull(sum(ifnull(length(object), 0) + ifnull(length(original), 0)), 0) FROM events",
@@ -96,9 +98,9 @@ impl Writer {
                     })
                 },
             )?;
-            Ok((rev, history))
+            Ok((rev, history, AuditRows::count(&conn)?))
         };
-        let (rev, history) = read().map_err(|e| place.failed(&e))?;
+        let (rev, history, audit) = read().map_err(|e| place.failed(&e))?;
         Ok(Self {
             conn,
             place,
@@ -108,27 +110,32 @@ impl Writer {
             rev,
             at_ns: i128::MIN,
             history,
+            audit,
         })
     }
 
     pub(super) fn run(mut self, queue: &Queue) {
-        while let Some(commands) = queue.take(self.options.group) {
-            self.group(commands);
+        while let Some(Group { commands, notes }) = queue.take(self.options.group) {
+            if !self.group(commands, &notes) {
+                queue.put_back(notes);
+            }
         }
     }
 
-    fn group(&mut self, commands: Vec<Command>) {
+    /// Whether it was written.
+    fn group(&mut self, commands: Vec<Command>, notes: &[(Audit, u32)]) -> bool {
         let gate = self.gate.clone();
         let turn = gate
             .as_ref()
             .map(|gate| gate.write().unwrap_or_else(PoisonError::into_inner));
-        let before = (self.rev, self.history);
+        let before = (self.rev, self.history, self.audit);
         self.at_ns = self.options.clock.now_ns().max(self.at_ns);
         let mut replies = Vec::with_capacity(commands.len());
         let mut told = Vec::new();
-        let outcome = self.write(commands, &mut replies, &mut told);
-        if outcome.is_err() {
-            (self.rev, self.history) = before;
+        let outcome = self.write(commands, notes, &mut replies, &mut told);
+        let written = outcome.is_ok();
+        if !written {
+            (self.rev, self.history, self.audit) = before;
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
             {
@@ -152,12 +159,14 @@ impl Writer {
                 }
             }
         }
+        written
     }
 
     /// One database transaction. `replies` holds an entry for each command even when it fails.
     fn write(
         &mut self,
         commands: Vec<Command>,
+        notes: &[(Audit, u32)],
         replies: &mut Vec<Reply>,
         told: &mut Vec<Committed>,
     ) -> rusqlite::Result<()> {
@@ -196,7 +205,11 @@ impl Writer {
         if let Some(error) = broken {
             return Err(error);
         }
+        for (entry, times) in notes {
+            self.audit.add(&self.conn, self.wall_ns(), entry, *times)?;
+        }
         self.trim()?;
+        self.audit.trim(&self.conn, self.wall_ns(), &self.options)?;
         write_meta(&self.conn, "rev", self.rev.cast_signed())?;
         self.conn.execute_batch("COMMIT")
     }
@@ -210,7 +223,7 @@ impl Writer {
         if broken.is_some() {
             return Err(StoreError::Closed);
         }
-        let before = (self.rev, self.history);
+        let before = (self.rev, self.history, self.audit);
         let tried = self.conn.execute_batch("SAVEPOINT piece").map_err(Failed::Sqlite);
         let tried = tried.and_then(|()| {
             let done = work(self)?;
@@ -220,7 +233,7 @@ impl Writer {
         match tried {
             Ok(done) => Ok(done),
             Err(failed) => {
-                (self.rev, self.history) = before;
+                (self.rev, self.history, self.audit) = before;
                 let undone = self.conn.execute_batch("ROLLBACK TO piece; RELEASE piece");
                 let (result, error) = match failed {
                     Failed::Refused(refused) => (refused, undone.err()),
@@ -288,7 +301,15 @@ impl Writer {
                 .map(|b| b.len() as u64)
                 .sum::<u64>();
         }
+        for entry in &txn.audit {
+            self.audit.add(&self.conn, self.wall_ns(), entry, 1)?;
+        }
         Ok(Rev(self.rev))
+    }
+
+    /// The time of the group, as far as the table can say it: until the year 2262.
+    fn wall_ns(&self) -> i64 {
+        i64::try_from(self.at_ns).unwrap_or(i64::MAX)
     }
 
     fn check(&self, kind: &str, key: &str, expect: Expect) -> Result<(), Failed> {
