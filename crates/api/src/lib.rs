@@ -16,7 +16,9 @@ pub mod tls;
 mod auth;
 mod call;
 mod image_body;
+mod live;
 mod reply;
+mod stall;
 mod state;
 mod websocket;
 

@@ -2,8 +2,11 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use isobar_files::range;
 use isobar_model::ApiError;
 use serde::Serialize;
 
@@ -73,4 +76,37 @@ pub(crate) fn error(error: &ApiError) -> Response {
     // Text, numbers: this cannot fail.
     let body = serde_json::to_vec(error).unwrap_or_default();
     raw_json(status, body)
+}
+
+/// Longest JSON that gets a tag. What is longer is sent as it is made.
+const MAX_TAGGED: u64 = 8 << 20;
+
+/// Names the JSON of a GET by its content (RFC 9110 §8.8.3), and leaves it away for who has it already. The tag is weak:
+/// with gzip the bytes are others.
+pub(crate) async fn tagged(response: Response, if_none_match: Option<&HeaderValue>) -> Response {
+    let json = response.headers().get(CONTENT_TYPE) == Some(&JSON);
+    let whole = response
+        .body()
+        .size_hint()
+        .exact()
+        .is_some_and(|size| size <= MAX_TAGGED);
+    if response.status() != StatusCode::OK || !json || !whole {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // In memory already, so this waits for nothing and cannot fail.
+    let bytes = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    let tag = hex::encode(&digest.as_ref()[..16]);
+    if let Ok(value) = HeaderValue::from_str(&format!("W/\"{tag}\"")) {
+        parts.headers.insert(ETAG, value);
+    }
+    let known = if_none_match.and_then(|list| list.to_str().ok());
+    if known.is_some_and(|list| range::names_etag(list, &tag)) {
+        parts.status = StatusCode::NOT_MODIFIED;
+        parts.headers.remove(CONTENT_TYPE);
+        parts.headers.remove(CONTENT_LENGTH);
+        return Response::from_parts(parts, Body::empty());
+    }
+    Response::from_parts(parts, bytes.into())
 }

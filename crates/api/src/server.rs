@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::reply;
+use crate::stall::Patient;
 use crate::state::AppState;
 use crate::tls::TlsIdentity;
 
@@ -32,6 +33,8 @@ pub struct Limits {
     pub head: Duration,
     /// For a JSON body.
     pub body: Duration,
+    /// For a client to take something of what is sent to it.
+    pub stall: Duration,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
 }
@@ -43,6 +46,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(60),
             body: Duration::from_secs(60),
+            stall: Duration::from_secs(30),
             streams: 128,
         }
     }
@@ -211,6 +215,7 @@ impl Connection {
     async fn serve(mut self, stream: TcpStream, peer: SocketAddr) {
         // Small JSON answers: waiting for more bytes only costs the client time.
         let _ = stream.set_nodelay(true);
+        let stream = Patient::new(stream, self.limits.stall);
         let tls = match tokio::time::timeout(self.limits.handshake, self.acceptor.accept(stream)).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),

@@ -18,6 +18,7 @@ pub mod lookup;
 pub mod machine;
 pub mod name;
 pub mod network;
+pub mod openapi;
 pub mod params;
 pub mod patch;
 pub mod references;

@@ -4,6 +4,7 @@ use http::Method;
 use isobar_model::{ApiError, Noun};
 use serde_json::{Map, Value};
 
+use super::doc::{self, Shape};
 use super::{Access, On, Table, right};
 use crate::boots::AvailableAction;
 use crate::call::Call;
@@ -13,30 +14,70 @@ use crate::reply::{self, Answer};
 pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     let all = format!("/api/v3/{}/{{key}}/actions", noun.name);
     let one = format!("{all}/{{command}}");
-    table.add(Method::GET, &all, right(noun.name, "actions", On::Key), list);
-    table.add(Method::GET, &one, right(noun.name, "actions", On::Key), describe);
-    table.add(Method::POST, &one, Access::Action { scope: noun.name }, run);
+    table
+        .add(Method::GET, &all, right(noun.name, "actions", On::Key), list)
+        .is("Lists the actions that an object has all required params for.")
+        .asks(&[doc::PLUGIN])
+        .gives(200, Shape::list("Action"))
+        .refuses(&[404]);
+    table
+        .add(Method::GET, &one, right(noun.name, "actions", On::Key), describe)
+        .is("Describes an action.")
+        .asks(&[doc::PLUGIN])
+        .gives(200, Shape::of("Action"))
+        .refuses(&[404]);
+    table
+        .add(Method::POST, &one, Access::Action { scope: noun.name }, run)
+        .is("Runs an action with the params in the body and gives what it returned.")
+        .asks(&[doc::PLUGIN])
+        .takes(Shape::of("Map"))
+        .gives(200, Shape::of("Any"))
+        .refuses(&[404, 409, 422, 502, 504]);
 }
 
 /// Actions on the server as a whole: none yet.
 pub(super) fn add_system(table: &mut Table) {
     let see = right("system", "actions", On::All);
-    table.add(Method::GET, "/api/v3/system/actions", see, async |_| {
-        reply::ok(&[(); 0])
-    });
-    table.add(
-        Method::GET,
-        "/api/v3/system/actions/{command}",
-        see,
-        async |call: Call| Err(ApiError::action_not_found("system", "", call.param("command"))),
-    );
+    table
+        .add(Method::GET, "/api/v3/system/actions", see, async |_| {
+            reply::ok(&[(); 0])
+        })
+        .is("Lists the actions on the server as a whole.")
+        .gives(200, Shape::list("Action"));
+    table
+        .add(
+            Method::GET,
+            "/api/v3/system/actions/{command}",
+            see,
+            async |call: Call| Err(ApiError::action_not_found("system", "", call.param("command"))),
+        )
+        .is("Describes an action on the server.")
+        .refuses(&[404]);
     let run = right("system", "action", On::All);
-    table.add(
-        Method::POST,
-        "/api/v3/system/actions/{command}",
-        run,
-        async |call: Call| Err(ApiError::action_unknown("system", "", call.param("command"))),
-    );
+    table
+        .add(
+            Method::POST,
+            "/api/v3/system/actions/{command}",
+            run,
+            async |call: Call| Err(ApiError::action_unknown("system", "", call.param("command"))),
+        )
+        .is("Runs an action on the server.")
+        .takes(Shape::of("Map"))
+        .refuses(&[404]);
+    table
+        .add(
+            Method::POST,
+            "/api/v3/system/upgrade",
+            right("system", "upgrade", On::All),
+            async |call: Call| {
+                Err(call.refused(
+                    422,
+                    "an upgrade is a new program in the old one's place, with the same data directory",
+                ))
+            },
+        )
+        .is("Refused: a server does not replace its own program.")
+        .refuses(&[422]);
 }
 
 async fn list(call: Call) -> Answer {

@@ -4,6 +4,7 @@ use http::Method;
 use isobar_model::ApiError;
 use serde_json::json;
 
+use super::doc::Shape;
 use super::{Access, Table};
 use crate::boots::{Checkin, Exchange, Heartbeat};
 use crate::call::Call;
@@ -11,9 +12,24 @@ use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
     // The secret in the body is the proof; there is no token yet.
-    table.add(Method::POST, "/isobar/v1/agent/exchange", Access::Open, exchange);
-    table.add(Method::POST, "/isobar/v1/agent/checkin", Access::Agent, checkin);
-    table.add(Method::POST, "/isobar/v1/agent/heartbeat", Access::Agent, heartbeat);
+    table
+        .add(Method::POST, "/isobar/v1/agent/exchange", Access::Open, exchange)
+        .is("Trades the boot secret of an image for a machine token.")
+        .takes(Shape::of("Exchange"))
+        .gives(200, Shape::of("Exchanged"))
+        .refuses(&[403, 404, 409, 422]);
+    table
+        .add(Method::POST, "/isobar/v1/agent/checkin", Access::Agent, checkin)
+        .is("The agent is up.")
+        .takes(Shape::of("Checkin"))
+        .gives(200, Shape::of("Map"))
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::POST, "/isobar/v1/agent/heartbeat", Access::Agent, heartbeat)
+        .is("The agent is still up.")
+        .takes(Shape::of("Heartbeat"))
+        .gives(200, Shape::of("Map"))
+        .refuses(&[404, 409, 422]);
 }
 
 async fn exchange(mut call: Call) -> Answer {

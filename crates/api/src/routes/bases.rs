@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use http::Method;
 use isobar_model::ApiError;
 
+use super::doc::Shape;
 use super::{On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
@@ -25,13 +26,21 @@ const MAX_DRAIN: Duration = Duration::from_secs(30);
 const CHUNK: usize = 1 << 20;
 
 pub(super) fn add(table: &mut Table) {
-    table.add(Method::GET, "/isobar/v1/bases", right("isos", "list", On::All), list);
-    table.add(
-        Method::POST,
-        "/isobar/v1/bases/{key}",
-        right("isos", "post", On::All),
-        import,
-    );
+    table
+        .add(Method::GET, "/isobar/v1/bases", right("isos", "list", On::All), list)
+        .is("Lists the bases that images are planned on.")
+        .gives(200, Shape::list("Map"));
+    table
+        .add(
+            Method::POST,
+            "/isobar/v1/bases/{key}",
+            right("isos", "post", On::All),
+            import,
+        )
+        .is("Takes in a bundle, a tar.")
+        .takes(Shape::Octets)
+        .gives(201, Shape::of("Map"))
+        .refuses(&[409, 422]);
 }
 
 async fn list(call: Call) -> Answer {

@@ -14,6 +14,7 @@ use isobar_model::ApiError;
 use isobar_objects::{BlobKind, StoredBlob};
 use serde_json::json;
 
+use super::doc::{Shape, query};
 use super::{On, Table, bases, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
@@ -30,12 +31,31 @@ pub(super) fn add(table: &mut Table) {
             BlobKind::Isos => format!("{all}/{{key}}"),
         };
         let may = |action, on| right(scope, action, on);
-        table.add(Method::GET, &all, may("list", On::All), move |call| list(call, kind));
-        table.add(Method::GET, &one, may("get", On::Key), move |call| get(call, kind));
-        table.add(Method::POST, &one, may("post", On::Key), move |call| upload(call, kind));
-        table.add(Method::DELETE, &one, may("delete", On::Key), move |call| {
-            delete(call, kind)
-        });
+        table
+            .add(Method::GET, &all, may("list", On::All), move |call| list(call, kind))
+            .is("Lists what was uploaded.")
+            .asks(&[query("path", "string", "Folder to list.")])
+            .gives(200, Shape::list("Text"))
+            .refuses(&[404]);
+        table
+            .add(Method::GET, &one, may("get", On::Key), move |call| get(call, kind))
+            .is("What was uploaded, or a range of it.")
+            .gives(200, Shape::Octets)
+            .gives(206, Shape::Octets)
+            .refuses(&[404, 416]);
+        table
+            .add(Method::POST, &one, may("post", On::Key), move |call| upload(call, kind))
+            .is("Uploads a file.")
+            .takes(Shape::Octets)
+            .gives(201, Shape::of("Blob"))
+            .refuses(&[409, 422]);
+        table
+            .add(Method::DELETE, &one, may("delete", On::Key), move |call| {
+                delete(call, kind)
+            })
+            .is("Forgets a file.")
+            .gives(204, Shape::Nothing)
+            .refuses(&[404, 409, 422]);
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::doc::{Shape, query};
 use super::{On, Table, right};
 use crate::auth;
 use crate::call::Call;
@@ -14,14 +15,27 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn add(table: &mut Table) {
     let of_machine = right("machines", "get", On::MachineQuery);
-    table.add(Method::GET, "/isobar/v1/boots", of_machine, list);
+    table
+        .add(Method::GET, "/isobar/v1/boots", of_machine, list)
+        .is("Lists boots, newest first.")
+        .asks(&[query("machine", "string", "Only those of this machine.")])
+        .gives(200, Shape::list("Map"))
+        .refuses(&[404]);
     // Which machine it is about shows only when it has been read: checked in the handler.
-    table.add(
-        Method::GET,
-        "/isobar/v1/boots/{key}",
-        right("machines", "get", On::Some),
-        show,
-    );
+    table
+        .add(
+            Method::GET,
+            "/isobar/v1/boots/{key}",
+            right("machines", "get", On::Some),
+            show,
+        )
+        .is("Shows a boot; with after, as soon as it has news.")
+        .asks(&[
+            query("after", "integer", "The seq that the caller knows."),
+            query("wait", "integer", "Seconds to wait for news, at most 60."),
+        ])
+        .gives(200, Shape::of("Map"))
+        .refuses(&[404]);
 }
 
 async fn list(call: Call) -> Answer {

@@ -2,6 +2,7 @@
 
 use http::{Method, StatusCode};
 
+use super::doc::{self, Shape};
 use super::{On, Table, right};
 use crate::auth;
 use crate::call::Call;
@@ -9,11 +10,34 @@ use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
     let may = |action, on| right("contents", action, on);
-    table.add(Method::GET, "/api/v3/contents", may("list", On::All), list);
-    table.add(Method::POST, "/api/v3/contents", may("create", On::All), create);
-    table.add(Method::GET, "/api/v3/contents/{key}", may("get", On::Key), get);
-    table.add(Method::PUT, "/api/v3/contents/{key}", may("update", On::Key), replace);
-    table.add(Method::DELETE, "/api/v3/contents/{key}", may("delete", On::Key), delete);
+    let (pack, summary) = (|| Shape::of("Content"), || Shape::of("ContentSummary"));
+    table
+        .add(Method::GET, "/api/v3/contents", may("list", On::All), list)
+        .is("Lists the layers, nearest first.")
+        .gives(200, Shape::list("ContentSummary"));
+    table
+        .add(Method::POST, "/api/v3/contents", may("create", On::All), create)
+        .is("Loads a content pack; all of it or nothing.")
+        .takes(pack())
+        .gives(201, summary())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::GET, "/api/v3/contents/{key}", may("get", On::Key), get)
+        .is("Shows a content pack.")
+        .asks(&[doc::DECODE])
+        .gives(200, pack())
+        .refuses(&[404]);
+    table
+        .add(Method::PUT, "/api/v3/contents/{key}", may("update", On::Key), replace)
+        .is("Replaces a content pack; all of it or nothing.")
+        .takes(pack())
+        .gives(200, summary())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::DELETE, "/api/v3/contents/{key}", may("delete", On::Key), delete)
+        .is("Removes a content pack.")
+        .gives(204, Shape::Nothing)
+        .refuses(&[404, 409, 422]);
 }
 
 async fn list(call: Call) -> Answer {

@@ -15,12 +15,12 @@ use isobar_store::{Committed, Event, Rev, Txn};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::doc::{Shape, query};
 use super::{Access, On, Table, right};
 use crate::call::Call;
+use crate::live::{End, Live};
 use crate::reply::{self, Answer};
 use crate::websocket::{self, Reader, Said, Writer};
 
@@ -30,6 +30,8 @@ const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const MAX_PATTERNS: usize = 200;
 /// Between two signs of life.
 const ALIVE: Duration = Duration::from_secs(30);
+/// A reader of the stream that takes nothing for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Old events read at a time.
 const PAGE: usize = 200;
 /// "Try again later": the reader was too slow (IANA's registry of close codes).
@@ -37,9 +39,33 @@ const TRY_AGAIN: u16 = 1013;
 const GOING_AWAY: u16 = 1001;
 
 pub(super) fn add(table: &mut Table) {
-    table.add(Method::GET, "/api/v3/ws", Access::Known, websocket);
-    table.add(Method::POST, "/api/v3/events", right("events", "post", On::All), post);
-    table.add(Method::GET, "/isobar/v1/events", Access::Known, stream_events);
+    table
+        .add(Method::GET, "/api/v3/ws", Access::Known, websocket)
+        .is("A websocket of events: register TYPE.ACTION.KEY, deregister TYPE.ACTION.KEY.")
+        .gives(101, Shape::Nothing)
+        .refuses(&[400]);
+    table
+        .add(Method::POST, "/api/v3/events", right("events", "post", On::All), post)
+        .is("Tells watchers of an event of one's own.")
+        .takes(Shape::of("Event"))
+        .gives(204, Shape::Nothing);
+    table
+        .add(Method::GET, "/isobar/v1/events", Access::Known, stream_events)
+        .is("The feed of events as Server-Sent Events.")
+        .asks(&[
+            query(
+                "after",
+                "integer",
+                "Replays what came after this revision; the header Last-Event-ID does the same.",
+            ),
+            query(
+                "pattern",
+                "string",
+                "TYPE.ACTION.KEY with * as wildcard; may be repeated.",
+            ),
+        ])
+        .gives(200, Shape::Stream)
+        .refuses(&[400]);
 }
 
 /// `TYPE.ACTION.KEY`; each part may be `*`. Keys may hold dots.
@@ -102,7 +128,7 @@ async fn websocket(call: Call) -> Answer {
     let slot = watcher(&call)?;
     let who = call.who()?.clone();
     // From now on, not from when the client has finished the handshake.
-    let events = call.app.objects.store().watch();
+    let events = Live::new(call.app.objects.store().watch());
     let objects = call.app.objects.clone();
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
@@ -130,13 +156,7 @@ fn watcher(call: &Call) -> Result<OwnedSemaphorePermit, ApiError> {
     slot.map_err(|_| call.refused(503, "too many are watching events: try again later"))
 }
 
-async fn serve(
-    mut reader: Reader,
-    mut writer: Writer,
-    mut events: Receiver<Arc<Committed>>,
-    who: Principal,
-    objects: Objects,
-) {
+async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, who: Principal, objects: Objects) {
     let mut patterns: Vec<Pattern> = Vec::new();
     let (said, mut saying) = mpsc::channel(16);
     // Reading half a frame must not be given up for an event that comes.
@@ -169,7 +189,7 @@ async fn serve(
                 },
                 None => false,
             },
-            event = events.recv() => match event {
+            event = events.next() => match event {
                 Ok(committed) => {
                     let event = &committed.event;
                     if patterns.iter().any(|pattern| pattern.fits(event)) && may_see(&who, event) {
@@ -178,12 +198,8 @@ async fn serve(
                         true
                     }
                 }
-                Err(RecvError::Lagged(_)) => {
-                    writer.close(TRY_AGAIN).await;
-                    break;
-                }
-                Err(RecvError::Closed) => {
-                    writer.close(GOING_AWAY).await;
+                Err(end) => {
+                    writer.close(if end == End::TooSlow { TRY_AGAIN } else { GOING_AWAY }).await;
                     break;
                 }
             },
@@ -252,7 +268,7 @@ struct Feed {
     objects: Objects,
     who: Principal,
     patterns: Vec<Pattern>,
-    live: Receiver<Arc<Committed>>,
+    live: Live,
     /// Older than what comes live.
     backlog: VecDeque<Committed>,
     replay: bool,
@@ -289,7 +305,7 @@ impl Feed {
                 }
                 continue;
             }
-            match tokio::time::timeout(ALIVE, self.live.recv()).await {
+            match tokio::time::timeout(ALIVE, self.live.next()).await {
                 Err(_) => return Some(": alive\n\n".to_owned()),
                 Ok(Ok(committed)) if committed.rev > self.after && self.shows(&committed) => {
                     return Some(told(&committed));
@@ -330,7 +346,7 @@ async fn stream_events(call: Call) -> Answer {
     }
     let feed = Feed {
         // Before anything old is read: nothing falls in between.
-        live: call.app.objects.store().watch(),
+        live: Live::new(call.app.objects.store().watch()),
         objects: call.app.objects.clone(),
         who: call.who()?.clone(),
         patterns,
@@ -339,18 +355,26 @@ async fn stream_events(call: Call) -> Answer {
         after: after.unwrap_or_default(),
         _slot: watcher(&call)?,
     };
-    let pieces = stream::unfold((feed, call.stopping.clone()), |(mut feed, stopping)| async move {
-        let stopped = async {
-            match stopping.clone() {
-                Some(crate::server::Stopping(mut stop)) => drop(stop.wait_for(|stop| *stop).await),
-                None => std::future::pending().await,
+    let (sender, receiver) = mpsc::channel(1);
+    // A task of its own: over HTTP/2 nobody asks for the next piece while the reader takes nothing.
+    tokio::spawn(async move {
+        let mut feed = feed;
+        loop {
+            let piece = tokio::select! {
+                piece = feed.next() => piece,
+                () = call.stopping() => None,
+                () = sender.closed() => None,
+            };
+            let Some(piece) = piece else { break };
+            let taken = tokio::time::timeout(PATIENCE, sender.send(Ok::<_, std::io::Error>(Bytes::from(piece))));
+            if !matches!(taken.await, Ok(Ok(()))) {
+                break;
             }
-        };
-        let piece = tokio::select! {
-            piece = feed.next() => piece?,
-            () = stopped => return None,
-        };
-        Some((Ok::<_, std::io::Error>(Bytes::from(piece)), (feed, stopping)))
+        }
+    });
+    let pieces = stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await?;
+        Some((piece, receiver))
     });
     let mut answer = Response::new(Body::from_stream(pieces));
     let headers = answer.headers_mut();

@@ -8,40 +8,76 @@ use isobar_model::table::NOUNS;
 use isobar_model::{ApiError, Noun};
 use serde_json::{Map, Value, json};
 
+use super::doc::Shape;
 use super::{Access, On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
     // drpcli begins every command with this one, whatever its token may do.
-    table.add(Method::GET, "/api/v3/info", Access::Known, async |call: Call| {
-        reply::ok(&info(&call).await?)
-    });
-    table.add(Method::GET, "/api/v3/objects", Access::Known, object_types);
-    table.add(Method::GET, "/api/v3/indexes", Access::Known, all_indexes);
-    table.add(Method::GET, "/api/v3/indexes/{model}", Access::Known, indexes);
-    table.add(Method::GET, "/api/v3/indexes/{model}/{index}", Access::Known, index);
-    table.add(
-        Method::GET,
-        "/api/v3/logs",
-        right("logs", "get", On::All),
-        async |call: Call| reply::ok(&(call.app.logs)()),
-    );
-    table.add(
-        Method::GET,
-        "/api/v3/prefs",
-        right("preferences", "list", On::All),
-        prefs,
-    );
-    table.add(
-        Method::POST,
-        "/api/v3/prefs",
-        right("preferences", "post", On::All),
-        set_prefs,
-    );
+    table
+        .add(Method::GET, "/api/v3/info", Access::Known, async |call: Call| {
+            reply::ok(&info(&call).await?)
+        })
+        .is("What the server is and can do.")
+        .gives(200, Shape::of("Info"));
+    table
+        .add(Method::GET, "/api/v3/objects", Access::Known, object_types)
+        .is("Lists the object types.")
+        .gives(200, Shape::list("Text"));
+    table
+        .add(Method::GET, "/api/v3/indexes", Access::Known, all_indexes)
+        .is("Shows the indexes of all object types.")
+        .gives(200, Shape::of("AllIndexes"));
+    table
+        .add(Method::GET, "/api/v3/indexes/{model}", Access::Known, indexes)
+        .is("Shows the indexes of an object type.")
+        .gives(200, Shape::of("Indexes"))
+        .refuses(&[404]);
+    table
+        .add(Method::GET, "/api/v3/indexes/{model}/{index}", Access::Known, index)
+        .is("Shows an index.")
+        .gives(200, Shape::of("Index"))
+        .refuses(&[404]);
+    table
+        .add(
+            Method::GET,
+            "/api/v3/logs",
+            right("logs", "get", On::All),
+            async |call: Call| reply::ok(&(call.app.logs)()),
+        )
+        .is("Shows the latest log lines.")
+        .gives(200, Shape::list("Map"));
+    table
+        .add(
+            Method::GET,
+            "/api/v3/prefs",
+            right("preferences", "list", On::All),
+            prefs,
+        )
+        .is("Shows the preferences; secrets are left out.")
+        .gives(200, Shape::of("TextMap"));
+    table
+        .add(
+            Method::POST,
+            "/api/v3/prefs",
+            right("preferences", "post", On::All),
+            set_prefs,
+        )
+        .is("Sets preferences.")
+        .takes(Shape::of("TextMap"))
+        .gives(201, Shape::of("TextMap"))
+        .refuses(&[404, 409, 422]);
     let see = |action| right("interfaces", action, On::All);
-    table.add(Method::GET, "/api/v3/interfaces", see("list"), interfaces);
-    table.add(Method::GET, "/api/v3/interfaces/{key}", see("get"), interface);
+    table
+        .add(Method::GET, "/api/v3/interfaces", see("list"), interfaces)
+        .is("Lists the server's network interfaces.")
+        .gives(200, Shape::list("Interface"));
+    table
+        .add(Method::GET, "/api/v3/interfaces/{key}", see("get"), interface)
+        .is("Shows a network interface of the server.")
+        .gives(200, Shape::of("Interface"))
+        .refuses(&[404]);
 }
 
 /// The body of `GET /info`.

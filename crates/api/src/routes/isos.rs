@@ -16,6 +16,7 @@ use isobar_image::{FileRole, Image};
 use isobar_model::ApiError;
 use serde_json::{Value, json};
 
+use super::doc::Shape;
 use super::{On, Table, right};
 use crate::call::Call;
 use crate::image_body;
@@ -23,10 +24,27 @@ use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
     let get = right("isos", "get", On::All);
-    table.add(Method::GET, "/isobar/v1/isos", right("isos", "list", On::All), list);
-    table.add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/tree", get, tree);
-    table.add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/files/{*path}", get, file);
-    table.add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/boot.iso", get, whole);
+    table
+        .add(Method::GET, "/isobar/v1/isos", right("isos", "list", On::All), list)
+        .is("Lists the discs that machines have now.")
+        .gives(200, Shape::list("Map"));
+    table
+        .add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/tree", get, tree)
+        .is("Lists the files of a disc.")
+        .gives(200, Shape::list("DiscFile"))
+        .refuses(&[404]);
+    table
+        .add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/files/{*path}", get, file)
+        .is("A file of a disc, or a range of it.")
+        .gives(200, Shape::Octets)
+        .gives(206, Shape::Octets)
+        .refuses(&[404, 416]);
+    table
+        .add(Method::GET, "/isobar/v1/isos/{key}/{bootenv}/boot.iso", get, whole)
+        .is("A disc as one file, or a range of it.")
+        .gives(200, Shape::Octets)
+        .gives(206, Shape::Octets)
+        .refuses(&[404, 416]);
 }
 
 async fn list(call: Call) -> Answer {

@@ -4,35 +4,88 @@ use axum::body::Body;
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
+use isobar_model::ApiError;
 use isobar_objects::{NextJob, ServedAt};
 
-use super::{On, Table, right};
+use super::doc::{Shape, query};
+use super::{Access, On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
     table.noun = isobar_model::noun("jobs");
     let may = |action, on| right("jobs", action, on);
-    table.add(Method::POST, "/api/v3/jobs", may("create", On::All), create);
-    table.add(Method::DELETE, "/api/v3/jobs", may("delete", On::All), delete_all);
-    table.add(
-        Method::GET,
-        "/api/v3/jobs/{key}/actions",
-        may("actions", On::Key),
-        actions,
-    );
-    table.add(Method::GET, "/api/v3/jobs/{key}/log", may("log", On::Key), log);
-    table.add(Method::PUT, "/api/v3/jobs/{key}/log", may("update", On::Key), append);
+    table
+        .add(Method::POST, "/api/v3/jobs", may("create", On::All), create)
+        .is("Asks for a machine's next piece of work: a new job, the same one again, or nothing.")
+        .takes(Shape::of("JobRequest"))
+        .gives(201, Shape::of("jobs"))
+        .gives(202, Shape::of("jobs"))
+        .gives(204, Shape::Nothing)
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::DELETE, "/api/v3/jobs", may("delete", On::All), delete_all)
+        .is("Deletes the jobs of a machine that may be deleted.")
+        .asks(&[query("machine", "string", "The machine; has to be said.")])
+        .gives(204, Shape::Nothing)
+        .refuses(&[400, 404, 409, 422]);
+    table
+        .add(
+            Method::GET,
+            "/api/v3/jobs/{key}/actions",
+            may("actions", On::Key),
+            actions,
+        )
+        .is("The rendered templates of a job's task.")
+        .asks(&[query("os", "string", "Only those for this operating system.")])
+        .gives(200, Shape::list("JobAction"))
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::GET, "/api/v3/jobs/{key}/log", may("log", On::Key), log)
+        .is("The log of a job.")
+        .gives(200, Shape::Octets)
+        .refuses(&[404]);
+    table
+        .add(Method::PUT, "/api/v3/jobs/{key}/log", may("update", On::Key), append)
+        .is("Adds to the log of a job.")
+        .takes(Shape::Octets)
+        .gives(204, Shape::Nothing)
+        .refuses(&[404, 409, 422]);
     // No plugin offers actions on jobs.
-    table.add(
-        Method::GET,
-        "/api/v3/jobs/{key}/plugin_actions",
-        may("actions", On::Key),
-        async |call: Call| {
+    let one = "/api/v3/jobs/{key}/plugin_actions/{command}";
+    table
+        .add(
+            Method::GET,
+            "/api/v3/jobs/{key}/plugin_actions",
+            may("actions", On::Key),
+            async |call: Call| {
+                call.resolve("jobs", call.key()).await?;
+                reply::ok(&[(); 0])
+            },
+        )
+        .is("Lists the actions of plugins on a job.")
+        .gives(200, Shape::list("Action"))
+        .refuses(&[404]);
+    table
+        .add(Method::GET, one, may("actions", On::Key), async |call: Call| {
             call.resolve("jobs", call.key()).await?;
-            reply::ok(&[(); 0])
-        },
-    );
+            Err(ApiError::action_not_found("jobs", call.key(), call.param("command")))
+        })
+        .is("Describes an action of a plugin on a job.")
+        .refuses(&[404]);
+    table
+        .add(
+            Method::POST,
+            one,
+            Access::Action { scope: "jobs" },
+            async |call: Call| {
+                call.resolve("jobs", call.key()).await?;
+                Err(ApiError::action_unknown("jobs", call.key(), call.param("command")))
+            },
+        )
+        .is("Runs an action of a plugin on a job.")
+        .takes(Shape::of("Map"))
+        .refuses(&[404]);
     table.noun = None;
 }
 

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
 use futures_util::future::BoxFuture;
 use http::Method;
+use http::header::{CONTENT_ENCODING, IF_NONE_MATCH};
 use isobar_model::{ApiError, Noun};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
+use tower_http::decompression::RequestDecompressionLayer;
 
+use self::doc::Doc;
 use crate::auth::{self, Refusal};
 use crate::call::{Call, Query};
 use crate::reply::{self, Answer};
@@ -24,12 +28,15 @@ mod bases;
 mod blobs;
 mod boots;
 mod contents;
+pub mod doc;
 mod events;
 mod info;
 mod isos;
 mod jobs;
 mod objects;
+pub mod openapi;
 mod params;
+mod providers;
 mod users;
 mod whoami;
 
@@ -82,6 +89,8 @@ pub struct Route {
     pub path: String,
     /// Who may call it.
     pub access: Access,
+    /// What it takes and gives.
+    pub doc: Doc,
     noun: Option<&'static Noun>,
     run: Run,
 }
@@ -100,18 +109,20 @@ struct Table {
 }
 
 impl Table {
-    fn add<F, Fut>(&mut self, method: Method, path: impl Into<String>, access: Access, run: F)
+    fn add<F, Fut>(&mut self, method: Method, path: impl Into<String>, access: Access, run: F) -> &mut Doc
     where
         F: Fn(Call) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Answer> + Send + 'static,
     {
-        self.rows.push(Route {
+        let route = Route {
             method,
             path: path.into(),
             access,
+            doc: Doc::default(),
             noun: self.noun,
             run: Arc::new(move |call| Box::pin(run(call))),
-        });
+        };
+        &mut self.rows.push_mut(route).doc
     }
 }
 
@@ -148,6 +159,8 @@ pub fn routes() -> Vec<Route> {
     contents::add(&mut table);
     jobs::add(&mut table);
     bases::add(&mut table);
+    providers::add(&mut table);
+    openapi::add(&mut table);
     table.rows
 }
 
@@ -161,9 +174,9 @@ pub(crate) fn router(state: AppState) -> Router {
             continue;
         };
         let route = Arc::new(route);
-        let handler = move |State(app): State<AppState>, params: RawPathParams, request: Request| {
-            serve(Arc::clone(&route), app, params, request)
-        };
+        let handler = move |State(app): State<AppState>,
+                            params: Result<RawPathParams, RawPathParamsRejection>,
+                            request: Request| serve(Arc::clone(&route), app, params, request);
         router = router.route(&path, axum::routing::on(filter, handler));
     }
     let compress = DefaultPredicate::new()
@@ -173,6 +186,8 @@ pub(crate) fn router(state: AppState) -> Router {
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
+        // What it cannot unpack is refused in `serve`, in the shape of other errors.
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .layer(CompressionLayer::new().compress_when(compress))
         .with_state(state)
 }
@@ -184,12 +199,19 @@ async fn no_route(request: Request) -> Response {
 }
 
 /// Authenticates, authorises, runs. Every route goes through here.
-async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request: Request) -> Response {
+async fn serve(
+    route: Arc<Route>,
+    app: AppState,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+) -> Response {
     let began = std::time::Instant::now();
     let (mut parts, body) = request.into_parts();
     let upgrade = std::sync::Mutex::new(parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
     let head = parts.method == Method::HEAD;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0);
+    let readable = params.is_ok();
+    let if_none_match = parts.headers.get(IF_NONE_MATCH).cloned();
     let mut call = Call {
         app,
         who: None,
@@ -198,7 +220,11 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
         upgrade,
         noun: route.noun,
         query: Query::parse(parts.uri.query()),
-        params: params.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+        params: params
+            .iter()
+            .flat_map(|params| params.iter())
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .collect(),
         method: parts.method,
         headers: parts.headers,
         body_time: parts.extensions.get::<BodyTime>().map_or(Duration::ZERO, |time| time.0),
@@ -207,18 +233,26 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
     let admitted = auth::admit(&mut call, route.access).await;
     let who = call.who.as_ref().map(|who| who.name().to_owned());
     let answer = match admitted {
-        Ok(()) => run(&route, call).await,
+        Ok(()) if !readable => Err(call.bad_request("the path is not UTF-8")),
+        Ok(()) => match unpacked(&call) {
+            Ok(()) => run(&route, call).await,
+            Err(error) => Err(error),
+        },
         Err(Refusal::NoCredentials) => Ok(reply::who_are_you()),
         Err(Refusal::WrongPassword) => Ok(reply::empty(http::StatusCode::FORBIDDEN)),
         Err(Refusal::Error(error)) => Err(error),
     };
     let path = parts.uri.path();
-    let response = answer.unwrap_or_else(|error| {
-        if error.code >= 500 {
-            tracing::error!(method = %route.method, path, %error, "request failed");
+    let response = match answer {
+        Ok(answer) if route.method == Method::GET => reply::tagged(answer, if_none_match.as_ref()).await,
+        Ok(answer) => answer,
+        Err(error) => {
+            if error.code >= 500 {
+                tracing::error!(method = %route.method, path, %error, "request failed");
+            }
+            reply::error(&error)
         }
-        reply::error(&error)
-    });
+    };
     // Neither query nor body: they may hold what is nobody's business.
     tracing::debug!(
         method = %route.method,
@@ -230,6 +264,20 @@ async fn serve(route: Arc<Route>, app: AppState, params: RawPathParams, request:
         "request"
     );
     without_body_if(head, response)
+}
+
+/// Refuses a body that came packed in a way that nobody here unpacks.
+fn unpacked(call: &Call) -> Result<(), ApiError> {
+    match call.headers.get(CONTENT_ENCODING).map(|packed| packed.to_str()) {
+        None | Some(Ok("" | "identity")) => Ok(()),
+        Some(packed) => {
+            let packed = packed.unwrap_or("?");
+            Err(call.refused(
+                415,
+                format!("Invalid content encoding: {packed}: gzip is taken, and none at all"),
+            ))
+        }
+    }
 }
 
 async fn run(route: &Route, call: Call) -> Answer {

@@ -3,10 +3,11 @@
 use http::Method;
 use isobar_model::patch::{Patch, Target};
 use isobar_model::table::MadeBy;
-use isobar_model::{ApiError, Noun, Object};
+use isobar_model::{ApiError, Noun, Object, openapi};
 use isobar_objects::{Objects, Principal};
 use serde_json::Value;
 
+use super::doc::{self, Shape};
 use super::{On, Table, right};
 use crate::auth;
 use crate::call::{Call, Query};
@@ -16,18 +17,51 @@ pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     let all = format!("/api/v3/{}", noun.name);
     let one = one(noun);
     let may = |action, on| right(noun.name, action, on);
+    let (sent, taken) = (Shape::Json(openapi::sent(noun)), Shape::Json(openapi::taken(noun)));
     // HEAD is served by the rows for GET.
-    table.add(Method::GET, &all, may("list", On::Some), list);
-    table.add(Method::GET, &one, may("get", On::Key), get);
+    table
+        .add(Method::GET, &all, may("list", On::Some), list)
+        .is("Lists the objects that fit all conditions.")
+        .asks(doc::LISTING)
+        .filters(noun)
+        .gives(200, Shape::List(openapi::sent(noun)))
+        .refuses(&[406]);
+    table
+        .add(Method::GET, &one, may("get", On::Key), get)
+        .is("Shows an object.")
+        .asks(&[doc::SLIM, doc::PARAMS, doc::AGGREGATE, doc::DECODE])
+        .gives(200, sent.clone())
+        .refuses(&[404]);
     if noun.made_by == MadeBy::Clients {
-        table.add(Method::POST, &all, may("create", On::All), create);
+        table
+            .add(Method::POST, &all, may("create", On::All), create)
+            .is("Makes an object.")
+            .takes(taken.clone())
+            .gives(201, sent.clone())
+            .refuses(&[409, 422]);
     }
     if matches!(noun.made_by, MadeBy::Clients | MadeBy::Request) {
-        table.add(Method::PATCH, &one, may("update", On::Key), patch);
-        table.add(Method::PUT, &one, may("update", On::Key), replace);
+        table
+            .add(Method::PATCH, &one, may("update", On::Key), patch)
+            .is("Changes an object by RFC 6902; a test that fails is a 409, and nothing is changed.")
+            .asks(&[doc::FORCE])
+            .takes(Shape::of("Patch"))
+            .gives(200, sent.clone())
+            .refuses(&[404, 409, 422]);
+        table
+            .add(Method::PUT, &one, may("update", On::Key), replace)
+            .is("Replaces an object; its key stays.")
+            .asks(&[doc::FORCE])
+            .takes(taken)
+            .gives(200, sent.clone())
+            .refuses(&[404, 409, 422]);
     }
     if noun.made_by != MadeBy::Programs {
-        table.add(Method::DELETE, &one, may("delete", On::Key), delete);
+        table
+            .add(Method::DELETE, &one, may("delete", On::Key), delete)
+            .is("Deletes an object and shows what it was.")
+            .gives(200, sent)
+            .refuses(&[404, 409, 422]);
     }
 }
 
@@ -36,9 +70,18 @@ pub(super) fn add_meta(table: &mut Table) {
     for noun in isobar_model::table::NOUNS {
         table.noun = Some(noun);
         let path = format!("/api/v3/meta/{}/{{*key}}", noun.name);
-        table.add(Method::GET, &path, right(noun.name, "get", On::Key), meta);
+        table
+            .add(Method::GET, &path, right(noun.name, "get", On::Key), meta)
+            .is("Shows the Meta of an object.")
+            .gives(200, Shape::of("TextMap"))
+            .refuses(&[404]);
         if noun.made_by != MadeBy::Programs {
-            table.add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta);
+            table
+                .add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta)
+                .is("Changes the Meta of an object by RFC 6902.")
+                .takes(Shape::of("Patch"))
+                .gives(200, Shape::of("TextMap"))
+                .refuses(&[404, 409, 422]);
         }
     }
     table.noun = None;

@@ -4,6 +4,7 @@ use http::Method;
 use isobar_model::{ApiError, Noun};
 use isobar_objects::Principal;
 
+use super::doc::{self, Shape};
 use super::{On, Table, right};
 use crate::auth;
 use crate::call::Call;
@@ -13,13 +14,47 @@ pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     let base = format!("/api/v3/{}/{{key}}", noun.name);
     let (all, one) = (format!("{base}/params"), format!("{base}/params/{{*param}}"));
     let (read, write) = (right(noun.name, "get", On::Key), right(noun.name, "update", On::Key));
-    table.add(Method::GET, &all, read, list);
-    table.add(Method::POST, &all, write, replace);
-    table.add(Method::PATCH, &all, write, patch);
-    table.add(Method::GET, &one, read, get);
-    table.add(Method::POST, &one, write, set);
-    table.add(Method::DELETE, &one, write, remove);
-    table.add(Method::GET, format!("{base}/pubkey"), read, pubkey);
+    let (map, value) = (|| Shape::of("Map"), || Shape::of("Any"));
+    table
+        .add(Method::GET, &all, read, list)
+        .is("Shows the params of an object.")
+        .asks(&[doc::AGGREGATE, doc::DECODE])
+        .gives(200, map())
+        .refuses(&[404]);
+    table
+        .add(Method::POST, &all, write, replace)
+        .is("Replaces all params of an object.")
+        .takes(map())
+        .gives(200, map())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::PATCH, &all, write, patch)
+        .is("Changes the params of an object by RFC 6902.")
+        .takes(Shape::of("Patch"))
+        .gives(200, map())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::GET, &one, read, get)
+        .is("Shows a param: its bare value, null when it is not set.")
+        .asks(&[doc::AGGREGATE, doc::DECODE])
+        .gives(200, value())
+        .refuses(&[404]);
+    table
+        .add(Method::POST, &one, write, set)
+        .is("Sets a param to the bare value in the body.")
+        .takes(value())
+        .gives(200, value())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::DELETE, &one, write, remove)
+        .is("Removes a param and shows its old value.")
+        .gives(200, value())
+        .refuses(&[404, 409, 422]);
+    table
+        .add(Method::GET, format!("{base}/pubkey"), read, pubkey)
+        .is("Shows the key that secure params of the object are encrypted for: 32 bytes in base64.")
+        .gives(200, Shape::of("Text"))
+        .refuses(&[404]);
 }
 
 /// What most of these routes need to know of the request.

@@ -8,6 +8,7 @@ use isobar_objects::UserTokenRequest;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::doc::{Query, Shape, query};
 use super::{On, Table, info, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
@@ -17,23 +18,46 @@ const DEFAULT_TTL: u64 = 3600;
 
 pub(super) fn add(table: &mut Table) {
     table.noun = isobar_model::noun("users");
-    table.add(
-        Method::GET,
-        "/api/v3/users/{key}/token",
-        right("users", "token", On::Key),
-        token,
-    );
-    table.add(
-        Method::PUT,
-        "/api/v3/users/{key}/password",
-        right("users", "password", On::Key),
-        password,
-    );
+    table
+        .add(
+            Method::GET,
+            "/api/v3/users/{key}/token",
+            right("users", "token", On::Key),
+            token,
+        )
+        .is("Makes a token.")
+        .asks(&[
+            TTL,
+            query("roles", "string", "Only these roles, with commas between."),
+            query("scope", "string", "Only this scope."),
+            query("action", "string", "Only this action."),
+            query("specific", "string", "Only these keys."),
+        ])
+        .gives(200, Shape::of("Token"))
+        .refuses(&[404, 422]);
+    table
+        .add(
+            Method::PUT,
+            "/api/v3/users/{key}/password",
+            right("users", "password", On::Key),
+            password,
+        )
+        .is("Sets a password and revokes the user's tokens.")
+        .takes(Shape::of("Password"))
+        .gives(200, Shape::of("users"))
+        .refuses(&[404, 409, 422]);
     table.noun = isobar_model::noun("machines");
     let renew = right("machines", "update", On::Key);
-    table.add(Method::GET, "/api/v3/machines/{key}/token", renew, machine_token);
+    table
+        .add(Method::GET, "/api/v3/machines/{key}/token", renew, machine_token)
+        .is("Makes a token for a machine's agent.")
+        .asks(&[TTL])
+        .gives(200, Shape::of("Token"))
+        .refuses(&[404]);
     table.noun = None;
 }
+
+const TTL: Query = query("ttl", "integer", "Life of the token in seconds.");
 
 async fn token(call: Call) -> Answer {
     let query = &call.query;

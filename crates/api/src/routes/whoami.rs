@@ -6,17 +6,22 @@ use isobar_model::Object;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::doc::Shape;
 use super::{On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
 pub(super) fn add(table: &mut Table) {
-    table.add(
-        Method::POST,
-        "/api/v3/whoami",
-        right("machines", "get", On::Some),
-        whoami,
-    );
+    table
+        .add(
+            Method::POST,
+            "/api/v3/whoami",
+            right("machines", "get", On::Some),
+            whoami,
+        )
+        .is("Says which machine a host with these traits probably is.")
+        .takes(Shape::of("WhoAmI"))
+        .gives(200, Shape::of("Map"));
 }
 
 /// What a host says of itself.

@@ -126,6 +126,32 @@ impl Rig {
         connector.connect("127.0.0.1".try_into().unwrap(), tcp).await
     }
 
+    /// A connection that offers these protocols by ALPN.
+    pub async fn tls_offering(&self, protocols: &[&str]) -> std::io::Result<TlsStream<tokio::net::TcpStream>> {
+        let mut config = rustls::ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self.tls_by(&Arc::new(config).into()).await
+    }
+
+    /// The revisions of the first events of a stream.
+    pub async fn first_ids(&self, path: &str, count: usize) -> Vec<u64> {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let mut stream = self.tls().await.unwrap();
+        let login = BASE64_STANDARD.encode(format!("rocketskates:{PASSWORD}"));
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {login}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut lines = BufReader::new(stream).lines();
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+            let line = line.expect("nothing more came").unwrap().expect("the stream ended");
+            if let Some(id) = line.strip_prefix("id: ") {
+                ids.push(id.parse().unwrap());
+            }
+        }
+        ids
+    }
+
     /// A request by rocketskates.
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
         self.bare(method, path).basic("rocketskates", PASSWORD)
