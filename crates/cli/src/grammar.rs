@@ -2,7 +2,6 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use clap_complete::Shell;
 use isobar_model::Noun;
 use isobar_model::table::{KeyKind, NOUNS};
 
@@ -11,14 +10,8 @@ use crate::settings::global_args;
 use crate::verbs::{self, Call, SERVICES, Verb};
 use crate::{CliError, Program};
 
-const ABOUT: &str = "Boots bare metal over its BMC, and talks to Digital Rebar Provision servers";
-
-/// What a command line asks for.
-pub(crate) enum Parsed<'a> {
-    Call(&'static Verb, Call<'a>),
-    Completion(Shell),
-    Version,
-}
+/// What the program is for.
+pub(crate) const ABOUT: &str = "Boots bare metal over its BMC, and talks to Digital Rebar Provision servers";
 
 /// The grammar.
 pub(crate) fn command(program: Program, extra: &[Command]) -> Command {
@@ -50,21 +43,10 @@ pub(crate) fn command(program: Program, extra: &[Command]) -> Command {
             program,
         ));
     }
+    for verb in verbs::whole(program) {
+        command = command.subcommand(leaf("", verb, None, program));
+    }
     command
-        .subcommand(
-            Command::new("completion")
-                .about("Prints a script that makes a shell complete commands")
-                .after_help(format!(
-                    "Example: {0} completion bash > /etc/bash_completion.d/{0}",
-                    program.name()
-                ))
-                .arg(
-                    Arg::new("shell")
-                        .required(true)
-                        .value_parser(clap::value_parser!(Shell)),
-                ),
-        )
-        .subcommand(Command::new("version").about("Prints the version"))
 }
 
 fn group(
@@ -110,16 +92,19 @@ fn leaf(group: &str, verb: &'static Verb, noun: Option<&Noun>, program: Program)
     leaf
 }
 
-fn usage(program: Program, group: &str, verb: &Verb) -> String {
-    let mut words = vec![program.name(), group, verb.name];
-    words.extend((!verb.args.is_empty()).then_some(verb.args));
-    words.push("[flags]");
+/// How a verb is used, as drpcli shows it.
+pub(crate) fn usage(program: Program, group: &str, verb: &Verb) -> String {
+    let words = [program.name(), group, verb.name, verb.args, "[flags]"];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     words.join(" ")
 }
 
-fn example(verb: &Verb, group: &str, noun: Option<&Noun>) -> String {
+/// A use of a verb, without the program's name.
+pub(crate) fn example(verb: &Verb, group: &str, noun: Option<&Noun>) -> String {
     let id = match (group, noun.map(|noun| noun.key)) {
+        ("jobs", _) => "00000000-0000-0000-0000-000000000001",
         (_, Some(KeyKind::Uuid)) => "Name:mach-01",
+        ("leases" | "reservations", _) => "192.168.124.10",
         ("params", _) => "network-data",
         ("bootenvs", _) => "sledgehammer",
         ("workflows", _) => "discover-base",
@@ -132,7 +117,11 @@ fn example(verb: &Verb, group: &str, noun: Option<&Noun>) -> String {
 }
 
 /// From clap's matches to the verb and its arguments.
-pub(crate) fn parse<'a>(matches: &'a ArgMatches, program: Program, extra: &[Command]) -> Result<Parsed<'a>, CliError> {
+pub(crate) fn parse<'a>(
+    matches: &'a ArgMatches,
+    program: Program,
+    extra: &[Command],
+) -> Result<(&'static Verb, Call<'a>), CliError> {
     let missing = || CliError::text(format!("nothing to do; try {} --help", program.name()));
     let (group, below) = matches.subcommand().ok_or_else(missing)?;
     if let Some(extra) = extra.iter().find(|extra| extra.get_name() == group) {
@@ -142,27 +131,19 @@ pub(crate) fn parse<'a>(matches: &'a ArgMatches, program: Program, extra: &[Comm
             program.name()
         )));
     }
-    match group {
-        "version" => return Ok(Parsed::Version),
-        "completion" => {
-            return Ok(Parsed::Completion(
-                *below.get_one::<Shell>("shell").ok_or_else(missing)?,
-            ));
-        }
-        _ => {}
-    }
-    let (name, flags) = below.subcommand().ok_or_else(missing)?;
     let row = isobar_model::noun(group);
     let service = SERVICES.iter().find(|service| service.name == group);
-    let verb = match (row, service) {
-        (Some(row), _) => verbs::of_noun(row).into_iter().find(|verb| verb.name == name),
-        (None, Some(service)) => service.verbs(program).find(|verb| verb.name == name),
-        (None, None) => None,
+    let (noun, verb, flags) = match (below.subcommand(), row, service) {
+        (Some((name, flags)), Some(row), _) => {
+            let verb = verbs::of_noun(row).into_iter().find(|verb| verb.name == name);
+            (row.name, verb, flags)
+        }
+        (Some((name, flags)), None, Some(service)) => {
+            let verb = service.verbs(program).find(|verb| verb.name == name);
+            (service.name, verb, flags)
+        }
+        _ => ("", verbs::whole(program).find(|verb| verb.name == group), below),
     };
-    let noun = row
-        .map(|row| row.name)
-        .or(service.map(|service| service.name))
-        .ok_or_else(missing)?;
     let verb = verb.ok_or_else(missing)?;
     let call = Call {
         noun,
@@ -185,7 +166,7 @@ pub(crate) fn parse<'a>(matches: &'a ArgMatches, program: Program, extra: &[Comm
             ),
         });
     }
-    Ok(Parsed::Call(verb, call))
+    Ok((verb, call))
 }
 
 /// A command line that clap refuses, in the words of drpcli.

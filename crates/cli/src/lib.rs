@@ -6,11 +6,13 @@
 //!
 //! [`main`] runs a command line. The binary adds commands of its own with [`main_with`].
 
+mod completion;
 mod error;
 mod follow;
 mod grammar;
 mod host;
 mod input;
+mod manual;
 mod merge;
 mod nearest;
 mod output;
@@ -28,7 +30,6 @@ use clap::Command;
 use clap::error::ErrorKind;
 
 use crate::error::CliError;
-use crate::grammar::Parsed;
 use crate::host::Host;
 use crate::session::Session;
 use crate::settings::Settings;
@@ -104,6 +105,11 @@ fn run(words: &[String], extra: &[Command], host: &Host) -> u8 {
 }
 
 fn execute(words: &[String], extra: &[Command], host: &Host, program: Program) -> Result<(), CliError> {
+    if let [_, first, rest @ ..] = words
+        && first == completion::COMMAND
+    {
+        return completion::answer(rest, extra, host, program);
+    }
     let mut command = grammar::command(program, extra);
     let matches = match command.try_get_matches_from_mut(words) {
         Ok(matches) => matches,
@@ -116,22 +122,13 @@ fn execute(words: &[String], extra: &[Command], host: &Host, program: Program) -
         Err(error) => return Err(grammar::usage_error(&error, words, program, extra)),
     };
     let settings = Settings::read(&matches, host, program)?;
-    let session = Session::new(host, &settings, program);
-    match grammar::parse(&matches, program, extra)? {
-        Parsed::Call(verb, call) => {
-            let output = (verb.run)(&session, &call).map_err(|error| match program {
-                Program::Isobar => error.advised(),
-                Program::Drpcli => error,
-            })?;
-            host.out(output.render(&settings)?.as_bytes())
-        }
-        Parsed::Completion(shell) => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, program.name(), &mut script);
-            host.out(&script)
-        }
-        Parsed::Version => host.out(format!("Version: v{}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
-    }
+    let session = Session::new(host, &settings, program, extra);
+    let (verb, call) = grammar::parse(&matches, program, extra)?;
+    let output = (verb.run)(&session, &call).map_err(|error| match program {
+        Program::Isobar => error.advised(),
+        Program::Drpcli => error,
+    })?;
+    host.out(output.render(&settings)?.as_bytes())
 }
 
 #[cfg(test)]

@@ -163,17 +163,19 @@ fn cell(value: Option<&Value>, width: usize) -> String {
         Some(Value::Object(members)) if is_boxed(members) => "(encrypted)".to_owned(),
         Some(other) => sorted(other).to_string(),
     };
-    // What comes from machines must not drive the terminal.
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
-        .collect();
+    let text = plain(&text);
     if width == 0 || text.chars().count() <= width {
         return text;
     }
     let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
     cut.push('…');
     cut
+}
+
+/// Text that cannot drive the terminal: it may come from machines.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn lay_out(columns: &[String], rows: impl Iterator<Item = Vec<String>>, settings: &Settings) -> String {

@@ -15,15 +15,18 @@ pub(crate) struct Session<'a> {
     pub(crate) host: &'a Host,
     pub(crate) settings: &'a Settings,
     pub(crate) program: Program,
+    /// Commands of the binary's own.
+    pub(crate) extra: &'a [clap::Command],
     client: OnceCell<Client>,
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(host: &'a Host, settings: &'a Settings, program: Program) -> Self {
+    pub(crate) fn new(host: &'a Host, settings: &'a Settings, program: Program, extra: &'a [clap::Command]) -> Self {
         Self {
             host,
             settings,
             program,
+            extra,
             client: OnceCell::new(),
         }
     }

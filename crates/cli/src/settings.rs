@@ -230,6 +230,27 @@ const GLOBALS: &[Global] = &[
     },
 ];
 
+/// The global flags as they are typed, their environment variables, and what they do.
+pub(crate) fn globals() -> impl Iterator<Item = (String, Option<&'static str>, &'static str)> {
+    GLOBALS.iter().map(|global| {
+        let short = global.short.map(|short| format!("-{short}, ")).unwrap_or_default();
+        let value = global.value.map(|value| format!(" {value}")).unwrap_or_default();
+        (format!("{short}--{}{value}", global.long), global.env, global.help)
+    })
+}
+
+/// Name of the global flag whose value is the next word, if `flag` (without its first dash) is such a one.
+pub(crate) fn takes_value(flag: &str) -> Option<String> {
+    let found = GLOBALS
+        .iter()
+        .filter(|global| global.value.is_some())
+        .find(|global| match flag.strip_prefix('-') {
+            Some(long) => long == global.long,
+            None => global.short.is_some_and(|short| flag.ends_with(short)),
+        })?;
+    Some(found.long.to_owned())
+}
+
 /// The global flags, for the command line's grammar.
 pub(crate) fn global_args() -> impl Iterator<Item = Arg> {
     GLOBALS.iter().map(|global| {

@@ -209,6 +209,8 @@ pub struct Noun {
     pub has_actions: bool,
     /// Who makes and changes them.
     pub made_by: MadeBy,
+    /// Members that a table of such objects shows; a dot leads to members of members.
+    pub columns: &'static [&'static str],
     /// Verbs of the command line beyond those that every noun of its kind has.
     pub extra_verbs: &'static [&'static str],
     /// What it is, for help and manual.

@@ -5,9 +5,12 @@
 mod support;
 
 mod boots;
+mod completion;
+mod feed;
 mod grammar;
 mod requests;
 mod surroundings;
+mod tree;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -51,6 +51,37 @@ pub(super) const VERBS: &[Verb] = &[
     .flags(FLAGS),
 ];
 
+/// The same of jobs, whose own actions are what an agent does for them.
+pub(super) const OF_JOBS: &[Verb] = &[
+    verb(
+        "plugin_actions",
+        "[id]",
+        Arity::Exactly(1),
+        actions,
+        "Lists the actions of plugins that can be run on a job",
+        "jobs plugin_actions {id}",
+    )
+    .flags(FLAGS),
+    verb(
+        "plugin_action",
+        "[id] [action]",
+        Arity::Exactly(2),
+        action,
+        "Shows an action of a plugin with its params",
+        "jobs plugin_action {id} increment",
+    )
+    .flags(FLAGS),
+    verb(
+        "runplugin_action",
+        "[id] [action] [- | JSON or YAML map | key value...]",
+        Arity::AtLeast(2),
+        runaction,
+        "Runs an action of a plugin on a job and shows its answer",
+        "jobs runplugin_action {id} increment",
+    )
+    .flags(FLAGS),
+];
+
 /// The same on the server itself.
 pub(super) const SYSTEM: &[Verb] = &[
     verb(
@@ -83,10 +114,15 @@ pub(super) const SYSTEM: &[Verb] = &[
 ];
 
 /// Path of the actions, and the arguments after what names the object.
-fn route<'a>(call: &'a Call) -> (String, &'a [String]) {
+fn route<'a>(call: &'a Call<'_>) -> (String, &'a [String]) {
+    let word = if call.noun == "jobs" {
+        "plugin_actions"
+    } else {
+        "actions"
+    };
     match call.row {
         Some(_) => (
-            path!("api", "v3", call.noun, call.arg(0), "actions"),
+            path!("api", "v3", call.noun, call.arg(0), word),
             call.args.get(1..).unwrap_or_default(),
         ),
         None => (path!("api", "v3", call.noun, "actions"), &call.args),

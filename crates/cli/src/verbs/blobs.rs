@@ -7,7 +7,7 @@ use std::path::Path;
 use isobar_client::{Client, Method, escape_rest, path};
 use serde_json::{Value, json};
 
-use super::{Arity, Call, Verb, option, verb};
+use super::{Arity, Call, Flag, Verb, option, verb};
 use crate::output::Output;
 use crate::session::Session;
 use crate::{CliError, input};
@@ -120,10 +120,10 @@ pub(super) const BOOTENVS: &[Verb] = &[
         "[id]",
         Arity::Exactly(1),
         uploadiso,
-        "Uploads the ISO that a bootenv needs, from a local file",
+        "Uploads the ISO that a bootenv needs, from its URL or a local file",
         "bootenvs uploadiso sledgehammer --file sledgehammer.tar",
     )
-    .flags(&[option("file", "FILE", "The ISO")]),
+    .flags(FILE),
 ];
 
 pub(super) const TEMPLATES: &[Verb] = &[verb(
@@ -134,6 +134,30 @@ pub(super) const TEMPLATES: &[Verb] = &[verb(
     "Creates or replaces a template from a file",
     "templates upload net.tmpl as net.tmpl",
 )];
+
+/// Of what content packs are made of.
+pub(super) const UPLOAD: &[Verb] = &[verb(
+    "upload",
+    "[- | JSON or YAML map | file | URL]",
+    Arity::Exactly(1),
+    |session, call| {
+        let object = input::map(session.host, call.arg(0), "an object")?;
+        put_object(session, call, &object)
+    },
+    "Creates an object, or replaces the one of that name",
+    "{noun} upload {noun}/fred.yaml",
+)];
+
+fn put_object(session: &Session, call: &Call, object: &Value) -> Result<Output, CliError> {
+    let client = session.client()?;
+    let key = call.row.and_then(|row| object[row.key_field()].as_str());
+    let route = path!("api", "v3", call.noun, key.unwrap_or_default());
+    let there = key.is_some_and(|key| !key.is_empty()) && client.head(&route).is_ok();
+    Ok(Output::json(match there {
+        true => client.put(&route, object)?,
+        false => client.post(&path!("api", "v3", call.noun), object)?,
+    }))
+}
 
 fn route(noun: &str, name: &str) -> String {
     format!(
@@ -273,19 +297,34 @@ fn install(session: &Session, call: &Call) -> Result<Output, CliError> {
         let contents = std::fs::read_to_string(&source).map_err(CliError::io(source.display().to_string()))?;
         put_template(client, id, &contents)?;
     }
-    let name = bootenv["Name"].as_str().unwrap_or_default();
-    let route = path!("api", "v3", "bootenvs", name);
-    let there = !name.is_empty() && client.head(&route).is_ok();
-    let made = if there {
-        client.put(&route, &bootenv)?
-    } else {
-        client.post("/api/v3/bootenvs", &bootenv)?
-    };
-    Ok(Output::json(made))
+    put_object(session, call, &bootenv)
 }
 
+/// The ISO of what a machine boots.
+pub(super) const MACHINES: &[Verb] = &[verb(
+    "uploadiso",
+    "[id]",
+    Arity::Exactly(1),
+    |session, call| {
+        let machine = session.get_object("machines", call.arg(0))?;
+        upload_iso_of(session, call, machine["BootEnv"].as_str().unwrap_or_default())
+    },
+    "Uploads the ISO that the machine's bootenv needs, from its URL or a local file",
+    "machines uploadiso Name:mach-01",
+)
+.flags(FILE)];
+
+const FILE: &[Flag] = &[option(
+    "file",
+    "FILE",
+    "The ISO [default: the file of that name here, else its URL]",
+)];
+
 fn uploadiso(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let name = call.arg(0);
+    upload_iso_of(session, call, call.arg(0))
+}
+
+fn upload_iso_of(session: &Session, call: &Call, name: &str) -> Result<Output, CliError> {
     let bootenv = session.get_object("bootenvs", name)?;
     let mut wanted: Vec<(String, String)> = Vec::new();
     let os = &bootenv["OS"];

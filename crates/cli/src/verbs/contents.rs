@@ -134,7 +134,57 @@ pub(super) const VERBS: &[Verb] = &[
         "contents convert pack.yaml",
     )
     .flags(&[KEY]),
+    verb(
+        "document",
+        "[file]",
+        Arity::Exactly(1),
+        |session, call| Ok(Output::Text(document(&read(session, call.arg(0))?))),
+        "Writes what a pack's objects say about themselves as one Markdown text",
+        "contents document pack.yaml > pack.md",
+    ),
 ];
+
+/// The texts of a pack and of its objects.
+fn document(pack: &Value) -> String {
+    let text = |of: &Value, member: &str| of[member].as_str().unwrap_or_default().trim().to_owned();
+    let meta = &pack["meta"];
+    let mut parts = vec![format!("# {}", text(meta, "Name")), text(meta, "Description")];
+    let facts = [
+        "Version",
+        "Author",
+        "License",
+        "RequiredFeatures",
+        "Prerequisites",
+        "DocUrl",
+    ];
+    let facts = facts.iter().filter(|fact| !text(meta, fact).is_empty());
+    parts.push(
+        facts
+            .map(|fact| format!("- {fact}: {}", text(meta, fact)))
+            .collect::<Vec<_>>()
+            .join("\n"),
+    );
+    parts.push(text(meta, "Documentation"));
+    let empty = Map::new();
+    let mut sections: Vec<_> = pack["sections"].as_object().unwrap_or(&empty).iter().collect();
+    sections.sort_by_key(|(noun, _)| *noun);
+    for (noun, objects) in sections {
+        let mut objects: Vec<_> = objects.as_object().unwrap_or(&empty).iter().collect();
+        objects.sort_by_key(|(key, _)| *key);
+        if !objects.is_empty() {
+            parts.push(format!("## {noun}"));
+        }
+        for (key, object) in objects {
+            parts.extend([
+                format!("### {key}"),
+                text(object, "Description"),
+                text(object, "Documentation"),
+            ]);
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n") + "\n"
+}
 
 fn read(session: &Session, argument: &str) -> Result<Value, CliError> {
     input::map(session.host, argument, "a content pack")

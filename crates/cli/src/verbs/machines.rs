@@ -1,9 +1,10 @@
 //! Verbs of machines, stages and workflows that change one member.
 
+use isobar_client::Method;
 use serde_json::{Value, json};
 
 use super::objects::change_object;
-use super::{Arity, Call, Verb, verb};
+use super::{Arity, Call, Verb, option, verb};
 use crate::CliError;
 use crate::output::Output;
 use crate::session::Session;
@@ -42,9 +43,44 @@ pub(super) const LIST_VERBS: &[Verb] = &[
         "Takes tasks away",
         "{noun} removetask {id} inventory",
     ),
+    INSERT,
 ];
 
+const INSERT: Verb = verb(
+    "inserttask",
+    "[id] [task...]",
+    Arity::AtLeast(2),
+    |session, call| {
+        let at = match call.option("at") {
+            None => 0,
+            Some(text) => text
+                .parse()
+                .map_err(|_| call.misuse(format!("{text:?} is no position")))?,
+        };
+        insert(session, call, Some(at), 1)
+    },
+    "Puts tasks before the one that runs next",
+    "{noun} inserttask {id} inventory --at 1",
+)
+.flags(&[option("at", "N", "Counted from the task that runs next [default: 0]")]);
+
 pub(super) const VERBS: &[Verb] = &[
+    verb(
+        "addtask",
+        "[id] [task...]",
+        Arity::AtLeast(2),
+        |session, call| insert(session, call, None, 1),
+        "Adds tasks at the end of the present stage",
+        "machines addtask Name:mach-01 inventory",
+    ),
+    verb(
+        "removetask",
+        "[id] [task...]",
+        Arity::AtLeast(2),
+        remove_once,
+        "Takes tasks away that have not been run yet, once for each time that they are named",
+        "machines removetask Name:mach-01 inventory",
+    ),
     verb(
         "bootenv",
         "[id] [bootenv]",
@@ -81,9 +117,18 @@ pub(super) const VERBS: &[Verb] = &[
         "run",
         "[id]",
         Arity::Exactly(1),
-        |session, call| set(session, call, "Runnable", true.into()),
-        "Lets the agent go on",
-        "machines run Name:mach-01",
+        run,
+        "Lets the agent go on, with one more task first where that is asked for",
+        "machines run Name:mach-01 --task inventory",
+    )
+    .flags(&[option("task", "TASK", "Run this next")]),
+    verb(
+        "inspect",
+        "tasks [id] | jobs [id]",
+        Arity::Exactly(2),
+        inspect,
+        "Shows what became of each task of a machine, or its jobs in the order that they ran",
+        "machines inspect tasks Name:mach-01",
     ),
     verb(
         "tasks",
@@ -177,36 +222,87 @@ fn tasks(session: &Session, call: &Call) -> Result<Output, CliError> {
     }
 }
 
+fn run(session: &Session, call: &Call) -> Result<Output, CliError> {
+    change_object(session, call, |machine| {
+        if let Some(task) = call.option("task") {
+            put_in(machine, Some(0), vec![task.into()])?;
+        }
+        machine["Runnable"] = true.into();
+        Ok(())
+    })
+}
+
+fn inspect(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let machine = session.get_object("machines", call.arg(1))?;
+    let request = session.client()?.request(Method::GET, "/api/v3/jobs");
+    let uuid = machine["Uuid"].as_str().unwrap_or_default();
+    let jobs: Vec<Value> = request
+        .query("Machine", uuid)
+        .query("sort", "StartTime")
+        .send()?
+        .json()?;
+    match call.arg(0) {
+        "jobs" => Ok(Output::Json {
+            value: jobs.into(),
+            columns: ["CurrentIndex", "Task", "State", "ExitState", "StartTime", "Uuid"]
+                .map(str::to_owned)
+                .to_vec(),
+        }),
+        "tasks" => Ok(Output::Json {
+            value: progress_of(&machine, &jobs),
+            columns: ["Index", "Task", "State", "Job"].map(str::to_owned).to_vec(),
+        }),
+        other => Err(call.misuse(format!("{other:?} is neither tasks nor jobs"))),
+    }
+}
+
+/// A row for each entry of the task list, with the newest job that was made of it.
+fn progress_of(machine: &Value, jobs: &[Value]) -> Value {
+    let current = machine["CurrentTask"].as_i64().unwrap_or(-1);
+    let tasks = machine["Tasks"].as_array().into_iter().flatten();
+    let rows = (0_i64..).zip(tasks).map(|(index, task)| {
+        let job = jobs
+            .iter()
+            .rfind(|job| job["CurrentIndex"] == index && job["Task"] == *task);
+        let state = match job {
+            Some(job) => job["State"].clone(),
+            // Entries that say what is so already need no job.
+            None if index <= current => "passed".into(),
+            None => "to do".into(),
+        };
+        json!({ "Index": index, "Task": task, "State": state, "Job": job.map_or(&Value::Null, |job| &job["Uuid"]) })
+    });
+    rows.collect()
+}
+
 /// Puts the tasks named from argument `first` on at a position counted from the task that runs next, by
 /// default after the present stage's. Tasks that stand there already are not put there again.
 fn insert(session: &Session, call: &Call, at: Option<usize>, first: usize) -> Result<Output, CliError> {
-    change_object(session, call, |machine| {
-        let next = next_task(machine);
-        let tasks = list(machine, "Tasks")?;
-        let next = next.min(tasks.len());
-        let is_stage = |task: &Value| task.as_str().is_some_and(|task| task.starts_with("stage:"));
-        let end = tasks[next..]
-            .iter()
-            .position(is_stage)
-            .map_or(tasks.len(), |stage| next + stage);
-        let new: Vec<Value> = call
-            .args
-            .iter()
-            .skip(first)
-            .map(|name| Value::from(name.as_str()))
-            .collect();
-        let (at, there) = match at {
-            Some(at) => {
-                let at = next.saturating_add(at).min(end);
-                (at, tasks[at..].starts_with(&new))
-            }
-            None => (end, tasks[next..end].ends_with(&new)),
-        };
-        if !there {
-            tasks.splice(at..at, new);
+    let new = call.args.iter().skip(first).map(|name| Value::from(name.as_str()));
+    let new: Vec<Value> = new.collect();
+    change_object(session, call, |machine| put_in(machine, at, new))
+}
+
+fn put_in(machine: &mut Value, at: Option<usize>, new: Vec<Value>) -> Result<(), CliError> {
+    let next = next_task(machine);
+    let tasks = list(machine, "Tasks")?;
+    let next = next.min(tasks.len());
+    let is_stage = |task: &Value| task.as_str().is_some_and(|task| task.starts_with("stage:"));
+    let end = tasks[next..]
+        .iter()
+        .position(is_stage)
+        .map_or(tasks.len(), |stage| next + stage);
+    let (at, there) = match at {
+        Some(at) => {
+            let at = next.saturating_add(at).min(end);
+            (at, tasks[at..].starts_with(&new))
         }
-        Ok(())
-    })
+        None => (end, tasks[next..end].ends_with(&new)),
+    };
+    if !there {
+        tasks.splice(at..at, new);
+    }
+    Ok(())
 }
 
 /// Position of the task that runs next: the one after `CurrentTask`.

@@ -7,14 +7,19 @@ mod blobs;
 mod boots;
 mod contents;
 mod discs;
+mod events;
+mod extended;
 mod jobs;
 mod machines;
 mod meta;
 mod objects;
 mod params;
+mod passwords;
 mod services;
 mod subnets;
+mod support;
 mod wait;
+mod whole;
 
 use clap::ArgMatches;
 use isobar_model::Noun;
@@ -154,6 +159,12 @@ pub(crate) const SERVICES: &[Service] = &[
         own: false,
     },
     Service {
+        name: "events",
+        about: "What happens on the server, as it happens.",
+        verbs: &[events::VERBS],
+        own: false,
+    },
+    Service {
         name: "files",
         about: "Files that the server hands to machines.",
         verbs: &[blobs::FILES],
@@ -180,7 +191,7 @@ pub(crate) const SERVICES: &[Service] = &[
     Service {
         name: "logs",
         about: "What the server logged lately.",
-        verbs: &[services::LOGS],
+        verbs: &[events::LOGS],
         own: false,
     },
     Service {
@@ -196,12 +207,27 @@ pub(crate) const SERVICES: &[Service] = &[
         own: false,
     },
     Service {
+        name: "support",
+        about: "What somebody who helps wants to see.",
+        verbs: &[support::VERBS],
+        own: false,
+    },
+    Service {
         name: "system",
         about: "Actions on the server as a whole.",
         verbs: &[services::SYSTEM],
         own: false,
     },
 ];
+
+/// Commands that are no noun's: they stand right behind the program's name.
+pub(crate) const WHOLE: &[&[Verb]] = &[whole::VERBS, extended::VERBS];
+
+/// Those commands, as far as a program shows them.
+pub(crate) fn whole(program: Program) -> impl Iterator<Item = &'static Verb> {
+    let all = WHOLE.iter().flat_map(|verbs| verbs.iter());
+    all.filter(move |verb| !verb.own || program == Program::Isobar)
+}
 
 /// Verbs of object types. A row that names a noun goes before one for all.
 const OBJECT_VERBS: &[&[Verb]] = &[
@@ -211,16 +237,20 @@ const OBJECT_VERBS: &[&[Verb]] = &[
     meta::VERBS,
     wait::VERBS,
     machines::LIST_VERBS,
+    blobs::UPLOAD,
 ];
 
 const NOUN_VERBS: &[(&str, &[Verb])] = &[
     ("machines", machines::VERBS),
     ("machines", jobs::OF_MACHINES),
+    ("machines", blobs::MACHINES),
     ("jobs", jobs::VERBS),
+    ("jobs", actions::OF_JOBS),
     ("subnets", subnets::VERBS),
     ("stages", machines::STAGE_VERBS),
     ("workflows", machines::WORKFLOW_VERBS),
     ("users", services::USERS),
+    ("users", passwords::VERBS),
     ("bootenvs", blobs::BOOTENVS),
     ("templates", blobs::TEMPLATES),
 ];
@@ -252,8 +282,8 @@ impl Service {
 
 /// One use of a verb.
 pub(crate) struct Call<'a> {
-    /// Word after the program's name.
-    pub(crate) noun: &'static str,
+    /// Word after the program's name; empty for what is no noun's.
+    pub(crate) noun: &'a str,
     /// Row of the model table, for object types.
     pub(crate) row: Option<&'static Noun>,
     pub(crate) args: Vec<String>,
@@ -302,7 +332,7 @@ impl Call<'_> {
     }
 
     /// Singular of the noun.
-    pub(crate) fn singular(&self) -> &'static str {
+    pub(crate) fn singular(&self) -> &str {
         self.row.map_or(self.noun, |row| row.singular)
     }
 }

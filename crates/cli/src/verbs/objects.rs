@@ -10,7 +10,7 @@ use crate::output::Output;
 use crate::session::Session;
 use crate::{CliError, input, merge};
 
-const LIST_FLAGS: &[Flag] = &[
+pub(super) const LIST_FLAGS: &[Flag] = &[
     option("limit", "N", "At most this many"),
     option("offset", "N", "Leave out the first ones"),
     option("sort", "INDEX", "Sort by this index"),
@@ -113,27 +113,11 @@ pub(super) const VERBS: &[Verb] = &[
     ),
 ];
 
-/// Columns of a table of objects: what people look for first.
-pub(super) fn columns(call: &Call) -> Vec<String> {
-    let names: &[&str] = match call.noun {
-        "machines" => &[
-            "Name",
-            "Uuid",
-            "BootEnv",
-            "Stage",
-            "Workflow",
-            "Address",
-            "Runnable",
-            "Available",
-        ],
-        "params" => &["Name", "Secure", "Description"],
-        "templates" => &["ID", "Description", "Bundle"],
-        "users" => &["Name", "Roles", "Description"],
-        "workflows" => &["Name", "Stages", "Description"],
-        "stages" => &["Name", "BootEnv", "Tasks", "Description"],
-        "bootenvs" => &["Name", "Available", "OnlyUnknown", "Description"],
-        _ => &["Name", "Available", "Description"],
-    };
+/// Columns of a table of objects.
+fn columns(call: &Call) -> Vec<String> {
+    let names = call
+        .row
+        .map_or(&["Name", "Available", "Description"][..], |row| row.columns);
     names.iter().map(|&name| name.to_owned()).collect()
 }
 

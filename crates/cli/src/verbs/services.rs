@@ -8,14 +8,32 @@ use crate::output::Output;
 use crate::session::Session;
 use crate::{CliError, input};
 
-pub(super) const INFO: &[Verb] = &[verb(
-    "get",
-    "",
-    Arity::Exactly(0),
-    plain,
-    "Shows what the server says about itself",
-    "info get",
-)];
+pub(super) const INFO: &[Verb] = &[
+    verb(
+        "get",
+        "",
+        Arity::Exactly(0),
+        plain,
+        "Shows what the server says about itself",
+        "info get",
+    ),
+    verb(
+        "check",
+        "",
+        Arity::Exactly(0),
+        check,
+        "Succeeds if the server is there and lets you in",
+        "info check",
+    ),
+    verb(
+        "status",
+        "",
+        Arity::Exactly(0),
+        status,
+        "Shows in short which server this is and what it serves",
+        "info status",
+    ),
+];
 
 pub(super) const OBJECTS: &[Verb] = &[verb(
     "list",
@@ -24,15 +42,6 @@ pub(super) const OBJECTS: &[Verb] = &[verb(
     plain,
     "Lists the object types",
     "objects list",
-)];
-
-pub(super) const LOGS: &[Verb] = &[verb(
-    "get",
-    "",
-    Arity::Exactly(0),
-    plain,
-    "Shows the latest log lines",
-    "logs get",
 )];
 
 pub(super) const SYSTEM: &[Verb] = actions::SYSTEM;
@@ -99,7 +108,6 @@ pub(super) fn plain(session: &Session, call: &Call) -> Result<Output, CliError> 
     let value = session.client()?.get(&path!("api", "v3", call.noun))?;
     let columns: &[&str] = match call.noun {
         "interfaces" => &["Name", "Index", "Addresses", "ActiveAddress", "Gateway"],
-        "logs" => &["Time", "Level", "Service", "Message"],
         _ => &[],
     };
     // A content pack's summary has its name one level down.
@@ -132,6 +140,35 @@ pub(super) fn one(session: &Session, call: &Call) -> Result<Output, CliError> {
         call.noun,
         call.arg(0)
     ))?))
+}
+
+fn check(session: &Session, _call: &Call) -> Result<Output, CliError> {
+    let _: Value = session.client()?.get("/api/v3/info")?;
+    Ok(Output::Nothing)
+}
+
+fn status(session: &Session, _call: &Call) -> Result<Output, CliError> {
+    let client = session.client()?;
+    let info: Value = client.get("/api/v3/info")?;
+    let mut status = json!({ "Endpoint": client.endpoint().to_string() });
+    for (name, member) in [
+        ("Id", "id"),
+        ("Version", "version"),
+        ("ApiPort", "api_port"),
+        ("FilePort", "file_port"),
+        ("Dhcp", "dhcp_enabled"),
+        ("Tftp", "tftp_enabled"),
+        ("Files", "prov_enabled"),
+        ("Errors", "errors"),
+    ] {
+        status[name] = info[member].clone();
+    }
+    for stat in info["stats"].as_array().into_iter().flatten() {
+        if let Some(name) = stat["name"].as_str() {
+            status["Counts"][name] = stat["count"].clone();
+        }
+    }
+    Ok(Output::json(status))
 }
 
 fn set_prefs(session: &Session, call: &Call) -> Result<Output, CliError> {

@@ -59,6 +59,7 @@ pub(super) const LEASES: Noun = Noun {
     has_profiles: false,
     has_actions: true,
     made_by: MadeBy::Server,
+    columns: &["Addr", "Token", "Strategy", "State", "ExpireTime"],
     extra_verbs: &[],
     doc: "An address given to a client for some time.",
 };
@@ -104,6 +105,7 @@ pub(super) const RESERVATIONS: Noun = Noun {
     has_profiles: false,
     has_actions: true,
     made_by: MadeBy::Clients,
+    columns: &["Addr", "Token", "Strategy", "Subnet", "Description"],
     extra_verbs: &[],
     doc: "An address kept for one client.",
 };
@@ -155,6 +157,7 @@ pub(super) const SUBNETS: Noun = Noun {
     has_profiles: false,
     has_actions: true,
     made_by: MadeBy::Clients,
+    columns: &["Name", "Subnet", "ActiveStart", "ActiveEnd", "Enabled", "Available"],
     extra_verbs: &["get", "leasetimes", "nextserver", "pickers", "range", "set", "subnet"],
     doc: "A network in which addresses are given out.",
 };

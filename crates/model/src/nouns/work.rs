@@ -73,7 +73,8 @@ pub(super) const JOBS: Noun = Noun {
     has_profiles: false,
     has_actions: false,
     made_by: MadeBy::Request,
-    extra_verbs: &["actions", "log"],
+    columns: &["Uuid", "Machine", "Task", "State", "ExitState", "StartTime", "EndTime"],
+    extra_verbs: &["actions", "log", "plugin_action", "plugin_actions", "runplugin_action"],
     doc: "One run of a task on a machine.",
 };
 
@@ -110,6 +111,7 @@ pub(super) const PLUGIN_PROVIDERS: Noun = Noun {
     has_profiles: false,
     has_actions: false,
     made_by: MadeBy::Programs,
+    columns: &["Name", "Version", "AvailableActions.Command"],
     extra_verbs: &[],
     doc: "A program that plugins are made of.",
 };
@@ -139,6 +141,7 @@ pub(super) const PLUGINS: Noun = Noun {
     has_profiles: false,
     has_actions: true,
     made_by: MadeBy::Clients,
+    columns: &["Name", "Provider", "Available", "Description"],
     extra_verbs: &[],
     doc: "A provider set up to offer its actions.",
 };

@@ -1,0 +1,89 @@
+//! Events and logs, watched.
+
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::support::{Answer, Server};
+use super::{local, run};
+
+#[test]
+fn events_are_shown_as_they_come_and_after_a_break_from_where_it_was() {
+    let answers = Mutex::new(vec![
+        "id: 8\nevent: jobs.create\ndata: {\"Type\":\"jobs\",\"Action\":\"create\",\"Key\":\"k2\"}\n\n",
+        ": alive\n\nid: 7\nevent: machines.update\ndata: {\"Time\":\"T\",\"Type\":\"machines\",\"Action\":\"update\",\
+         \"Key\":\"k1\",\"Principal\":\"op\",\"Object\":{\"Name\":\"a\\u001b\"}}\n\n",
+    ]);
+    let server = Server::start(move |seen| match seen.target.split('?').next().unwrap() {
+        "/isobar/v1/events" => Answer::bytes(200, answers.lock().unwrap().pop().unwrap_or_default().as_bytes()),
+        _ => Answer::ok(json!({})),
+    });
+    let ran = run(
+        &server,
+        &[
+            "isobar",
+            "-F",
+            "text",
+            "events",
+            "watch",
+            "machines.*.*",
+            "jobs.*.*",
+            "--count",
+            "2",
+        ],
+    );
+    assert_eq!(
+        ran.out, "T machines.update.k1 a\u{fffd} by op\n jobs.create.k2\n",
+        "{}",
+        ran.err
+    );
+    assert_eq!(
+        ran.lines[1..],
+        [
+            "GET /isobar/v1/events?pattern=machines.%2A.%2A&pattern=jobs.%2A.%2A",
+            "GET /isobar/v1/events?pattern=machines.%2A.%2A&pattern=jobs.%2A.%2A&after=7",
+        ]
+    );
+    let other = Server::start(|seen| match seen.target.as_str() {
+        "/isobar/v1/events" => Answer::error(404, "GET", "", "/isobar/v1/events", &["No route"]),
+        _ => Answer::ok(json!({})),
+    });
+    assert!(
+        run(&other, &["isobar", "events", "watch"])
+            .err
+            .contains("on Isobar's servers only")
+    );
+}
+
+#[test]
+fn log_lines_are_shown_once() {
+    let looks = Mutex::new(0_u64);
+    let server = Server::start(move |seen| match seen.target.as_str() {
+        "/api/v3/logs" => {
+            let mut looks = looks.lock().unwrap();
+            *looks += 1;
+            let line = |seq: u64| json!({"Seq": seq, "Time": "T", "Level": "info", "Service": "s", "Message": format!("m{seq}")});
+            Answer::ok((1..=*looks + 1).map(line).collect())
+        }
+        _ => Answer::ok(json!({})),
+    });
+    let ran = run(&server, &["isobar", "-F", "table", "logs", "watch", "--count", "3"]);
+    assert_eq!(ran.out, "T info s: m1\nT info s: m2\nT info s: m3\n");
+}
+
+#[test]
+fn an_event_is_posted_and_a_password_hashed_without_a_server() {
+    let server = Server::start(|seen| match seen.method.as_str() {
+        "POST" => Answer::bytes(204, b""),
+        _ => Answer::ok(json!({})),
+    });
+    let ran = run(
+        &server,
+        &["isobar", "events", "post", "{Type: lab, Action: cabled, Key: rack-7}"],
+    );
+    assert_eq!((ran.status, ran.lines[1].as_str()), (0, "POST /events"), "{}", ran.err);
+    assert_eq!(ran.seen[1].json()["Key"], "rack-7");
+    let (status, out, err) = local(&["isobar", "users", "passwordhash", "hunter2"]);
+    assert_eq!(status, 0, "{err}");
+    assert!(out.starts_with("\"$argon2id$v=19$"), "{out}");
+}
