@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use isobar_image::vfs::Segment;
@@ -60,8 +60,6 @@ pub struct Bases {
     store: Arc<dyn Store>,
     blobs: Arc<BlobDir>,
     loaded: Mutex<HashMap<String, Arc<Base>>>,
-    /// Shared by imports, whose files belong to no base yet; whoever removes files has it alone.
-    pub(crate) importing: RwLock<()>,
 }
 
 impl Bases {
@@ -71,7 +69,6 @@ impl Bases {
             store,
             blobs,
             loaded: Mutex::default(),
-            importing: RwLock::default(),
         }
     }
 
@@ -169,7 +166,7 @@ impl Bases {
     /// # Errors
     /// See [`ImportError`]. Blobs of a refused bundle stay behind unused, until they are collected.
     pub fn import(&self, name: &str, tar: &mut dyn Read) -> Result<BaseRow, ImportError> {
-        let _importing = self.importing.read().unwrap_or_else(PoisonError::into_inner);
+        let _held = self.blobs.hold();
         let (bundle, contents) = self.unpack(tar)?;
         if bundle.format != 1 {
             return Err(ImportError::Bundle(format!(

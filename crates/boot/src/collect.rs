@@ -1,4 +1,5 @@
-//! Removes what no image needs any more: bases that were replaced, then the files that no base has.
+//! Removes what nothing needs any more: bases that were replaced, then the blobs that are no file of a base and not what
+//! an uploaded file's name stands for.
 //!
 //! Safe at every point at which it can be interrupted: a base goes in one commit, its files after it, and whatever
 //! is left is found again by the next look. A plan that is under way has a base in hand that no row names yet, so
@@ -6,10 +7,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_image::{Base, BlobId};
+use isobar_objects::UploadsError;
 use isobar_store::{Delete, Expect, StoreError, Txn};
 
 use crate::bases::Bases;
@@ -38,8 +40,8 @@ pub(crate) fn run(inner: &Arc<Inner>) {
             collector = back;
             match result {
                 Ok(Removed { bases: 0, blobs: 0 }) => {}
-                Ok(Removed { bases, blobs }) => tracing::info!(bases, blobs, "removed what no image needs any more"),
-                Err(error) => tracing::warn!(%error, "cannot look for files that no image needs"),
+                Ok(Removed { bases, blobs }) => tracing::info!(bases, blobs, "removed what nothing needs any more"),
+                Err(error) => tracing::warn!(%error, "cannot look for files that nothing needs"),
             }
             tokio::time::sleep((grace / 2).max(SHORTEST)).await;
         }
@@ -54,6 +56,15 @@ pub(crate) enum CollectError {
     Disk(#[from] io::Error),
     #[error("the row of {0} cannot be read: nothing is removed, for it may need anything")]
     Unreadable(String),
+}
+
+impl CollectError {
+    fn of_uploads(error: UploadsError) -> Self {
+        match error {
+            UploadsError::Store(error) => CollectError::Store(error),
+            UploadsError::Unreadable(name) => CollectError::Unreadable(name),
+        }
+    }
 }
 
 /// How many were removed.
@@ -73,8 +84,10 @@ pub(crate) struct Collector {
 impl Collector {
     /// One look. `now` is of a clock that only goes forward.
     pub(crate) fn look(&mut self, bases: &Bases, now: Duration, grace: Duration) -> Result<Removed, CollectError> {
-        // An import's files are of no base yet.
-        let _alone = bases.importing.write().unwrap_or_else(PoisonError::into_inner);
+        // What is being taken in is of no base and has no name yet.
+        let Some(_alone) = bases.blobs().alone() else {
+            return Ok(Removed::default());
+        };
         let store = bases.store();
         let mut needed = BTreeSet::new();
         for doc in store.list(kind::BASES)? {
@@ -84,7 +97,7 @@ impl Collector {
         }
         needed.extend(store.heads(kind::IMAGES, DIGEST)?.iter().map(hex::encode));
         let mut useless = Vec::new();
-        let mut files = BTreeSet::new();
+        let mut files = isobar_objects::uploaded_blobs(store.as_ref()).map_err(CollectError::of_uploads)?;
         let mut removed = Removed::default();
         let mut deletes = Vec::new();
         for doc in store.list(kind::BASE_BYTES)? {

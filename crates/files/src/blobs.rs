@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isobar_image::{BlobDir, BlobId};
 
 /// Open blob files, the least recently used closed first. Blobs never change, so a descriptor stays
-/// good for as long as it is held, even when the blob was collected meanwhile.
+/// good for as long as it is held, even when the blob was collected meanwhile; but it holds the disk's space.
 pub(crate) struct OpenBlobs {
     dir: Arc<BlobDir>,
     capacity: usize,
@@ -54,6 +55,12 @@ impl OpenBlobs {
         Ok(file)
     }
 
+    /// Closes those whose blob was removed; who reads one goes on.
+    pub(crate) fn forget_removed(&self) {
+        let removed = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        self.lock().files.retain(|_, (file, _)| !removed(file));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,5 +88,17 @@ mod tests {
         }
         assert_eq!(open.lock().files.len(), 2);
         assert!(open.get(&BlobId([9; 32])).is_err());
+    }
+
+    #[test]
+    fn a_removed_blob_is_not_kept_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = Arc::new(BlobDir::open(folder.path()).unwrap());
+        let ids = [b"one", b"two"].map(|bytes| dir.import(&mut bytes.as_slice()).unwrap().0);
+        let open = OpenBlobs::new(Arc::clone(&dir), 2);
+        ids.iter().for_each(|id| drop(open.get(id).unwrap()));
+        dir.remove(&ids[0]).unwrap();
+        open.forget_removed();
+        assert_eq!(open.lock().files.keys().collect::<Vec<_>>(), [&ids[1]]);
     }
 }

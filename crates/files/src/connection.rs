@@ -301,7 +301,10 @@ fn send_range(
             let part = &bytes[as_len(wanted.start)..as_len(wanted.end)];
             return send_bytes(socket, part, wanted.end < end);
         }
-        Source::Blob(id) => return send_blob(socket, context, id, wanted.start, wanted.end - wanted.start, may_wait),
+        Source::Blob(id, from) => {
+            let (offset, len) = (from + wanted.start, wanted.end - wanted.start);
+            return send_blob(socket, context, id, offset, len, may_wait);
+        }
         Source::None => return (0, Step::Broken),
     };
     let mut total = 0;

@@ -356,6 +356,7 @@ impl Shared {
                 .stopped
                 .wait_timeout(stopping, tick)
                 .unwrap_or_else(PoisonError::into_inner);
+            self.context.blobs.forget_removed();
             if self.listener_paused.swap(false, Ordering::AcqRel) {
                 self.arm_listener();
             }

@@ -17,7 +17,8 @@ use crate::request::{Method, Rejection, Request};
 pub(crate) enum Source {
     None,
     Bytes(Bytes),
-    Blob(BlobId),
+    /// A blob from this byte on.
+    Blob(BlobId, u64),
     Image {
         image: Arc<Image>,
         attempt: Option<AttemptId>,
@@ -88,7 +89,16 @@ impl Response {
                 let (len, etag) = (image.len(), Some(image.etag().to_owned()));
                 (Source::Image { image, attempt }, len, etag, "application/octet-stream")
             }
-            Opened::Blob { id, len } => (Source::Blob(id), len, Some(id.to_string()), "application/octet-stream"),
+            Opened::Blob { id, len } => (
+                Source::Blob(id, 0),
+                len,
+                Some(id.to_string()),
+                "application/octet-stream",
+            ),
+            Opened::Part { id, offset, len } => {
+                let etag = format!("{id}-{offset}");
+                (Source::Blob(id, offset), len, Some(etag), "application/octet-stream")
+            }
             Opened::Bytes { body, content_type } => {
                 let len = body.len() as u64;
                 (Source::Bytes(body), len, None, content_type)

@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,8 @@ impl From<BlobId> for String {
 #[derive(Debug)]
 pub struct BlobDir {
     root: PathBuf,
+    /// Shared by those who take in what nothing refers to yet; whoever removes blobs has it alone.
+    users: RwLock<()>,
 }
 
 impl BlobDir {
@@ -70,12 +73,30 @@ impl BlobDir {
     pub fn open(root: &Path) -> io::Result<Self> {
         let dir = Self {
             root: root.to_path_buf(),
+            users: RwLock::new(()),
         };
         for folder in [dir.root.join("sha256"), dir.tmp()] {
             fs::create_dir_all(&folder).map_err(|e| at(&folder, "cannot make the blob folder", e))?;
         }
         dir.remove_leftovers()?;
         Ok(dir)
+    }
+
+    /// For as long as this is held nothing is removed: from before a blob is taken in until something refers to it.
+    #[must_use]
+    pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.users.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For removing blobs; none while somebody takes something in, which may be what is to be removed. Does not wait: who
+    /// waits keeps others from beginning.
+    #[must_use]
+    pub fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.users.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Takes in a stream: to a temporary name, fsync, rename, fsync of the folder. Idempotent.

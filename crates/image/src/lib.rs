@@ -16,6 +16,7 @@
 //! | [`esp`] | the FAT image that UEFI firmware boots from |
 //! | [`coverage`] | how much of each file has been read |
 //! | [`blob`] | the folder of content-addressed files |
+//! | [`tree`] | the files inside an ISO or tar that somebody uploaded, served as they lie |
 //! | [`cpio`] | archives that the kernel unpacks as an initramfs |
 //! | [`vfs`] | what the planes that serve bytes have in common |
 
@@ -27,6 +28,7 @@ mod eltorito;
 pub mod esp;
 mod iso9660;
 mod mbr;
+pub mod tree;
 pub mod vfs;
 mod wire;
 
@@ -36,4 +38,5 @@ pub use disc::{
     Base, BaseDigest, BaseFile, BaseSpec, BuildError, Content, Image, ImageReader, OwnFile, PathError, PathProblem,
     PlanError, plan,
 };
+pub use tree::{Archive, Tree, TreeError, TreeNode};
 pub use vfs::{AttemptId, FileEntry, FileId, FileRole, Piece, ReadAt, Segment};

@@ -155,6 +155,15 @@ pub enum Opened {
         /// Its length in bytes.
         len: u64,
     },
+    /// A run of bytes of a blob: a file inside an ISO that somebody uploaded.
+    Part {
+        /// Which blob.
+        id: BlobId,
+        /// First byte within it.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
     /// A small file rendered for this request.
     Bytes {
         /// The body.

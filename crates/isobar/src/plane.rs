@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use isobar_boot::ServerAddr;
 use isobar_files::{Denied, ImageResolver, Opened};
-use isobar_objects::{BlobKind, Objects, ServedAt};
+use isobar_objects::{BlobKind, InstallFile, Objects, ServedAt};
 
 /// The boots' images first: their names are tokens, and nothing may stand in front of them.
 pub(crate) struct Plane {
@@ -23,6 +23,21 @@ impl Plane {
         let stored = self.objects.blob(kind, name).ok()??;
         let (id, len) = (stored.blob.parse().ok()?, stored.size);
         Some(Opened::Blob { id, len })
+    }
+
+    /// A file of an operating system whose ISO was uploaded.
+    fn installed(&self, path: &str) -> Option<Opened> {
+        let found = self
+            .objects
+            .install_file(path)
+            .inspect_err(|error| tracing::warn!(path, %error, "cannot look for it"));
+        match found.ok()?? {
+            InstallFile::File { blob, offset, len } => Some(Opened::Part { id: blob, offset, len }),
+            InstallFile::Folder(names) => Some(Opened::Bytes {
+                body: Bytes::from(listing(path, &names)),
+                content_type: "text/html; charset=utf-8",
+            }),
+        }
     }
 
     fn rendered(&self, path: &str, peer: IpAddr) -> Option<Opened> {
@@ -55,6 +70,25 @@ impl ImageResolver for Plane {
         }
         let path = path.trim_start_matches('/');
         let found = self.uploaded(path).or_else(|| self.rendered(path, peer));
-        found.ok_or(Denied::NotFound)
+        found.or_else(|| self.installed(path)).ok_or(Denied::NotFound)
     }
+}
+
+/// A folder for people, and for installers that look around.
+fn listing(path: &str, names: &[String]) -> String {
+    let text = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+    let href = |name: &str| {
+        let encode = |byte: u8| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        };
+        name.bytes().map(encode).collect::<String>()
+    };
+    let path = path.trim_end_matches('/');
+    let link = |name: &String| format!("<a href=\"/{}\">{}</a>\n", href(&format!("{path}/{name}")), text(name));
+    let links: String = names.iter().map(link).collect();
+    format!(
+        "<!doctype html>\n<title>/{0}</title>\n<h1>/{0}</h1>\n<pre>\n{links}</pre>\n",
+        text(path)
+    )
 }

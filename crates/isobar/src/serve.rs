@@ -292,11 +292,17 @@ async fn start_boots(
         settle: settings.timing.settle(),
         exchange: settings.timing.exchange(),
     });
-    let (objects, blobs) = (objects.clone(), Arc::clone(blobs));
+    let (objects, blobs, blobs_of_isos) = (objects.clone(), Arc::clone(blobs), Arc::clone(blobs));
     // Reads and commits: not on a thread that others wait for.
     let start = move || -> anyhow::Result<Booter> {
         let booter = Booter::start(objects.clone(), blobs, connector, options).context("going on with boots")?;
         objects.set_hook(Arc::new(booter.clone()));
+        let indexed = objects
+            .index_isos(&blobs_of_isos)
+            .context("looking into the uploaded ISOs")?;
+        if indexed > 0 {
+            tracing::info!(isos = indexed, "looked into ISOs that were uploaded before");
+        }
         objects
             .set_presence(Arc::new(booter.clone()))
             .context("looking which bootenvs have their files")?;

@@ -61,6 +61,33 @@ pub fn os_name(bootenv: &Object) -> &str {
         .unwrap_or_default()
 }
 
+/// The ISO that a boot environment's files come from: its name, and its SHA-256 in hex (empty: any).
+pub fn iso_for<'a>(bootenv: &'a Object, arch: &str) -> Option<(&'a str, &'a str)> {
+    let wanted = arch::canonical(arch)?;
+    let own = architectures(bootenv).find(|(name, _)| arch::canonical(name) == Some(wanted));
+    let (iso, sum) = match own {
+        Some((_, files)) => (text(files, "IsoFile"), text(files, "Sha256")),
+        None if wanted == "amd64" => {
+            let os = bootenv.get("OS").and_then(Value::as_object)?;
+            (text(os, "IsoFile"), text(os, "IsoSha256"))
+        }
+        None => return None,
+    };
+    (!iso.is_empty()).then_some((iso, sum))
+}
+
+/// Every architecture for which a boot environment names an ISO.
+pub fn iso_arches(bootenv: &Object) -> Vec<&'static str> {
+    let named = architectures(bootenv).filter_map(|(name, _)| arch::canonical(name));
+    let mut arches: Vec<_> = named
+        .chain(["amd64"])
+        .filter(|arch| iso_for(bootenv, arch).is_some())
+        .collect();
+    arches.sort_unstable();
+    arches.dedup();
+    arches
+}
+
 /// Path of a boot file in the name space of the static server.
 pub fn path_for(bootenv: &Object, arch: &str, file: &str) -> String {
     let mut path = format!("/{}", os_name(bootenv));
@@ -160,6 +187,16 @@ mod tests {
         assert_eq!(for_arch(&many, "amd64").unwrap().kernel, "k64");
         assert_eq!(for_arch(&many, "arm64").unwrap().kernel, "karm");
         assert!(boots_kernel(&many) && boots_kernel(&flat) && !boots_kernel(&bootenv(json!({"Name": "local"}))));
+    }
+
+    #[test]
+    fn each_architecture_may_have_an_iso_of_its_own() {
+        let be = bootenv(json!({"Name": "be", "OS": {"IsoFile": "flat.iso", "IsoSha256": "f",
+            "SupportedArchitectures": {"aarch64": {"IsoFile": "arm.iso", "Sha256": "a"}, "ppc64le": {"Kernel": "k"}}}}));
+        assert_eq!(iso_for(&be, "amd64"), Some(("flat.iso", "f")));
+        assert_eq!(iso_for(&be, "arm64"), Some(("arm.iso", "a")));
+        assert_eq!((iso_for(&be, "ppc64le"), iso_for(&be, "s390x")), (None, None));
+        assert_eq!(iso_arches(&be), ["amd64", "arm64"]);
     }
 
     #[test]

@@ -66,6 +66,18 @@ impl Repo {
         })
     }
 
+    /// The install tree that this server has itself: of the boot environment `tag`.
+    pub fn local(tag: &str, os: &str, arch: &str, url: &str) -> Repo {
+        Repo {
+            tag: tag.to_owned(),
+            os: vec![os.to_owned()],
+            arch: arch.to_owned(),
+            url: url.trim_end_matches('/').to_owned(),
+            install_source: true,
+            ..Repo::default()
+        }
+    }
+
     /// Whether it bears one of these tags.
     pub fn tagged(&self, tags: &[&str]) -> bool {
         tags.contains(&self.tag.as_str())
@@ -161,11 +173,28 @@ pub fn for_machine(all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
     all.iter().filter(|repo| repo.fits(os, arch)).cloned().collect()
 }
 
+/// As [`for_machine`], with the install trees that the server has itself: where there is one, nothing else is installed
+/// from.
+pub fn with_local(all: &[Repo], local: Vec<Repo>, os: &str, arch: &str) -> Vec<Repo> {
+    let mut fitting = for_machine(all, os, arch);
+    if !local.is_empty() {
+        fitting.retain(|repo| !repo.install_source);
+    }
+    // apt is not pointed at an installation medium.
+    let shown = local.into_iter().filter(|_| !APT.contains(&family(os)));
+    shown.chain(fitting).collect()
+}
+
 /// Those that it is installed from: the install source, and the first with security updates.
 pub fn for_install(all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
+    install_of(None, all, os, arch)
+}
+
+/// As [`for_install`], where the server has an install tree itself.
+pub fn install_of(local: Option<Repo>, all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
     let fitting = for_machine(all, os, arch);
     let first = |wanted: fn(&Repo) -> bool| fitting.iter().find(|repo| wanted(repo)).cloned();
-    match first(|repo| repo.install_source) {
+    match local.or_else(|| first(|repo| repo.install_source)) {
         None => Vec::new(),
         Some(source) => std::iter::once(source)
             .chain(first(|repo| repo.security_source))

@@ -20,7 +20,7 @@ pub enum BlobKind {
 }
 
 impl BlobKind {
-    fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             BlobKind::Files => "_files",
             BlobKind::Isos => "_isos",
@@ -65,11 +65,8 @@ impl Objects {
         Ok(doc.and_then(|doc| serde_json::from_slice(&doc.body).ok()))
     }
 
-    /// Gives a name to a blob that is there; returns the name's plain form.
-    ///
-    /// # Errors
-    /// 400 for what is no name, 409 where a folder of it is a file or it is a folder itself.
-    pub fn name_blob(&self, kind: BlobKind, name: &str, blob: &StoredBlob) -> Result<String, ApiError> {
+    /// The plain form of a name that may be given to something.
+    pub(crate) fn blob_name(&self, kind: BlobKind, name: &str) -> Result<String, ApiError> {
         let refused = |code, text: String| ApiError::new(code, "POST", kind.name(), name, text);
         let name = plain(kind, name).ok_or_else(|| refused(400, format!("{name} is no name for a file")))?;
         let all = self.core.store.list(kind.kind()).map_err(|e| store_failed(&e))?;
@@ -79,31 +76,43 @@ impl Objects {
         if all.iter().any(|doc| doc.key.starts_with(&format!("{name}/"))) {
             return Err(refused(409, format!("/{name} is a directory")));
         }
-        let body = serde_json::to_vec(blob).map_err(|e| refused(500, e.to_string()))?;
-        let put = Put {
+        Ok(name)
+    }
+
+    /// Gives a name to a blob that is there, in one commit with what is in `txn`; returns the name's plain form.
+    pub(crate) fn name_blob_in(
+        &self,
+        kind: BlobKind,
+        name: &str,
+        blob: &StoredBlob,
+        mut txn: Txn,
+    ) -> Result<String, ApiError> {
+        // Looked at once more: the bytes took their time.
+        let name = self.blob_name(kind, name)?;
+        let refused = |text: String| ApiError::new(500, "POST", kind.name(), &name, text);
+        let body = serde_json::to_vec(blob).map_err(|e| refused(e.to_string()))?;
+        txn.puts.push(Put {
             kind: kind.kind().to_owned(),
             key: name.clone(),
             body: body.into(),
             expect: Expect::Any,
             indexes: Vec::new(),
-        };
-        let txn = Txn {
-            puts: vec![put],
-            ..Txn::default()
-        };
+        });
         self.core.store.commit(txn).map_err(|e| store_failed(&e))?;
         Ok(name)
     }
 
-    /// Takes a name away; what it meant when nothing else means it any more, for whoever removes the bytes. None when
-    /// there was no such name.
+    /// Takes a name away; whether there was one. What it meant is removed some time after nothing else means it.
     ///
     /// # Errors
     /// Of the store.
-    pub fn forget_blob(&self, kind: BlobKind, name: &str) -> Result<Option<Option<StoredBlob>>, ApiError> {
+    pub fn forget_blob(&self, kind: BlobKind, name: &str) -> Result<bool, ApiError> {
         let (Some(name), Some(blob)) = (plain(kind, name), self.blob(kind, name)?) else {
-            return Ok(None);
+            return Ok(false);
         };
+        if kind == BlobKind::Isos {
+            return self.forget_iso(&name, &blob).map(|()| true);
+        }
         let delete = Delete {
             kind: kind.kind().to_owned(),
             key: name,
@@ -114,15 +123,7 @@ impl Objects {
             ..Txn::default()
         };
         self.core.store.commit(txn).map_err(|e| store_failed(&e))?;
-        for kind in [BlobKind::Files, BlobKind::Isos] {
-            let all = self.core.store.list(kind.kind()).map_err(|e| store_failed(&e))?;
-            let same =
-                |body: &[u8]| serde_json::from_slice::<StoredBlob>(body).is_ok_and(|other| other.blob == blob.blob);
-            if all.iter().any(|doc| same(&doc.body)) {
-                return Ok(Some(None));
-            }
-        }
-        Ok(Some(Some(blob)))
+        Ok(true)
     }
 
     /// Names in a folder, sorted; folders end in `/`. None when there is no such folder.

@@ -12,6 +12,7 @@ use isobar_store::{Clock, Store, StoreError, Txn, Vault};
 use crate::content::Content;
 use crate::hook::{ChangeHook, Presence};
 use crate::login::Logins;
+use crate::trees::Trees;
 use crate::view::View;
 
 pub(crate) struct Core {
@@ -22,6 +23,7 @@ pub(crate) struct Core {
     pub(crate) hook: RwLock<Option<Arc<dyn ChangeHook>>>,
     pub(crate) presence: RwLock<Arc<dyn Presence>>,
     pub(crate) schemas: Schemas,
+    pub(crate) trees: Trees,
     pub(crate) logins: Logins,
     pub(crate) first_password: Mutex<Option<String>>,
     /// Shared: changes of objects that nothing refers to (machines, users, tokens); the revision of the changed
@@ -104,6 +106,7 @@ impl Core {
             hook: RwLock::new(None),
             presence: RwLock::new(presence),
             schemas: Schemas::default(),
+            trees: Trees::default(),
             first_password: Mutex::new(None),
             order: RwLock::new(()),
             crowded: [const { Mutex::new(()) }; 64],
@@ -165,12 +168,9 @@ impl Core {
 
     fn commit(&self, draft: &mut Draft) -> Result<(), StoreError> {
         let txn = std::mem::take(&mut draft.txn);
-        let declares = txn
-            .puts
-            .iter()
-            .map(|p| &p.kind)
-            .chain(txn.deletes.iter().map(|d| &d.kind))
-            .any(|k| k == "params");
+        let touches =
+            |kind: &str| txn.puts.iter().any(|p| p.kind == kind) || txn.deletes.iter().any(|d| d.kind == kind);
+        let (declares, boots) = (touches("params"), touches("bootenvs"));
         if !(txn.puts.is_empty() && txn.deletes.is_empty() && txn.events.is_empty()) {
             self.store.commit(txn)?;
         }
@@ -182,12 +182,16 @@ impl Core {
         if layers.is_some() {
             self.schemas.clear();
         }
+        let boots = boots || layers.is_some();
         if layers.is_some() || !draft.content.is_empty() {
             let mut content = Content::clone(&layers.unwrap_or_else(|| self.content()));
             for (noun, key, object) in draft.content.drain(..) {
                 content.put(noun, &key, object);
             }
             *self.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+        }
+        if boots {
+            self.trees.bootenvs_changed();
         }
         Ok(())
     }

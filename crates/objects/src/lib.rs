@@ -33,6 +33,7 @@ mod render;
 mod rules;
 mod secure;
 mod tokens;
+mod trees;
 mod users;
 mod view;
 mod write;
@@ -49,6 +50,7 @@ pub use read::Listing;
 pub use render::ServedAt;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};
+pub use trees::{InstallFile, UploadsError, uploaded_blobs};
 
 /// Key of the machine's `Meta` whose text [`Objects`] also shows in the machine's `Errors`: why its last boot failed.
 /// It does not make the machine unavailable. Whoever sets it removes it.

@@ -241,10 +241,20 @@ impl Scope for World {
             _ => self.env.as_ref().map(|env| bootenv::os_name(env)).unwrap_or_default(),
         };
         let arch = self.machine_arch();
+        let local = || {
+            let trees = self.objects.local_trees(os, arch).map_err(|e| e.to_string())?;
+            let repo =
+                |(tag, path): &(String, String)| Repo::local(tag, os, arch, &format!("{}/{path}", self.at.files));
+            Ok::<Vec<Repo>, String>(trees.iter().map(repo).collect())
+        };
         let found = match which {
-            Repos::Tagged(tags) => all.into_iter().filter(|repo| repo.tagged(tags)).collect(),
-            Repos::Machine => repos::for_machine(&all, os, arch),
-            Repos::Install => repos::for_install(&all, os, arch),
+            Repos::Tagged(tags) => all
+                .into_iter()
+                .chain(local()?)
+                .filter(|repo| repo.tagged(tags))
+                .collect(),
+            Repos::Machine => repos::with_local(&all, local()?, os, arch),
+            Repos::Install => repos::install_of(local()?.into_iter().next(), &all, os, arch),
         };
         Ok(found.iter().map(|repo| repo.shown(os)).collect())
     }

@@ -12,7 +12,7 @@ use isobar_store::{Doc, Expect, IndexEntry, Rev, StoreError};
 use crate::content::Content;
 use crate::core::Core;
 use crate::hook::Presence;
-use crate::prefs;
+use crate::{prefs, trees};
 
 /// Indexes kept in the store; the others are answered by looking at every object. Type, index, whether unique.
 const STORED: &[(&str, &str, bool)] = &[
@@ -257,11 +257,12 @@ impl Lookup for View<'_> {
     }
 
     fn boot_file_present(&self, bootenv: &Object, arch: &str, file: &str) -> bool {
-        self.presence.file_present(bootenv, arch, file)
+        self.presence.file_present(bootenv, arch, file) || self.read(trees::holds(self.core, bootenv, arch, file))
     }
 
     fn boot_file_hint(&self, bootenv: &Object) -> Option<String> {
-        self.presence.hint(bootenv)
+        self.read(trees::complaint(self.core, bootenv))
+            .or_else(|| self.presence.hint(bootenv))
     }
 
     fn check_template(&self, text: &str) -> Result<(), String> {

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use isobar_files::range::{self, RangeOutcome};
 use isobar_image::blob::BlobId;
 use isobar_model::ApiError;
-use isobar_objects::{BlobKind, StoredBlob};
+use isobar_objects::BlobKind;
 use serde_json::json;
 
 use super::doc::{Shape, query};
@@ -144,18 +144,14 @@ fn body(file: Arc<std::fs::File>, part: std::ops::Range<u64>) -> Body {
 
 async fn upload(mut call: Call, kind: BlobKind) -> Answer {
     let mut file = bases::receive(&mut call).await?;
-    let blobs = Arc::clone(&call.app.blobs);
-    let (id, size) = bases::blocking(&call, move || blobs.import(&mut file)).await?;
-    let (name, blob) = (call.key().to_owned(), id.to_string());
-    let stored = StoredBlob { blob, size };
-    let path = call
-        .objects(move |objects, _| objects.name_blob(kind, &name, &stored))
-        .await?;
+    let (name, blobs) = (call.key().to_owned(), Arc::clone(&call.app.blobs));
+    let taken_in = call.objects(move |objects, _| objects.take_in(kind, &name, &mut file, &blobs));
+    let (path, stored) = taken_in.await?;
     let path = match kind {
         BlobKind::Files => format!("/{path}"),
         BlobKind::Isos => path,
     };
-    reply::created(&json!({ "Path": path, "Size": size }))
+    reply::created(&json!({ "Path": path, "Size": stored.size }))
 }
 
 async fn delete(call: Call, kind: BlobKind) -> Answer {
@@ -166,8 +162,7 @@ async fn delete(call: Call, kind: BlobKind) -> Answer {
         BlobKind::Isos => "no such iso",
     };
     match gone {
-        // The bytes stay: an image that is being read, or the same upload once more, may have them too.
-        Some(_) => Ok(reply::empty(StatusCode::NO_CONTENT)),
-        None => Err(refused(&call, kind, 404, missing)),
+        true => Ok(reply::empty(StatusCode::NO_CONTENT)),
+        false => Err(refused(&call, kind, 404, missing)),
     }
 }
