@@ -2,7 +2,7 @@
 
 use std::io;
 
-use isobar_client::ClientError;
+use isobar_client::{ClientError, FetchError};
 
 /// Why a command fails. `Display` is what stands after `Error: `.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,10 @@ pub(crate) enum CliError {
     /// What the server said, and what to do about it.
     #[error("{error}\n{hint}")]
     Hinted { error: Box<ClientError>, hint: String },
+
+    /// A file at a URL.
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
 
     /// The command line itself is wrong; `usage` says how it is right.
     #[error("{message}")]

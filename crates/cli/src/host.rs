@@ -16,6 +16,8 @@ pub(crate) struct Host {
     stderr: RefCell<Box<dyn Write>>,
     /// Somebody looks at standard output.
     pub(crate) stdout_is_terminal: bool,
+    /// Columns of the terminal that standard output is.
+    pub(crate) stdout_width: Option<usize>,
     /// Somebody looks at standard error.
     pub(crate) stderr_is_terminal: bool,
     /// Folder of the server on the same host, where the first password lies.
@@ -34,6 +36,10 @@ impl Host {
             stdout: RefCell::new(Box::new(io::stdout())),
             stderr: RefCell::new(Box::new(io::stderr())),
             stdout_is_terminal: io::stdout().is_terminal(),
+            stdout_width: rustix::termios::tcgetwinsize(io::stdout())
+                .ok()
+                .map(|size| usize::from(size.ws_col))
+                .filter(|&columns| columns > 0),
             stderr_is_terminal: io::stderr().is_terminal(),
             data_dir: PathBuf::from("/var/lib/isobar"),
         }
@@ -114,6 +120,7 @@ pub(crate) mod fake {
             stdout: RefCell::new(Box::new(out.clone())),
             stderr: RefCell::new(Box::new(err.clone())),
             stdout_is_terminal: false,
+            stdout_width: None,
             stderr_is_terminal: false,
             data_dir: PathBuf::from("/nonexistent"),
         };

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use isobar_client::Secret;
+use isobar_client::{Fetched, Secret, is_url};
 use serde_json::Value;
 
 use crate::CliError;
@@ -12,26 +12,37 @@ use crate::host::Host;
 /// The longest text that an argument may bring in: content packs are a few megabytes.
 const MAX_TEXT: u64 = 256 << 20;
 
+/// The longest text that is taken from a URL.
+const MAX_FETCHED: u64 = 64 << 20;
+
 /// The text behind an argument: `-` is standard input, `@FILE` and the name of an existing file are the
-/// file's content, everything else is itself.
+/// file's content, an `http` or `https` URL what is there; everything else is itself.
 pub(crate) fn text(host: &Host, argument: &str) -> Result<String, CliError> {
     match argument {
         "-" => utf8("standard input", host.read_stdin(MAX_TEXT)?),
         _ => match argument.strip_prefix('@') {
             Some(file) => read(Path::new(file)),
             None if is_file(argument) => read(Path::new(argument)),
-            None if ["http://", "https://"]
-                .iter()
-                .any(|scheme| argument.starts_with(scheme)) =>
-            {
-                Err(CliError::text(format!(
-                    "{argument}: fetch it first (curl -o FILE URL) and give the file: what a server sends is not taken \
-                     unseen"
-                )))
+            None if is_url(argument) => {
+                let bytes = fetch(host, argument)?.into_bytes(MAX_FETCHED);
+                utf8(argument, bytes.map_err(CliError::io(argument))?)
             }
             None => Ok(argument.to_owned()),
         },
     }
+}
+
+/// What is at a URL.
+pub(crate) fn fetch(host: &Host, url: &str) -> Result<Fetched, CliError> {
+    Ok(isobar_client::fetch(url, host.var("SSL_CERT_FILE").map(Path::new))?)
+}
+
+/// The text of a file, of standard input (`-`) or of what is at a URL, where the argument cannot be the text itself.
+pub(crate) fn content(host: &Host, argument: &str) -> Result<String, CliError> {
+    if argument == "-" || argument.starts_with('@') || is_url(argument) {
+        return text(host, argument);
+    }
+    read(Path::new(argument))
 }
 
 /// A JSON or YAML document behind an argument, and the text it was made of.
@@ -47,7 +58,7 @@ pub(crate) fn map(host: &Host, argument: &str, what: &str) -> Result<Value, CliE
     match document(host, argument)? {
         (Some(value @ Value::Object(_)), _) => Ok(value),
         _ => Err(CliError::text(format!(
-            "{what} must be a JSON or YAML map, a file with one, or - for standard input"
+            "{what} must be a JSON or YAML map, a file or URL with one, or - for standard input"
         ))),
     }
 }
@@ -106,8 +117,11 @@ fn read(file: &Path) -> Result<String, CliError> {
     let what = file.display().to_string();
     let mut bytes = Vec::new();
     std::fs::File::open(file)
-        .and_then(|open| open.take(MAX_TEXT).read_to_end(&mut bytes))
+        .and_then(|open| open.take(MAX_TEXT + 1).read_to_end(&mut bytes))
         .map_err(CliError::io(what.clone()))?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_TEXT) {
+        return Err(CliError::text(format!("{what} is longer than {MAX_TEXT} bytes")));
+    }
     utf8(&what, bytes)
 }
 
@@ -170,12 +184,6 @@ mod tests {
         assert_eq!(
             document(&host, "{asdgasdg}").unwrap().0,
             Some(json!({"asdgasdg": null}))
-        );
-        assert!(
-            document(&host, "https://example.net/x.yaml")
-                .unwrap_err()
-                .to_string()
-                .contains("fetch it first")
         );
     }
 }

@@ -16,6 +16,7 @@ mod manual;
 mod merge;
 mod nearest;
 mod output;
+mod progress;
 mod secure;
 mod session;
 mod settings;

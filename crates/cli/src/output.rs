@@ -1,5 +1,7 @@
 //! What a command prints, in the format that was asked for.
 
+use std::borrow::Cow;
+
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 
@@ -100,11 +102,14 @@ fn table(value: &Value, columns: &[String], settings: &Settings) -> String {
                     .unwrap_or_default()
             };
             let cells = rows.iter().map(|row| {
-                columns
-                    .iter()
-                    .map(|column| cell(lookup(row, column), settings.truncate))
-                    .collect()
+                let cells = columns.iter().map(|column| lookup(row, column));
+                cells.map(|value| cell(value.as_deref(), settings.truncate)).collect()
             });
+            if let (Some(width), Format::Table) = (settings.width, settings.format) {
+                let mut cells: Vec<Vec<String>> = cells.collect();
+                fit(&columns, &mut cells, width);
+                return lay_out(&columns, cells.into_iter(), settings);
+            }
             lay_out(&columns, cells, settings)
         }
         Value::Array(items) => {
@@ -145,10 +150,60 @@ fn is_boxed(value: &Map<String, Value>) -> bool {
     value.len() == 3 && ["Key", "Nonce", "Payload"].iter().all(|name| value.contains_key(*name))
 }
 
-/// A member, or a param of the object by the param's name.
-fn lookup<'a>(row: &'a Map<String, Value>, column: &str) -> Option<&'a Value> {
+/// A member, a param of the object by the param's name, or what a path such as `OS.Name` leads to.
+fn lookup<'a>(row: &'a Map<String, Value>, column: &str) -> Option<Cow<'a, Value>> {
     let param = column.strip_prefix("Params.").unwrap_or(column);
-    row.get(column).or_else(|| row.get("Params")?.get(param))
+    let there = row.get(column).or_else(|| row.get("Params")?.get(param));
+    if let Some(value) = there {
+        return Some(Cow::Borrowed(value));
+    }
+    let (first, rest) = column.split_once('.')?;
+    match row.get(first)? {
+        Value::Object(inner) => lookup(inner, rest),
+        Value::Array(items) => {
+            let inner = items.iter().filter_map(|item| lookup(item.as_object()?, rest));
+            Some(Cow::Owned(inner.map(Cow::into_owned).collect()))
+        }
+        _ => None,
+    }
+}
+
+/// Below this a column says nothing.
+const NARROWEST: usize = 8;
+
+/// Cuts the widest columns until a row fits in a line.
+fn fit(columns: &[String], rows: &mut [Vec<String>], width: usize) {
+    let chars = |text: &str| text.chars().count();
+    let widest = |at: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(at));
+        cells
+            .map(|cell| chars(cell))
+            .chain([chars(&columns[at])])
+            .max()
+            .unwrap_or(0)
+    };
+    let mut widths: Vec<usize> = (0..columns.len()).map(widest).collect();
+    let between = 2 * columns.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + between > width {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > NARROWEST => *widest -= 1,
+            _ => break,
+        }
+    }
+    for row in rows {
+        for (cell, &width) in row.iter_mut().zip(&widths) {
+            *cell = cut(std::mem::take(cell), width);
+        }
+    }
+}
+
+fn cut(text: String, width: usize) -> String {
+    if width == 0 || text.chars().count() <= width {
+        return text;
+    }
+    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
 }
 
 fn cell(value: Option<&Value>, width: usize) -> String {
@@ -163,13 +218,7 @@ fn cell(value: Option<&Value>, width: usize) -> String {
         Some(Value::Object(members)) if is_boxed(members) => "(encrypted)".to_owned(),
         Some(other) => sorted(other).to_string(),
     };
-    let text = plain(&text);
-    if width == 0 || text.chars().count() <= width {
-        return text;
-    }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
+    cut(plain(&text), width)
 }
 
 /// Text that cannot drive the terminal: it may come from machines.
@@ -208,6 +257,7 @@ fn lay_out(columns: &[String], rows: impl Iterator<Item = Vec<String>>, settings
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
 
@@ -234,6 +284,30 @@ mod tests {
         );
         assert_eq!(rows_of("Params", Some(&params), Format::Text).len(), 1);
         assert_eq!(rows_of("Params", Some(&json!({})), Format::Table), [["Params", "{}"]]);
+    }
+
+    #[test]
+    fn a_path_leads_to_members_of_members() {
+        let row = json!({"OS": {"Name": "debian"}, "AvailableActions": [{"Command": "a"}, {"Command": "b"}], "Params": {"a.b": 1}});
+        let found = |column: &str| lookup(row.as_object().unwrap(), column).map(Cow::into_owned);
+        assert_eq!(found("OS.Name"), Some(json!("debian")));
+        assert_eq!(found("AvailableActions.Command"), Some(json!(["a", "b"])));
+        assert_eq!(found("Params.a.b"), Some(json!(1)));
+        assert_eq!(found("OS.Nome"), None);
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_by_its_widest_columns() {
+        let columns = ["Name", "Description"].map(str::to_owned);
+        let mut rows = vec![
+            vec!["mach-01".to_owned(), "d".repeat(50)],
+            vec!["m".to_owned(), "short".to_owned()],
+        ];
+        fit(&columns, &mut rows, 40);
+        assert_eq!(rows[0], ["mach-01".to_owned(), format!("{}…", "d".repeat(30))]);
+        assert_eq!(rows[1][1], "short");
+        fit(&columns, &mut rows, 1);
+        assert_eq!(rows[0][1].chars().count(), NARROWEST);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) format: Format,
     pub(crate) print_fields: Vec<String>,
     pub(crate) truncate: usize,
+    /// Columns of the terminal that a table has to fit in.
+    pub(crate) width: Option<usize>,
     pub(crate) header: bool,
     pub(crate) force: bool,
     /// The object that `update` compares with instead of the server's.
@@ -116,7 +118,7 @@ const GLOBALS: &[Global] = &[
         "token",
         Some("TOKEN"),
         Some("RS_TOKEN"),
-        "Token to use instead of user and password",
+        "Token to use instead of user and password; @FILE or - keep it out of process lists",
     ),
     flag(
         'F',
@@ -137,7 +139,7 @@ const GLOBALS: &[Global] = &[
         "truncate-length",
         Some("N"),
         Some("RS_TRUNCATE_LENGTH"),
-        "Cut columns at this width [default: 60]",
+        "Cut columns at this width [default: 60, less where the terminal is narrow]",
     ),
     flag(
         'H',
@@ -340,6 +342,7 @@ impl Settings {
             truncate: number("truncate-length")?
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or(60),
+            width: host.stdout_width,
             header: !set("no-header"),
             force: set("force"),
             reference: value("ref").filter(|text| !text.is_empty()),
@@ -358,7 +361,7 @@ fn identity<'a>(
     endpoints: &[String],
 ) -> Result<Identity, CliError> {
     if let Some(token) = value("token").filter(|token| !token.is_empty()) {
-        return Ok(Identity::Token(Secret::new(token)));
+        return Ok(Identity::Token(input::secret(host, &token)?));
     }
     let key = env("RS_KEY").map(|key| key.split_once(':').unwrap_or((key, "")));
     let user = value("username").filter(|user| !user.is_empty());

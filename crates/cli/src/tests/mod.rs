@@ -11,6 +11,7 @@ mod grammar;
 mod requests;
 mod surroundings;
 mod tree;
+mod urls;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use isobar_client::{ClientError, Method, escape_rest, path};
 use serde_json::{Map, Value};
 
 use super::{Arity, Call, Flag, Verb, option, verb};
 use crate::nearest::nearest;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::{CliError, input};
 
@@ -175,11 +175,9 @@ fn runaction(session: &Session, call: &Call) -> Result<Output, CliError> {
     if let Some(plugin) = call.option("plugin") {
         request = request.query("plugin", plugin);
     }
-    let spinner = spinner(session, command);
+    let waiting = Progress::waiting(session, format!("waiting for {command}"));
     let answer = request.send_json(&params);
-    if let Some(spinner) = spinner {
-        spinner.finish_and_clear();
-    }
+    drop(waiting);
     let answer = answer.map_err(|error| match refused(session, call, command, &error) {
         Some(hint) => CliError::hinted(error, Some(hint)),
         None => session.not_found_hint(call.noun, call.arg(0), error),
@@ -256,15 +254,4 @@ fn without_value(session: &Session, arguments: &[String]) -> Option<usize> {
         Some(value) => value.contains('/') && declared(value),
         None => true,
     })
-}
-
-fn spinner(session: &Session, command: &str) -> Option<ProgressBar> {
-    if !session.host.stderr_is_terminal || !session.helpful() {
-        return None;
-    }
-    let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").ok()?);
-    spinner.set_message(format!("waiting for {command}"));
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    Some(spinner)
 }

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use isobar_client::{Client, Method, escape_rest, path};
+use isobar_client::{Client, Method, escape_rest, is_url, path};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::{Arity, Call, Flag, Verb, option, verb};
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::{CliError, input};
 
@@ -195,23 +197,79 @@ fn upload(session: &Session, call: &Call) -> Result<Output, CliError> {
     )?))
 }
 
+/// Uploads a local file, standard input (`-`) or what is at a URL.
 fn send(session: &Session, client: &Client, noun: &str, source: &str, name: &str) -> Result<Value, CliError> {
     let post = |len, body: &mut dyn Read| {
+        let progress = Progress::bytes(session, len);
         client
-            .upload(&route(noun, name), "application/octet-stream", len, body)
+            .upload(
+                &route(noun, name),
+                "application/octet-stream",
+                len,
+                &mut progress.reading(body),
+            )
             .map_err(CliError::from)
     };
     if source == "-" {
         return session.host.with_stdin(|stdin| post(None, stdin));
     }
+    if is_url(source) {
+        let mut fetched = input::fetch(session.host, source)?;
+        return post(fetched.len, &mut fetched.reader);
+    }
     let mut file = File::open(source).map_err(CliError::io(source))?;
-    let len = file.metadata().map_err(CliError::io(source))?.len();
-    post(Some(len), &mut file)
+    let about = file.metadata().map_err(CliError::io(source))?;
+    if !about.is_file() {
+        // A pipe has no length that could be announced.
+        return post(None, &mut file);
+    }
+    post(Some(about.len()), &mut file)
+}
+
+/// Uploads what is at a URL and takes it away again if it is not what it should be.
+fn send_checked(session: &Session, client: &Client, url: &str, iso: &str, sha256: &str) -> Result<Value, CliError> {
+    let fetched = input::fetch(session.host, url)?;
+    let progress = Progress::bytes(session, fetched.len);
+    let mut body = Hashed {
+        from: progress.reading(fetched.reader),
+        digest: Sha256::new(),
+    };
+    let route = route("isos", iso);
+    let answer = client.upload(&route, "application/octet-stream", fetched.len, &mut body)?;
+    let found = hex::encode(body.digest.finalize());
+    if !sha256.is_empty() && !sha256.eq_ignore_ascii_case(&found) {
+        client.delete::<Value>(&route)?;
+        return Err(CliError::text(format!(
+            "{url} is not what the bootenv expects and was deleted again: its SHA-256 is {found}, not {sha256}"
+        )));
+    }
+    Ok(answer)
+}
+
+struct Hashed<R> {
+    from: R,
+    digest: Sha256,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buffer)?;
+        self.digest.update(&buffer[..n]);
+        Ok(n)
+    }
 }
 
 fn download(session: &Session, call: &Call) -> Result<Output, CliError> {
     let answer = session.client()?.download(&route(call.noun, call.arg(0)), 0)?;
-    to_stdout(session, &mut answer.reader())?;
+    let progress = match session.host.stdout_is_terminal {
+        // The bar would be drawn across the bytes.
+        true => None,
+        false => Some(Progress::bytes(session, answer.content_length())),
+    };
+    match &progress {
+        Some(progress) => to_stdout(session, &mut progress.reading(answer.reader()))?,
+        None => to_stdout(session, &mut answer.reader())?,
+    };
     Ok(Output::Nothing)
 }
 
@@ -255,8 +313,7 @@ fn destroy(session: &Session, call: &Call) -> Result<Output, CliError> {
 
 fn upload_template(session: &Session, call: &Call) -> Result<Output, CliError> {
     call.word(1, "as")?;
-    let file = call.arg(0);
-    let contents = std::fs::read_to_string(file).map_err(CliError::io(file))?;
+    let contents = input::content(session.host, call.arg(0))?;
     Ok(Output::json(put_template(session.client()?, call.arg(2), &contents)?))
 }
 
@@ -300,6 +357,13 @@ fn install(session: &Session, call: &Call) -> Result<Output, CliError> {
     put_object(session, call, &bootenv)
 }
 
+/// A file that a bootenv needs.
+struct Iso {
+    file: String,
+    url: String,
+    sha256: String,
+}
+
 /// The ISO of what a machine boots.
 pub(super) const MACHINES: &[Verb] = &[verb(
     "uploadiso",
@@ -326,17 +390,16 @@ fn uploadiso(session: &Session, call: &Call) -> Result<Output, CliError> {
 
 fn upload_iso_of(session: &Session, call: &Call, name: &str) -> Result<Output, CliError> {
     let bootenv = session.get_object("bootenvs", name)?;
-    let mut wanted: Vec<(String, String)> = Vec::new();
+    let mut wanted: Vec<Iso> = Vec::new();
     let os = &bootenv["OS"];
-    let arches = os["SupportedArchitectures"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(_, arch)| arch);
-    for arch in arches.chain([os]) {
-        let iso = arch["IsoFile"].as_str().unwrap_or_default();
-        if !iso.is_empty() && !wanted.iter().any(|(known, _)| known == iso) {
-            wanted.push((iso.to_owned(), arch["IsoUrl"].as_str().unwrap_or_default().to_owned()));
+    let arches = os["SupportedArchitectures"].as_object().into_iter().flatten();
+    let arches = arches.map(|(_, arch)| (arch, "Sha256"));
+    for (arch, sum) in arches.chain([(os, "IsoSha256")]) {
+        let text = |member: &str| arch[member].as_str().unwrap_or_default().to_owned();
+        let file = text("IsoFile");
+        if !file.is_empty() && !wanted.iter().any(|known| known.file == file) {
+            let (url, sha256) = (text("IsoUrl"), text(sum));
+            wanted.push(Iso { file, url, sha256 });
         }
     }
     if wanted.is_empty() {
@@ -350,24 +413,20 @@ fn upload_iso_of(session: &Session, call: &Call, name: &str) -> Result<Output, C
     }
     let client = session.client()?;
     let there: Vec<String> = client.get("/api/v3/isos")?;
-    wanted.retain(|(iso, _)| !there.contains(iso));
+    wanted.retain(|iso| !there.contains(&iso.file));
     let mut answers = Vec::new();
-    for (iso, url) in &wanted {
-        let source = match call.option("file") {
-            Some(file) if wanted.len() == 1 => file.to_owned(),
-            _ if Path::new(iso).is_file() => iso.clone(),
+    for Iso { file, url, sha256 } in &wanted {
+        let answer = match call.option("file") {
+            Some(local) if wanted.len() == 1 => send(session, client, "isos", local, file)?,
+            _ if Path::new(file).is_file() => send(session, client, "isos", file, file)?,
+            _ if is_url(url) => send_checked(session, client, url, file, sha256)?,
             _ => {
-                let from = if url.is_empty() {
-                    String::new()
-                } else {
-                    format!(" (it is at {url})")
-                };
                 return Err(CliError::text(format!(
-                    "{iso} is not here{from}: fetch it and give --file {iso}"
+                    "{file} is not here, and the bootenv does not say where it is: fetch it and give --file {file}"
                 )));
             }
         };
-        answers.push(send(session, client, "isos", &source, iso)?);
+        answers.push(answer);
     }
     Ok(match answers.pop() {
         Some(answer) => Output::json(answer),

@@ -6,7 +6,6 @@ use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use isobar_client::{Method, escape_rest, path};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,6 +13,7 @@ use serde_json::Value;
 use super::{Arity, Call, Verb, blobs, option, switch, verb};
 use crate::CliError;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::settings::Format;
 
@@ -240,7 +240,7 @@ fn fetch(session: &Session, route: &str, part: &Path) -> Result<u64, CliError> {
         .open(part)
         .map_err(failed())?;
     let (mut done, mut tag, mut size): (u64, Option<String>, Option<u64>) = (0, None, None);
-    let mut bar: Option<ProgressBar> = None;
+    let mut bar: Option<Progress> = None;
     let mut broke = None;
     for _ in 0..TRIES {
         let mut request = session
@@ -266,20 +266,17 @@ fn fetch(session: &Session, route: &str, part: &Path) -> Result<u64, CliError> {
         if done == 0 {
             size = answer.content_length();
             tag = answer.header("ETag").map(str::to_owned);
-            bar = progress(session, size);
+            bar = Some(Progress::bytes(session, size));
         }
         let start = done;
         let copied = blobs::copy(&mut answer.reader(), &mut out, |n| {
             done = start + n;
             if let Some(bar) = &bar {
-                bar.set_position(done);
+                bar.at(done);
             }
         });
         match copied {
             Ok(_) if size.is_none_or(|size| size == done) => {
-                if let Some(bar) = bar {
-                    bar.finish_and_clear();
-                }
                 out.sync_all().map_err(failed())?;
                 return Ok(done);
             }
@@ -291,16 +288,6 @@ fn fetch(session: &Session, route: &str, part: &Path) -> Result<u64, CliError> {
     Err(CliError::text(format!(
         "the download broke {TRIES} times, last after {done} bytes: {why}"
     )))
-}
-
-fn progress(session: &Session, size: Option<u64>) -> Option<ProgressBar> {
-    if !session.host.stderr_is_terminal {
-        return None;
-    }
-    let bar = ProgressBar::with_draw_target(size, ProgressDrawTarget::stderr());
-    let style = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    bar.set_style(ProgressStyle::with_template(style).ok()?);
-    Some(bar)
 }
 
 #[cfg(test)]
