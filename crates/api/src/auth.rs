@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::AUTHORIZATION;
 use isobar_model::ApiError;
-use isobar_objects::Principal;
+use isobar_objects::{Objects, Principal};
 
 use crate::call::Call;
 use crate::routes::{Access, On};
@@ -30,7 +30,7 @@ pub(crate) async fn admit(call: &mut Call, access: Access) -> Result<(), Refusal
     if access == Access::Open {
         return Ok(());
     }
-    let who = authenticate(call).await?;
+    let who = authenticate(call).await?.at(&call.source());
     match access {
         Access::Open | Access::Known => {}
         Access::Agent => {
@@ -40,11 +40,8 @@ pub(crate) async fn admit(call: &mut Call, access: Access) -> Result<(), Refusal
         }
         Access::Right { scope, action, on } => authorise(call, &who, scope, action, on).await?,
         Access::Action { scope } => {
-            // Claims name one action, or all of them by the bare word.
             let one = format!("action:{}", call.param("command"));
-            if authorise(call, &who, scope, &one, On::Key).await.is_err() {
-                authorise(call, &who, scope, "action", On::Key).await?;
-            }
+            authorise(call, &who, scope, &one, On::Key).await?;
         }
     }
     call.who = Some(who);
@@ -67,11 +64,11 @@ async fn authorise(call: &Call, who: &Principal, scope: &str, action: &str, on: 
     let key = match on {
         On::Some => return Ok(()),
         On::All => None,
-        On::Key => Some(call.key()),
+        On::Key | On::Part => Some(call.key()),
         On::MachineQuery => call.query.get("machine"),
     };
     // A machine sees its own jobs alone, and whoever has logged in may stay so.
-    if scope == "jobs" && who.machine().is_some() && on == On::Key {
+    if scope == "jobs" && who.machine().is_some() && matches!(on, On::Key | On::Part) {
         own_job(call, who).await?;
     }
     if scope == "users" && action == "token" && who.user().is_some_and(|user| Some(user) == key) {
@@ -90,7 +87,21 @@ async fn authorise(call: &Call, who: &Principal, scope: &str, action: &str, on: 
         Err(error) if error.code == 404 => key.to_owned(),
         Err(error) => return Err(error),
     };
+    // Of what is changed then, the objects look at each part.
+    if on == On::Part && who.allows_some_update(scope, &own_key) {
+        return Ok(());
+    }
     check(who, scope, action, &own_key).map_err(|error| error.with_key(key))
+}
+
+/// Whether `who` may see the secrets of an object, which is put on record.
+///
+/// # Errors
+/// 403 that names the right.
+pub(crate) fn check_decode(objects: &Objects, who: &Principal, scope: &str, key: &str) -> Result<(), ApiError> {
+    check(who, scope, "getSecure", key)?;
+    objects.note(who.audit("getSecure", scope, key, ""));
+    Ok(())
 }
 
 async fn own_job(call: &Call, who: &Principal) -> Result<(), ApiError> {
@@ -115,8 +126,16 @@ async fn authenticate(call: &Call) -> Result<Principal, Refusal> {
         .and_then(|text| text.trim().split_once(' '))
         .ok_or_else(refused)?;
     let value = value.trim().to_owned();
+    let from = call.source();
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(call.app.objects.run(move |o| o.verify(&value)).await?);
+        let verified = call.app.objects.run(move |o| {
+            let verified = o.verify(&value);
+            if verified.as_ref().is_err_and(|error| error.code == 403) {
+                o.note_refused_token(&from);
+            }
+            verified
+        });
+        return Ok(verified.await?);
     }
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(refused());
@@ -129,7 +148,6 @@ async fn authenticate(call: &Call) -> Result<Principal, Refusal> {
         return Err(Refusal::WrongPassword);
     };
     let (user, password) = (user.to_owned(), password.to_owned());
-    let from = call.peer.map(|p| p.ip().to_string()).unwrap_or_default();
     // Never closed, so this waits for a turn and nothing else.
     let turn = call.app.logins.clone().acquire_owned().await;
     let checked = call

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use isobar_image::Image;
 use isobar_model::ApiError;
+use isobar_objects::Principal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -131,7 +132,7 @@ pub trait Boots: Send + Sync {
     ///
     /// # Errors
     /// 422 when it is no bundle, 507 when the disk is full.
-    async fn import_base(&self, name: &str, tar: std::fs::File) -> Result<Value, ApiError>;
+    async fn import_base(&self, name: &str, tar: std::fs::File, by: &Principal) -> Result<Value, ApiError>;
 
     /// All actions on machines; which of them a machine can take now is [`Boots::actions`]'s to say.
     ///
@@ -154,6 +155,6 @@ pub trait Boots: Send + Sync {
         key: &str,
         command: &str,
         params: Map<String, Value>,
-        principal: &str,
+        by: &Principal,
     ) -> Result<Value, ApiError>;
 }

@@ -100,6 +100,13 @@ impl Call {
         self.who.as_ref().ok_or_else(ApiError::token_refused)
     }
 
+    /// The address that the request comes from.
+    pub(crate) fn source(&self) -> String {
+        self.peer
+            .map(|peer| peer.ip().to_canonical().to_string())
+            .unwrap_or_default()
+    }
+
     /// Comes back when the server stops.
     pub(crate) async fn stopping(&self) {
         match self.stopping.clone() {

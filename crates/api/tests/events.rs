@@ -182,6 +182,56 @@ async fn the_stream_replays_from_a_revision_and_goes_on() {
     assert_eq!(rig.get("/isobar/v1/events?after=x").await.status, 400);
 }
 
+/// Who is not let in any more learns nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_taken_away_ends_what_it_let_see() {
+    let rig = Rig::start().await;
+    let claims = json!([{"scope": "machines", "action": "get", "specific": "*"}]);
+    rig.post("/api/v3/roles", json!({"Name": "reader", "Claims": claims}))
+        .await;
+    rig.post("/api/v3/users", json!({"Name": "jane", "Roles": ["reader"]}))
+        .await;
+    let token = rig.get("/api/v3/users/jane/token").await.json()["Token"].clone();
+    let token = token.as_str().unwrap();
+    let (mut socket, _) = Socket::open(&rig, &format!("Bearer {token}")).await;
+    socket.say("register *.*.*").await;
+    socket.event().await;
+    let mut stream = rig.tls().await.unwrap();
+    let head = format!("GET /isobar/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    read_until(&mut stream, &mut text, "text/event-stream").await;
+    let first = rig.machine("mach-01").await;
+    assert_eq!(socket.event().await["Key"], json!(first));
+    read_until(&mut stream, &mut text, &first).await;
+
+    let none = json!([{"op": "replace", "path": "/Claims", "value": []}]);
+    let changed = rig.ask("PATCH", "/api/v3/roles/reader").json(&none).send().await;
+    assert_eq!(changed.status, 200);
+    rig.machine("mach-02").await;
+    let all = json!([{"op": "replace", "path": "/Claims", "value": claims}]);
+    rig.ask("PATCH", "/api/v3/roles/reader").json(&all).send().await;
+    let third = rig.machine("mach-03").await;
+    assert_eq!(socket.event().await["Key"], json!(third), "the second was not for her");
+
+    let revoked = rig.ask("DELETE", "/isobar/v1/users/jane/tokens").send().await;
+    assert_eq!(revoked.status, 204);
+    rig.machine("mach-04").await;
+    let last = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap();
+    assert_eq!(last, Some((8, 1008_u16.to_be_bytes().to_vec())));
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, async {
+        // The last chunk has no bytes.
+        while !rest.ends_with(b"0\r\n\r\n") && stream.read_buf(&mut rest).await.is_ok_and(|n| n > 0) {}
+    });
+    ended.await.expect("the stream goes on");
+    let rest = text + &String::from_utf8(rest).unwrap();
+    assert!(
+        rest.contains("mach-03") && !rest.contains("mach-02") && !rest.contains("mach-04"),
+        "{rest}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_ones_own_are_no_forgeries() {
     let rig = Rig::start().await;

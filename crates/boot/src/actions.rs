@@ -7,8 +7,8 @@ use std::time::Duration;
 use isobar_bmc::{BmcError, BootTarget, Exchange, Media, PowerAction, PowerState, Recorder};
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Object};
-use isobar_objects::Objects;
-use isobar_store::{Expect, Txn};
+use isobar_objects::{Objects, Principal};
+use isobar_store::{Audit, Expect, Txn};
 use serde_json::{Map, Value, json};
 
 use crate::attempts::parse_name;
@@ -124,6 +124,16 @@ struct Call {
     url: Option<String>,
     boot: bool,
     reached: Arc<Reached>,
+    by: Principal,
+    /// Whether the audit log knows of it.
+    told: bool,
+}
+
+impl Call {
+    fn audit(&self, detail: &str) -> Audit {
+        let action = format!("action:{}", self.operation.command);
+        self.by.audit(&action, "machines", &self.operation.machine, detail)
+    }
 }
 
 /// Where the BMC was reached; nothing else of an action's exchanges is kept.
@@ -186,14 +196,14 @@ impl Booter {
         key: &str,
         command: &str,
         params: Map<String, Value>,
-        principal: &str,
+        by: &Principal,
     ) -> Result<Value, ApiError> {
         let action = Self::action(command).ok_or_else(|| ApiError::action_not_found("machines", key, command))?;
-        let (uuid, key, principal) = (machine.to_owned(), key.to_owned(), principal.to_owned());
+        let (uuid, key, by) = (machine.to_owned(), key.to_owned(), by.clone());
         let call = self
             .inner
             .objects
-            .run(move |objects| prepare(objects, &uuid, &key, action, params, principal))
+            .run(move |objects| prepare(objects, &uuid, &key, action, params, by))
             .await?;
         let inner = Arc::clone(&self.inner);
         let work = self.inner.runtime.spawn(async move { inner.perform(call).await });
@@ -225,7 +235,7 @@ fn prepare(
     key: &str,
     action: &Action,
     params: Map<String, Value>,
-    principal: String,
+    by: Principal,
 ) -> Result<Call, ApiError> {
     let command = action.command;
     let mut machine: Object = (*objects.get("machines", uuid)?).clone();
@@ -275,7 +285,7 @@ fn prepare(
         id: uuid::Uuid::new_v4().to_string(),
         machine: uuid.to_owned(),
         command: command.to_owned(),
-        principal,
+        principal: by.name().to_owned(),
         at_ms: 0,
         state: "running".to_owned(),
         intent: None,
@@ -288,6 +298,8 @@ fn prepare(
         url,
         boot,
         reached: Arc::default(),
+        by,
+        told: false,
     })
 }
 
@@ -320,6 +332,9 @@ impl Inner {
     async fn perform(self: Arc<Self>, mut call: Call) -> Result<Value, ApiError> {
         call.operation.at_ms = self.now_ms();
         let machine = call.operation.machine.clone();
+        if !call.deed.changes() {
+            self.objects.note(call.audit(""));
+        }
         let result = self.act(&mut call).await.map_err(|reason| failure(&machine, &reason));
         let operation = &mut call.operation;
         operation.intent = None;
@@ -333,6 +348,7 @@ impl Inner {
         if call.deed.changes() {
             let mut txn = Txn {
                 puts: vec![operation.put(Expect::Any)],
+                audit: result.is_err().then(|| call.audit("failed")).into_iter().collect(),
                 ..Txn::default()
             };
             self.forget_old(&machine, &mut txn).map_err(|e| store_error(&e))?;
@@ -464,8 +480,10 @@ impl Inner {
             until_ms: now.saturating_add(longest),
         });
         if call.deed.changes() {
+            let told = std::mem::replace(&mut call.told, true);
             let txn = Txn {
                 puts: vec![call.operation.put(Expect::Any)],
+                audit: (!told).then(|| call.audit("")).into_iter().collect(),
                 ..Txn::default()
             };
             self.store.submit(txn).await.map_err(store_reason)?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use isobar_image::vfs::Segment;
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, BlobId, BuildError, Content, FileRole};
+use isobar_objects::Principal;
 use isobar_store::{Expect, Put, Store, StoreError, Txn};
 use serde::Deserialize;
 
@@ -165,7 +166,7 @@ impl Bases {
     ///
     /// # Errors
     /// See [`ImportError`]. Blobs of a refused bundle stay behind unused, until they are collected.
-    pub fn import(&self, name: &str, tar: &mut dyn Read) -> Result<BaseRow, ImportError> {
+    pub fn import(&self, name: &str, tar: &mut dyn Read, by: &Principal) -> Result<BaseRow, ImportError> {
         let _held = self.blobs.hold();
         let (bundle, contents) = self.unpack(tar)?;
         if bundle.format != 1 {
@@ -218,6 +219,7 @@ impl Bases {
             indexes: Vec::new(),
         };
         self.store.commit(Txn {
+            audit: vec![by.audit("post", "bases", name, format!("digest={}", row.digest))],
             puts: vec![
                 put(kind::BASE_BYTES, &row.digest, base.to_bytes()),
                 put(

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_bmc::{BmcError, ErrorClass, PowerState, Recorder};
+use isobar_objects::Principal;
 use isobar_store::{Expect, StoreError, Txn};
 
 use crate::evidence::Phase;
@@ -376,6 +377,17 @@ impl Saga {
             ..Txn::default()
         };
         txn.puts.extend(self.exchanges.put(&row.boot.id));
+        let sent_ms = |boot: &Boot| boot.intent.as_ref().map(|intent| intent.at_ms);
+        if let Some(intent) = row
+            .boot
+            .intent
+            .as_ref()
+            .filter(|_| sent_ms(&row.boot) != sent_ms(&row.stored))
+        {
+            let (action, detail) = (format!("bmc:{}", intent.verb), format!("boot {}", row.boot.id));
+            let told = Principal::system().audit(&action, "machines", &row.boot.machine, detail);
+            txn.audit.push(told);
+        }
         row.rev = self.inner.store.submit(txn).await?;
         if row.boot.phase != row.stored.phase {
             let Boot {

@@ -12,7 +12,7 @@ use isobar_boot::bases::ImportError;
 use isobar_boot::{BootView, Booter};
 use isobar_image::Image;
 use isobar_model::ApiError;
-use isobar_objects::Objects;
+use isobar_objects::{Objects, Principal};
 use isobar_store::StoreError;
 use serde_json::{Map, Value, json};
 
@@ -131,13 +131,13 @@ impl Boots for BootsOf {
             .collect())
     }
 
-    async fn import_base(&self, name: &str, tar: File) -> Result<Value, ApiError> {
-        let key = name.to_owned();
+    async fn import_base(&self, name: &str, tar: File, by: &Principal) -> Result<Value, ApiError> {
+        let (key, by) = (name.to_owned(), by.clone());
         let objects = self.objects.clone();
         self.run(move |booter| {
             let row = booter
                 .bases()
-                .import(&key, &mut BufReader::with_capacity(1 << 20, tar))
+                .import(&key, &mut BufReader::with_capacity(1 << 20, tar), &by)
                 .map_err(|error| import_failed(&key, &error))?;
             tracing::info!(
                 name = row.name,
@@ -188,12 +188,12 @@ impl Boots for BootsOf {
         key: &str,
         command: &str,
         params: Map<String, Value>,
-        principal: &str,
+        by: &Principal,
     ) -> Result<Value, ApiError> {
         if Booter::action(command).is_none() {
             return Err(ApiError::action_unknown("machines", key, command));
         }
-        self.booter.run_action(machine, key, command, params, principal).await
+        self.booter.run_action(machine, key, command, params, by).await
     }
 }
 

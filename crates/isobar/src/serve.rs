@@ -174,8 +174,12 @@ fn open_objects(settings: &Settings, data: &DataDir, layers: Vec<Pack>) -> anyho
         None => data_dir::read_password(&password_path).ok(),
     };
     let vault = Vault::open(&data.join("vault.key"))?;
-    let store = SqliteStore::open(&database, StoreOptions::default())
-        .with_context(|| format!("opening {}", database.display()))?;
+    let kept = StoreOptions {
+        audit_rows: settings.audit_rows,
+        audit_age_s: settings.audit_days.saturating_mul(86_400),
+        ..StoreOptions::default()
+    };
+    let store = SqliteStore::open(&database, kept).with_context(|| format!("opening {}", database.display()))?;
     let options = Options {
         content: settings.content_pack,
         layers,

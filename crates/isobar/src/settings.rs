@@ -134,6 +134,18 @@ const TABLE: options::Settings = options::Settings {
             "API connections at once [default: 4096]",
         ),
         setting(
+            "audit-days",
+            Number,
+            "N",
+            "Days that rows of the audit log are kept [default: 366]",
+        ),
+        setting(
+            "audit-rows",
+            Number,
+            "N",
+            "Rows of users in the audit log; of programs half, of refusals an eighth as many on top [default: 1000000]",
+        ),
+        setting(
             "log-level",
             Text,
             "LEVEL",
@@ -173,6 +185,8 @@ pub(crate) struct Settings {
     pub(crate) password_file: Option<PathBuf>,
     pub(crate) timing: Timing,
     pub(crate) max_connections: usize,
+    pub(crate) audit_days: u64,
+    pub(crate) audit_rows: u64,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
 }
@@ -209,6 +223,8 @@ impl Default for Settings {
             password_file: None,
             timing: Timing::default(),
             max_connections: 4096,
+            audit_days: 366,
+            audit_rows: 1_000_000,
             log_level: "info".into(),
             log_format: LogFormat::Text,
         }

@@ -4,8 +4,8 @@ use isobar_model::ApiError;
 use isobar_store::{Delete, Expect, Put, Txn};
 use serde::{Deserialize, Serialize};
 
-use crate::Objects;
 use crate::core::store_failed;
+use crate::{Objects, Principal};
 
 /// Longest name in bytes.
 const MAX_NAME: usize = 1024;
@@ -86,6 +86,7 @@ impl Objects {
         name: &str,
         blob: &StoredBlob,
         mut txn: Txn,
+        by: &Principal,
     ) -> Result<String, ApiError> {
         // Looked at once more: the bytes took their time.
         let name = self.blob_name(kind, name)?;
@@ -98,6 +99,8 @@ impl Objects {
             expect: Expect::Any,
             indexes: Vec::new(),
         });
+        let detail = format!("{} bytes, sha256 {}", blob.size, blob.blob);
+        txn.audit.push(by.audit("post", kind.name(), &name, detail));
         self.core.store.commit(txn).map_err(|e| store_failed(&e))?;
         Ok(name)
     }
@@ -106,12 +109,12 @@ impl Objects {
     ///
     /// # Errors
     /// Of the store.
-    pub fn forget_blob(&self, kind: BlobKind, name: &str) -> Result<bool, ApiError> {
+    pub fn forget_blob(&self, kind: BlobKind, name: &str, by: &Principal) -> Result<bool, ApiError> {
         let (Some(name), Some(blob)) = (plain(kind, name), self.blob(kind, name)?) else {
             return Ok(false);
         };
         if kind == BlobKind::Isos {
-            return self.forget_iso(&name, &blob).map(|()| true);
+            return self.forget_iso(&name, &blob, by).map(|()| true);
         }
         let delete = Delete {
             kind: kind.kind().to_owned(),
@@ -119,6 +122,7 @@ impl Objects {
             expect: Expect::Any,
         };
         let txn = Txn {
+            audit: vec![by.audit("delete", kind.name(), &delete.key, "")],
             deletes: vec![delete],
             ..Txn::default()
         };

@@ -16,6 +16,7 @@
 //! Where to look: `write` is the way of every change; `core` orders and retries it; `view` is the world that it sees;
 //! `rules` asks the model what is well-formed and usable; `refs` knows who refers to whom.
 
+mod audit;
 mod blobs;
 mod content;
 mod core;
@@ -51,6 +52,7 @@ pub use render::ServedAt;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};
 pub use trees::{InstallFile, UploadsError, uploaded_blobs};
+pub use write::WHERE_THE_BMC_IS;
 
 /// Key of the machine's `Meta` whose text [`Objects`] also shows in the machine's `Errors`: why its last boot failed.
 /// It does not make the machine unavailable. Whoever sets it removes it.

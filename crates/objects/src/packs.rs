@@ -112,10 +112,9 @@ impl Objects {
                 expect: Expect::Any,
                 indexes: Vec::new(),
             });
-            draft
-                .txn
-                .events
-                .push(told(if replace.is_some() { "update" } else { "create" }, &name, by));
+            let action = if replace.is_some() { "update" } else { "create" };
+            draft.txn.events.push(told(action, &name, by));
+            draft.txn.audit.push(by.audit(action, "contents", &name, ""));
             self.change_layers(view, draft, &now, new)
         })?;
         let content = self.core.content();
@@ -148,6 +147,7 @@ impl Objects {
                 expect: Expect::Any,
             });
             draft.txn.events.push(told("delete", name, by));
+            draft.txn.audit.push(by.audit("delete", "contents", name, ""));
             self.change_layers(view, draft, &now, new)
         })
     }

@@ -151,6 +151,23 @@ impl Objects {
                     prefs.insert(name.clone(), in_words(*holds, value).into());
                 }
             }
+            let mut told = Vec::new();
+            for (name, value) in pairs {
+                let secret = PREFS
+                    .iter()
+                    .any(|(known, holds, _)| known == name && matches!(holds, Holds::Secret(_)));
+                told.push(match value.as_str().filter(|_| !secret) {
+                    Some(value) => format!("{name}={value}"),
+                    None => name.clone(),
+                });
+                if secret {
+                    draft.txn.audit.push(by.audit("revoke", "tokens", "", "all tokens"));
+                }
+            }
+            draft
+                .txn
+                .audit
+                .push(by.audit("update", "preferences", "", told.join(" ")));
             let body = serde_json::to_vec(&prefs).map_err(|e| bad(&e.to_string()))?;
             draft.txn.puts.push(Put {
                 kind: KIND.to_owned(),

@@ -1,5 +1,6 @@
 //! Who asks, and what they may.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isobar_model::Object;
@@ -10,7 +11,7 @@ use serde_json::Value;
 pub struct Claim {
     /// Type prefixes, or `info`, `prefs`, `isos` and the like.
     pub scope: String,
-    /// `list`, `get`, `create`, `update`, `delete`, `getSecure`, `action:NAME` …
+    /// `list`, `get`, `create`, `update`, `update:/Params/x`, `delete`, `getSecure`, `action`, `action:NAME` …
     pub action: String,
     /// Keys.
     pub specific: String,
@@ -33,13 +34,99 @@ impl Claim {
             .collect()
     }
 
+    fn is_about(&self, scope: &str, key: &str) -> bool {
+        let covers = |part: &str, asked: &str| words(part).any(|one| one == "*" || one == asked);
+        covers(&self.scope, scope) && covers(&self.specific, key)
+    }
+
     fn covers(&self, scope: &str, action: &str, key: &str) -> bool {
-        part_covers(&self.scope, scope) && part_covers(&self.action, action) && part_covers(&self.specific, key)
+        // The bare word stands for all of its kind: `action` for `action:poweron`.
+        let kind = action.split_once(':').map_or(action, |(kind, _)| kind);
+        self.is_about(scope, key) && words(&self.action).any(|one| one == "*" || one == action || one == kind)
+    }
+
+    /// Whether it lets anything be changed: the whole object, or a part.
+    fn covers_some_update(&self, scope: &str, key: &str) -> bool {
+        let updates = |one: &str| one == "*" || one == "update" || one.starts_with(PART);
+        self.is_about(scope, key) && words(&self.action).any(updates)
+    }
+
+    /// Whether it lets this part be changed: `/Params/x` covers itself and what is below.
+    fn covers_update_of(&self, scope: &str, key: &str, path: &[String]) -> bool {
+        let covers = |one: &str| match one.strip_prefix(PART) {
+            Some(pointer) => steps(pointer)
+                .zip(path.iter().map(Some).chain(std::iter::repeat(None)))
+                .all(|(claimed, is)| is == Some(&claimed)),
+            None => one == "*" || one == "update",
+        };
+        self.is_about(scope, key) && words(&self.action).any(covers)
     }
 }
 
-fn part_covers(part: &str, asked: &str) -> bool {
-    part.split(',').map(str::trim).any(|one| one == "*" || one == asked)
+const PART: &str = "update:/";
+
+fn words(part: &str) -> impl Iterator<Item = &str> {
+    part.split(',').map(str::trim)
+}
+
+/// The steps of a JSON Pointer (RFC 6901) without its first slash.
+fn steps(pointer: &str) -> impl Iterator<Item = String> {
+    let steps = pointer.split('/').filter(|step| !step.is_empty());
+    steps.map(|step| step.replace("~1", "/").replace("~0", "~"))
+}
+
+/// Where two versions of an object differ, as deep as both are maps.
+pub(crate) fn differences(old: &Object, new: &Object) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut at = Vec::new();
+    collect(old, new, &mut at, &mut found);
+    found
+}
+
+fn collect(old: &Object, new: &Object, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for key in keys {
+        let (old, new) = (old.get(key), new.get(key));
+        if old == new {
+            continue;
+        }
+        at.push(key.clone());
+        match (old, new) {
+            (Some(Value::Object(old)), Some(Value::Object(new))) => collect(old, new, at, found),
+            _ => found.push(at.clone()),
+        }
+        at.pop();
+    }
+}
+
+/// What the members of a tenant see: of the types that it names, these objects alone.
+#[derive(Debug)]
+pub(crate) struct Tenant(BTreeMap<String, BTreeSet<String>>);
+
+impl Tenant {
+    pub(crate) fn of(tenant: &Object) -> Self {
+        let members = tenant.get("Members").and_then(Value::as_object).into_iter().flatten();
+        let keys = |keys: &Value| {
+            let keys = keys.as_array().into_iter().flatten();
+            keys.filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        Self(members.map(|(scope, of)| (scope.clone(), keys(of))).collect())
+    }
+
+    fn shows(&self, scope: &str, key: &str) -> bool {
+        self.0.get(scope).is_none_or(|keys| keys.contains(key))
+    }
+}
+
+/// How somebody has shown who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// They are part of the server.
+    None,
+    /// A token: its key in the store.
+    Token(String),
+    /// A password, when the user's secrets were these.
+    Password(String),
 }
 
 /// Who makes a change or asks a question, and the claims they came with.
@@ -47,9 +134,14 @@ fn part_covers(part: &str, asked: &str) -> bool {
 pub struct Principal {
     who: Who,
     name: String,
+    /// Address that they come from.
+    source: Arc<str>,
+    proof: Proof,
     claims: Arc<[Claim]>,
     /// A token may be narrower than the user it was issued to: each of these has to cover what is asked, too.
     limits: Arc<[Vec<Claim>]>,
+    /// Each of these has to show what is asked for.
+    tenants: Arc<[Tenant]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,21 +165,27 @@ impl Principal {
     /// The server itself: may everything.
     #[must_use]
     pub fn system() -> Self {
+        let all = Claim::new("*", "*", "*");
+        Self::new(Who::System, "system".to_owned(), [all].into())
+    }
+
+    fn new(who: Who, name: String, claims: Arc<[Claim]>) -> Self {
         Self {
-            who: Who::System,
-            name: "system".to_owned(),
-            claims: [Claim::new("*", "*", "*")].into(),
+            who,
+            name,
+            source: "".into(),
+            proof: Proof::None,
+            claims,
             limits: Arc::default(),
+            tenants: Arc::default(),
         }
     }
 
     /// A user with these claims, and no more than each of `limits`.
     pub(crate) fn of_user(user: &str, claims: Vec<Claim>, limits: Vec<Vec<Claim>>) -> Self {
         Self {
-            who: Who::User(user.to_owned()),
-            name: format!("user:{user}"),
-            claims: claims.into(),
             limits: limits.into(),
+            ..Self::new(Who::User(user.to_owned()), format!("user:{user}"), claims.into())
         }
     }
 
@@ -95,12 +193,28 @@ impl Principal {
         let claim = |(scope, action, specific): &(&str, &str, &str)| {
             Claim::new(scope, action, if *specific == "SELF" { uuid } else { specific })
         };
-        Self {
-            who: Who::Machine(uuid.to_owned()),
-            name: format!("machine:{uuid}"),
-            claims: MACHINE_CLAIMS.iter().map(claim).collect(),
-            limits: Arc::default(),
-        }
+        let claims = MACHINE_CLAIMS.iter().map(claim).collect();
+        Self::new(Who::Machine(uuid.to_owned()), format!("machine:{uuid}"), claims)
+    }
+
+    pub(crate) fn with_tenants(self, tenants: Vec<Tenant>) -> Self {
+        let tenants = tenants.into();
+        Self { tenants, ..self }
+    }
+
+    pub(crate) fn with_proof(self, proof: Proof) -> Self {
+        Self { proof, ..self }
+    }
+
+    /// The same, coming from this address.
+    #[must_use]
+    pub fn at(self, source: &str) -> Self {
+        let source = source.into();
+        Self { source, ..self }
+    }
+
+    pub(crate) fn proof(&self) -> &Proof {
+        &self.proof
     }
 
     /// For tokens issued to somebody who came with a narrowed one.
@@ -112,6 +226,12 @@ impl Principal {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Address that the request came from; empty for what the server does on its own account.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// User name, where it is a user.
@@ -144,26 +264,55 @@ impl Principal {
     /// all keys covers it.
     #[must_use]
     pub fn allows(&self, scope: &str, action: &str, key: &str) -> bool {
-        let covered = |claims: &[Claim]| claims.iter().any(|claim| claim.covers(scope, action, key));
-        covered(&self.claims) && self.limits.iter().all(|limit| covered(limit))
+        self.sees(scope, key) && self.each(|claim| claim.covers(scope, action, key))
+    }
+
+    /// Whether their tenants show this object; what they may do with it is for claims to say.
+    #[must_use]
+    pub fn sees(&self, scope: &str, key: &str) -> bool {
+        self.tenants.iter().all(|tenant| tenant.shows(scope, key))
+    }
+
+    /// Whether they may change anything of this object: claims may name parts, as `update:/Params/x` does. What is
+    /// changed then is looked at when it is known.
+    #[must_use]
+    pub fn allows_some_update(&self, scope: &str, key: &str) -> bool {
+        self.sees(scope, key) && self.each(|claim| claim.covers_some_update(scope, key))
+    }
+
+    /// Whether they may change this part of an object.
+    pub(crate) fn allows_update_of(&self, scope: &str, key: &str, path: &[String]) -> bool {
+        self.sees(scope, key) && self.each(|claim| claim.covers_update_of(scope, key, path))
+    }
+
+    /// Whether one of the claims, and one of each limit, does this.
+    fn each(&self, does: impl Fn(&Claim) -> bool) -> bool {
+        self.claims.iter().any(&does) && self.limits.iter().all(|limit| limit.iter().any(&does))
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
+
+    fn jane(claims: &[(&str, &str, &str)]) -> Principal {
+        let claims = claims
+            .iter()
+            .map(|(scope, action, specific)| Claim::new(scope, action, specific));
+        Principal::of_user("jane", claims.collect(), vec![])
+    }
 
     #[test]
     fn claims_are_lists_with_a_wildcard() {
-        let who = Principal::of_user(
-            "jane",
-            vec![
-                Claim::new("machines, jobs", "get,list", "*"),
-                Claim::new("profiles", "*", "global,p1"),
-            ],
-            vec![],
-        );
+        let who = jane(&[
+            ("machines, jobs", "get,list", "*"),
+            ("profiles", "*", "global,p1"),
+            ("plugins", "action:one, actions", "*"),
+            ("subnets", "action", "*"),
+        ]);
         let cases = [
             ("machines", "get", "m1", true),
             ("jobs", "list", "", true),
@@ -172,6 +321,12 @@ mod tests {
             ("profiles", "delete", "p1", true),
             ("profiles", "list", "", false),
             ("stages", "get", "none", false),
+            ("plugins", "action:one", "x", true),
+            ("plugins", "action:on", "x", false),
+            ("plugins", "action:two", "x", false),
+            ("plugins", "action", "x", false),
+            ("subnets", "action:two", "x", true),
+            ("subnets", "actions", "x", false),
         ];
         for (scope, action, key, want) in cases {
             assert_eq!(who.allows(scope, action, key), want, "{scope} {action} {key}");
@@ -179,12 +334,64 @@ mod tests {
     }
 
     #[test]
-    fn a_narrowed_token_never_widens() {
-        let read = vec![Claim::new("machines", "get", "*")];
-        let who = Principal::of_user("jane", read, vec![vec![Claim::new("*", "*", "m1")]]);
-        assert!(who.allows("machines", "get", "m1"));
-        assert!(!who.allows("machines", "get", "m2"));
+    fn a_part_of_an_object_is_itself_and_what_is_below() {
+        let who = jane(&[(
+            "machines",
+            "get,update:/Params/ipmi~1mode,update:/Meta/a/b,update:/Profiles",
+            "m1",
+        )]);
+        assert!(who.allows_some_update("machines", "m1") && !who.allows_some_update("machines", "m2"));
         assert!(!who.allows("machines", "update", "m1"));
+        assert!(!jane(&[("machines", "get", "*")]).allows_some_update("machines", "m1"));
+        let cases = [
+            (&["Params", "ipmi/mode"][..], true),
+            (&["Params", "ipmi/mode", "deep"], true),
+            (&["Params", "ipmi"], false),
+            (&["Params"], false),
+            (&["Meta", "a"], false),
+            (&["Meta", "a", "b"], true),
+            (&["Profiles"], true),
+            (&["BootEnv"], false),
+        ];
+        for (path, want) in cases {
+            let path: Vec<_> = path.iter().map(|&step| step.to_owned()).collect();
+            assert_eq!(who.allows_update_of("machines", "m1", &path), want, "{path:?}");
+            assert!(jane(&[("*", "update", "*")]).allows_update_of("machines", "m1", &path));
+        }
+        let object = |value: Value| value.as_object().unwrap().clone();
+        let found = differences(
+            &object(json!({"A": 1, "Params": {"a": {"x": 1, "y": 2}, "b": [1]}, "Same": {}})),
+            &object(json!({"Params": {"a": {"x": 1, "y": 3}, "b": [2], "c": null}, "Same": {}})),
+        );
+        let found: Vec<_> = found.iter().map(|path| path.join("/")).collect();
+        assert_eq!(found, ["A", "Params/a/y", "Params/b", "Params/c"]);
+    }
+
+    #[test]
+    fn a_narrowed_token_never_widens() {
+        let read = vec![Claim::new("machines", "get,action", "*")];
+        let limit = vec![Claim::new("*", "get,action:powercycle", "m1")];
+        let who = Principal::of_user("jane", read, vec![limit]);
+        assert!(who.allows("machines", "get", "m1") && who.allows("machines", "action:powercycle", "m1"));
+        assert!(!who.allows("machines", "get", "m2"));
+        assert!(!who.allows("machines", "action:poweroff", "m1"));
+        assert!(!who.allows("machines", "update", "m1"));
+    }
+
+    #[test]
+    fn a_tenant_hides_what_it_does_not_name_of_the_types_it_names() {
+        let tenant = json!({"Members": {"machines": ["m1"], "profiles": []}});
+        let who = jane(&[("*", "*", "*")]).with_tenants(vec![Tenant::of(tenant.as_object().unwrap())]);
+        for (scope, key, want) in [
+            ("machines", "m1", true),
+            ("machines", "m2", false),
+            ("machines", "", false),
+            ("profiles", "global", false),
+            ("stages", "none", true),
+        ] {
+            assert_eq!(who.allows(scope, "get", key), want, "{scope} {key}");
+            assert_eq!(who.allows_some_update(scope, key), want, "{scope} {key}");
+        }
     }
 
     #[test]
@@ -209,6 +416,7 @@ mod tests {
             ("profiles", "getSecure", "global", false),
             ("users", "list", "", false),
             ("prefs", "get", "", false),
+            ("audit", "list", "", false),
             ("info", "get", "", true),
         ];
         for (scope, action, key, want) in cases {

@@ -32,7 +32,7 @@ impl std::fmt::Debug for Resolved {
     }
 }
 
-fn declared_secure(lookup: &dyn Lookup, param: &str) -> bool {
+pub(crate) fn declared_secure(lookup: &dyn Lookup, param: &str) -> bool {
     let declared = lookup.get("params", param);
     declared.is_some_and(|param| param.get("Secure").and_then(Value::as_bool) == Some(true))
 }

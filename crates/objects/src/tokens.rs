@@ -6,21 +6,24 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use isobar_model::{ApiError, Lookup, Object, noun};
-use isobar_store::{Delete, Expect, Put, StoreError, Txn};
+use isobar_store::{Audit, Delete, Expect, Put, StoreError, Txn};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::core::{Draft, Order, store_failed};
 use crate::login::random;
+use crate::principal::Proof;
 use crate::view::View;
 use crate::write::new_secret;
-use crate::{Claim, Objects, Principal, users};
+use crate::{Claim, Objects, Principal};
 
 const KIND: &str = "_tokens";
 /// Lifetime of a user's token that asks for none.
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// Longest lifetime: DRP's longest tokens live for three years.
 const MAX_TTL: Duration = Duration::from_secs(3 * 366 * 86_400);
+/// The same of a token that a machine asks for by itself.
+const MAX_MACHINE_TTL: Duration = Duration::from_secs(7 * 86_400);
 /// The preferences that are mixed into every token.
 const SECRETS: &[&str] = &["baseTokenSecret", "systemGrantorSecret"];
 /// Expired tokens that one transaction forgets.
@@ -89,6 +92,11 @@ struct Row {
     used: Option<i64>,
 }
 
+/// How long a token lasts, for the audit log.
+fn lasts(ttl: Duration) -> String {
+    format!("ttl={}", ttl.min(MAX_TTL).as_secs())
+}
+
 fn hash_of(token: &str) -> String {
     hex::encode(Sha256::digest(token))
 }
@@ -121,25 +129,38 @@ impl Objects {
         if let Some((scope, action, specific)) = &request.claim {
             limits.push(vec![Claim::new(scope, action, specific)]);
         }
+        let ttl = request.ttl.unwrap_or(DEFAULT_TTL);
+        let mut detail = lasts(ttl);
+        if !request.roles.is_empty() {
+            detail += &format!(" roles={}", request.roles.join(","));
+        }
+        if let Some((scope, action, specific)) = &request.claim {
+            detail += &format!(" claim={scope} {action} {specific}");
+        }
         let row = Row {
             grants: self.grants(text(&found.object, "Secret"), "")?,
-            user: Some(user),
+            user: Some(user.clone()),
             machine: None,
             limits,
-            expires: self.expires(request.ttl.unwrap_or(DEFAULT_TTL)),
+            expires: self.expires(ttl),
             used: None,
         };
         view.sound()?;
-        self.issue(&row)
+        self.issue(&row, by.audit("grant", "users", &user, detail))
     }
 
     /// Issues a token to a machine (its UUID): it may do what an agent needs for its own machine.
     ///
     /// # Errors
     /// 404.
-    pub fn issue_machine_token(&self, uuid: &str, ttl: Duration) -> Result<Token, ApiError> {
+    pub fn issue_machine_token(&self, uuid: &str, ttl: Duration, by: &Principal) -> Result<Token, ApiError> {
+        let ttl = match by.machine() {
+            Some(_) => ttl.min(MAX_MACHINE_TTL),
+            None => ttl,
+        };
         let row = self.machine_row(uuid, ttl)?;
-        self.issue(&row)
+        let machine = row.machine.clone().unwrap_or_default();
+        self.issue(&row, by.audit("grant", "machines", &machine, lasts(ttl)))
     }
 
     /// [`Objects::issue_machine_token`] as part of the caller's own transaction; the token is good once that is
@@ -151,6 +172,9 @@ impl Objects {
         let row = self.machine_row(uuid, ttl)?;
         let token = Token::new();
         txn.puts.push(row_put(&hash_of(token.as_str()), &row, Expect::Absent)?);
+        let machine = Principal::of_machine(row.machine.as_deref().unwrap_or_default());
+        txn.audit
+            .push(machine.audit("grant", "machines", uuid, lasts(ttl) + " for a boot secret"));
         Ok(token)
     }
 
@@ -167,6 +191,7 @@ impl Objects {
             };
             let view = View::new(&self.core);
             let principal = self.holder(&view, &row)?.ok_or_else(refused)?;
+            let principal = principal.with_proof(Proof::Token(key.clone()));
             if row.machine.is_none() || row.used.is_some() {
                 return Ok(principal);
             }
@@ -200,14 +225,61 @@ impl Objects {
         })
     }
 
+    /// The same one with the rights that they have now: for who stays connected.
+    ///
+    /// # Errors
+    /// 403 when their token, or the password that they came with, is good no more.
+    pub fn renew(&self, who: &Principal) -> Result<Principal, ApiError> {
+        let view = View::new(&self.core);
+        let renewed = match who.proof() {
+            Proof::None => Some(who.clone()),
+            Proof::Token(key) => match self.row(key)? {
+                Some((row, _)) => self.holder(&view, &row)?,
+                None => None,
+            },
+            Proof::Password(secrets) => {
+                let name = who.user().unwrap_or_default();
+                match noun("users").and_then(|noun| view.find(noun, name)) {
+                    Some(found) if self.grants(text(&found.object, "Secret"), "")? == *secrets => {
+                        Some(self.user(&view, name, &found.object, Vec::new())?)
+                    }
+                    _ => None,
+                }
+            }
+        };
+        view.sound()?;
+        let renewed = renewed.ok_or_else(ApiError::token_refused)?;
+        Ok(renewed.with_proof(who.proof().clone()).at(who.source()))
+    }
+
     /// Makes a token worthless at once. Revoking an unknown one is no error.
     ///
     /// # Errors
     /// Of the store.
-    pub fn revoke(&self, token: &str) -> Result<(), ApiError> {
-        let deletes = vec![delete(hash_of(token))];
+    pub fn revoke(&self, token: &str, by: &Principal) -> Result<(), ApiError> {
+        self.revoke_key(hash_of(token), by)
+    }
+
+    /// Makes the token worthless that this one came with; none: it came with a password.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn revoke_own(&self, who: &Principal) -> Result<bool, ApiError> {
+        match who.proof() {
+            Proof::Token(key) => self.revoke_key(key.clone(), who).map(|()| true),
+            Proof::None | Proof::Password(_) => Ok(false),
+        }
+    }
+
+    fn revoke_key(&self, key: String, by: &Principal) -> Result<(), ApiError> {
+        let Some((row, _)) = self.row(&key)? else { return Ok(()) };
+        let (kind, of) = match (&row.user, &row.machine) {
+            (Some(user), _) => ("users", user.as_str()),
+            (None, machine) => ("machines", machine.as_deref().unwrap_or_default()),
+        };
         let txn = Txn {
-            deletes,
+            audit: vec![by.audit("revoke", kind, of, "one token")],
+            deletes: vec![delete(key)],
             ..Txn::default()
         };
         self.core.store.commit(txn).map(|_| ()).map_err(|e| store_failed(&e))
@@ -229,7 +301,7 @@ impl Objects {
                     return view.sound().map(|()| None);
                 };
                 let current = self.grants(text(&object, "Secret"), "")?;
-                let principal = Principal::of_user(user, users::claims(view, &object), row.limits.clone());
+                let principal = self.user(view, user, &object, row.limits.clone())?;
                 (current == row.grants).then_some(principal)
             }
             (None, Some(uuid)) => {
@@ -257,11 +329,12 @@ impl Objects {
         })
     }
 
-    fn issue(&self, row: &Row) -> Result<Token, ApiError> {
+    fn issue(&self, row: &Row, told: Audit) -> Result<Token, ApiError> {
         self.forget_expired_tokens()?;
         let token = Token::new();
         let txn = Txn {
             puts: vec![row_put(&hash_of(token.as_str()), row, Expect::Absent)?],
+            audit: vec![told],
             ..Txn::default()
         };
         self.core.store.commit(txn).map_err(|e| store_failed(&e))?;
@@ -312,7 +385,7 @@ impl Objects {
     }
 
     /// What a token is issued on: when any of it changes, the token is worth nothing.
-    fn grants(&self, user_secret: &str, machine_secret: &str) -> Result<String, ApiError> {
+    pub(crate) fn grants(&self, user_secret: &str, machine_secret: &str) -> Result<String, ApiError> {
         let mut digest = Sha256::new();
         let mut mix = |part: &[u8]| {
             digest.update((part.len() as u64).to_be_bytes());
@@ -384,7 +457,7 @@ fn text<'a>(object: &'a Object, member: &str) -> &'a str {
     object.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn list<'a>(object: &'a Object, member: &str) -> impl Iterator<Item = &'a str> {
+pub(crate) fn list<'a>(object: &'a Object, member: &str) -> impl Iterator<Item = &'a str> {
     object
         .get(member)
         .and_then(Value::as_array)

@@ -13,10 +13,10 @@ use isobar_model::{ApiError, Object, noun};
 use isobar_store::{Delete, Expect, Put, Store, StoreError, Txn};
 use serde_json::{Value, json};
 
-use crate::Objects;
 use crate::blobs::{BlobKind, StoredBlob};
 use crate::core::{Core, Order, store_failed};
 use crate::view::View;
+use crate::{Objects, Principal};
 
 /// Kind of the indexes, by the SHA-256 of what was uploaded.
 const KIND: &str = "_trees";
@@ -213,6 +213,7 @@ impl Objects {
         name: &str,
         from: &mut dyn Read,
         blobs: &BlobDir,
+        by: &Principal,
     ) -> Result<(String, StoredBlob), ApiError> {
         let plain = self.blob_name(kind, name)?;
         let failed = |error: std::io::Error| disk_failed(kind, &plain, &error);
@@ -223,7 +224,7 @@ impl Objects {
             size,
         };
         if kind == BlobKind::Files {
-            self.name_blob_in(kind, &plain, &stored, Txn::default())?;
+            self.name_blob_in(kind, &plain, &stored, Txn::default(), by)?;
             return Ok((plain, stored));
         }
         let known = self.core.store.get(KIND, &stored.blob).map_err(|e| store_failed(&e))?;
@@ -241,7 +242,7 @@ impl Objects {
         if let Some(old) = self.blob(kind, &plain)?.filter(|old| old.blob != stored.blob) {
             txn.deletes.extend(self.without_tree(&old.blob, &plain)?);
         }
-        self.name_blob_in(kind, &plain, &stored, txn)?;
+        self.name_blob_in(kind, &plain, &stored, txn, by)?;
         lock(&self.core.trees.loaded).remove(&stored.blob);
         drop(naming);
         self.iso_changed(&plain)?;
@@ -249,7 +250,7 @@ impl Objects {
     }
 
     /// Takes an ISO's name away, and the index of its files with the last name.
-    pub(crate) fn forget_iso(&self, name: &str, blob: &StoredBlob) -> Result<(), ApiError> {
+    pub(crate) fn forget_iso(&self, name: &str, blob: &StoredBlob, by: &Principal) -> Result<(), ApiError> {
         let naming = lock(&self.core.trees.naming);
         let mut deletes = vec![Delete {
             kind: BlobKind::Isos.kind().to_owned(),
@@ -259,6 +260,7 @@ impl Objects {
         deletes.extend(self.without_tree(&blob.blob, name)?);
         let txn = Txn {
             deletes,
+            audit: vec![by.audit("delete", BlobKind::Isos.name(), name, "")],
             ..Txn::default()
         };
         self.core.store.commit(txn).map_err(|e| store_failed(&e))?;

@@ -6,19 +6,15 @@ use isobar_model::{ApiError, Lookup, Object, noun};
 use serde_json::{Value, json};
 
 use crate::objects::{OpenError, Options};
+use crate::principal::{Proof, Tenant};
+use crate::tokens::list;
 use crate::view::View;
 use crate::write::new_secret;
-use crate::{Claim, Objects, Principal};
+use crate::{Claim, Objects, Principal, audit};
 
 /// The claims of a user's roles, as they are now.
 pub(crate) fn claims(view: &View<'_>, user: &Object) -> Vec<Claim> {
-    let roles = user
-        .get("Roles")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
-    let roles = roles.filter_map(|role| Lookup::get(view, "roles", role));
+    let roles = list(user, "Roles").filter_map(|role| Lookup::get(view, "roles", role));
     roles.flat_map(|role| Claim::of_role(&role)).collect()
 }
 
@@ -28,30 +24,64 @@ impl Objects {
     /// # Errors
     /// 403; 429 while it has to wait.
     pub fn authenticate(&self, user: &str, password: &str, from: &str) -> Result<Principal, ApiError> {
-        let wait = self.core.logins.wait(user, from);
-        if wait > 0 {
-            let text = format!("too many wrong passwords: try again in {wait} s");
-            return Err(ApiError::new(429, "AUTH", "", "", text));
-        }
         let view = View::new(&self.core);
         let found = noun("users").and_then(|users| view.find(users, user));
         view.sound()?;
+        // People type passwords where names belong: what is no user's name is not told.
+        let known = found.as_ref().map_or("", |_| user);
+        let tell = |detail| self.note(audit::refused("login-refused", "users", known, from, detail));
+        let wait = self.core.logins.wait(user, from);
+        if wait > 0 {
+            tell("had to wait");
+            let text = format!("too many wrong passwords: try again in {wait} s");
+            return Err(ApiError::new(429, "AUTH", "", "", text));
+        }
         let hash = found
             .as_ref()
             .and_then(|found| found.object.get("PasswordHash"))
             .and_then(Value::as_str);
-        match found.as_ref() {
-            Some(found) if self.core.logins.check(user, password, from, hash) => {
-                let claims = claims(&view, &found.object);
-                view.sound()?;
-                Ok(Principal::of_user(user, claims, Vec::new()))
-            }
-            Some(_) => Err(ApiError::token_refused()),
-            None => {
+        let Some(found) = found
+            .as_ref()
+            .filter(|_| self.core.logins.check(user, password, from, hash))
+        else {
+            if found.is_none() {
                 self.core.logins.check(user, password, from, None);
-                Err(ApiError::token_refused())
             }
+            tell(if found.is_some() {
+                "wrong password"
+            } else {
+                "no such user"
+            });
+            return Err(ApiError::token_refused());
+        };
+        let who = self.user(&view, user, &found.object, Vec::new())?;
+        let secrets = self.grants(isobar_model::text(&found.object, "Secret"), "")?;
+        let who = who.with_proof(Proof::Password(secrets)).at(from);
+        self.note(who.audit("login", "users", user, ""));
+        Ok(who)
+    }
+
+    /// A user with the rights that they have now.
+    pub(crate) fn user(
+        &self,
+        view: &View<'_>,
+        name: &str,
+        user: &Object,
+        limits: Vec<Vec<Claim>>,
+    ) -> Result<Principal, ApiError> {
+        let claims = claims(view, user);
+        let mut tenants = Vec::new();
+        if let Some(noun) = noun("tenants") {
+            let all = view.all(noun);
+            let of = |tenant: &Object| list(tenant, "Users").any(|member| member == name);
+            tenants.extend(
+                all.iter()
+                    .filter(|(_, found)| of(&found.object))
+                    .map(|(_, found)| Tenant::of(&found.object)),
+            );
         }
+        view.sound()?;
+        Ok(Principal::of_user(name, claims, limits).with_tenants(tenants))
     }
 
     /// Sets a user's password and with it revokes their tokens.
@@ -68,11 +98,24 @@ impl Objects {
         }
         let hash = self.core.logins.hash(password).map_err(|e| cannot_hash(user, &e))?;
         let secret = new_secret();
-        self.update_with("users", user, by, |object| {
+        self.update_freely("users", user, by, |object| {
             object.insert("PasswordHash".to_owned(), hash.as_str().into());
             object.insert("Secret".to_owned(), secret.as_str().into());
             Ok(())
         })
+    }
+
+    /// Gives a user or a machine another secret, and with it revokes all their tokens.
+    ///
+    /// # Errors
+    /// 404; 403 for a machine's token.
+    pub fn revoke_all(&self, noun: &str, key: &str, by: &Principal) -> Result<(), ApiError> {
+        let secret = new_secret();
+        let renew = |object: &mut Object| {
+            object.insert("Secret".to_owned(), secret.as_str().into());
+            Ok(())
+        };
+        self.update_freely(noun, key, by, renew).map(drop)
     }
 
     /// Makes the first user if there is none.

@@ -12,15 +12,19 @@ use serde_json::Value;
 use crate::core::{Draft, Order};
 use crate::login::random;
 use crate::objects::row;
+use crate::principal::differences;
 use crate::read::public;
 use crate::view::{Found, Place, View, entries};
-use crate::{Objects, Principal, refs, rules, secure};
+use crate::{Objects, Principal, audit, refs, rules, secure};
 
 /// Members of its own machine that a machine's token does not change.
 const NOT_BY_MACHINES: &[&str] = &["Name", "Secret", "Locked", "Pool", "PoolAllocated", "PoolStatus"];
 /// Params of its own machine that a machine's token does not change: whoever could move the BMC's address could have its
 /// password sent to a place of their own.
 const PARAMS_NOT_BY_MACHINES: &[&str] = &["ipmi/", "boot-virtual-iso", "isobar/"];
+
+/// Params that say where a BMC is, and so where its password is sent.
+pub const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
 
 /// Who makes a change, and how.
 #[derive(Clone, Copy)]
@@ -29,13 +33,20 @@ pub(crate) struct How<'a> {
     pub(crate) force: bool,
     /// The job engine moves a machine on.
     pub(crate) runner: bool,
+    /// The route's own right was for just this change: claims on parts of the object are not asked.
+    pub(crate) freely: bool,
 }
 
 impl<'a> How<'a> {
     /// In the usual way.
     pub(crate) fn of(by: &'a Principal) -> Self {
-        let (force, runner) = (false, false);
-        How { by, force, runner }
+        let (force, runner, freely) = (false, false, false);
+        How {
+            by,
+            force,
+            runner,
+            freely,
+        }
     }
 
     fn forced(by: &'a Principal, force: bool) -> Self {
@@ -67,6 +78,7 @@ impl Objects {
                 if view.find(noun, &key).is_some() {
                     return Err(ApiError::already_exists(noun.name, &key));
                 }
+                refuse_secrets(view, by, noun, &key, None, &base)?;
                 self.finish(view, draft, noun, &key, None, base.clone(), How::of(by))
             })
     }
@@ -124,10 +136,35 @@ impl Objects {
         noun: &str,
         key: &str,
         by: &Principal,
+        change: impl FnMut(&mut Object) -> Result<(), ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.edit(noun, key, How::of(by), change)
+    }
+
+    /// [`Objects::update_with`] where a right of its own was for just this change.
+    pub(crate) fn update_freely(
+        &self,
+        noun: &str,
+        key: &str,
+        by: &Principal,
+        change: impl FnMut(&mut Object) -> Result<(), ApiError>,
+    ) -> Result<Arc<Object>, ApiError> {
+        let how = How {
+            freely: true,
+            ..How::of(by)
+        };
+        self.edit(noun, key, how, change)
+    }
+
+    fn edit(
+        &self,
+        noun: &str,
+        key: &str,
+        how: How<'_>,
         mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
     ) -> Result<Arc<Object>, ApiError> {
         let noun = row(noun)?;
-        self.change(noun, key, "PATCH", How::of(by), |old| {
+        self.change(noun, key, "PATCH", how, |old| {
             let mut new = old.clone();
             change(&mut new)?;
             let new = noun
@@ -172,6 +209,13 @@ impl Objects {
                     .txn
                     .events
                     .push(event(noun, "delete", &key, by, Some(&shown), None)?);
+                let name = old
+                    .object
+                    .get("Name")
+                    .and_then(Value::as_str)
+                    .filter(|name| *name != key);
+                let name = name.map(|name| format!("Name={name}")).unwrap_or_default();
+                draft.txn.audit.push(by.audit("delete", noun.name, &key, name));
                 view.set(noun, &key, None, old.place);
                 self.ask_hook(draft, noun, &key, Some(&old.object), None)?;
                 Ok(shown)
@@ -195,6 +239,10 @@ impl Objects {
                 }
                 let new = change(&old.object)?;
                 refuse_machine_change(how.by, noun, &key, &old.object, &new)?;
+                if !how.freely {
+                    refuse_parts(how.by, noun, &key, &old.object, &new)?;
+                }
+                refuse_secrets(view, how.by, noun, &key, Some(&old.object), &new)?;
                 self.finish(view, draft, noun, &key, Some(&old), new, how)
             })
     }
@@ -260,6 +308,14 @@ impl Objects {
         } else {
             action
         };
+        let before = old.map(|found| found.object.as_ref());
+        draft
+            .txn
+            .audit
+            .push(by.audit(action, noun.name, key, audit::changed(noun, before, new)));
+        if before.is_some_and(|before| before.get("Secret") != new.get("Secret")) {
+            draft.txn.audit.push(by.audit("revoke", noun.name, key, "all tokens"));
+        }
         let shown = public(noun, new);
         let original = old.map(|found| public(noun, &found.object));
         draft
@@ -289,6 +345,7 @@ impl Objects {
             draft.txn.deletes.append(&mut share.deletes);
             draft.txn.events.append(&mut share.events);
             draft.txn.fences.append(&mut share.fences);
+            draft.txn.audit.append(&mut share.audit);
         }
         Ok(())
     }
@@ -367,19 +424,69 @@ fn refuse_machine_change(by: &Principal, noun: &Noun, key: &str, old: &Object, n
     {
         return Err(forbidden(noun, key, &format!("change {member}")));
     }
-    let params = |object: &Object| {
-        object
-            .get("Params")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default()
-    };
-    let (old, new) = (params(old), params(new));
-    let changed = old.keys().chain(new.keys()).find(|param| {
-        old.get(*param) != new.get(*param) && PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix))
-    });
-    match changed {
+    let theirs = |param: &&String| PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix));
+    match changed_params(Some(old), new).into_iter().find(|param| theirs(&param)) {
         Some(param) => Err(forbidden(noun, key, &format!("change the param {param}"))),
         None => Ok(()),
     }
+}
+
+fn changed_params<'a>(old: Option<&'a Object>, new: &'a Object) -> Vec<&'a String> {
+    let params = |object: &'a Object| object.get("Params").and_then(Value::as_object);
+    let (old, new) = (old.and_then(params), params(new));
+    let all = old.into_iter().chain(new).flat_map(|params| params.keys());
+    let value = |params: Option<&'a Object>, param: &str| params.and_then(|params| params.get(param));
+    all.filter(|param| value(old, param) != value(new, param)).collect()
+}
+
+/// A right may be for parts of an object (`update:/Params/x`): then nothing else changes.
+fn refuse_parts(by: &Principal, noun: &Noun, key: &str, old: &Object, new: &Object) -> Result<(), ApiError> {
+    if by.is_system() || by.machine().is_some() || by.allows(noun.name, "update", key) {
+        return Ok(());
+    }
+    let differ = differences(old, new);
+    match differ.iter().find(|path| !by.allows_update_of(noun.name, key, path)) {
+        Some(path) => {
+            let text = format!(
+                "{} does not have the right {}:update:/{} here",
+                by.name(),
+                noun.name,
+                path.join("/")
+            );
+            Err(ApiError::new(403, "AUTH", noun.name, key, text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Secrets are set by who may (`updateSecure`), and where they are sent is said by who could read them (`getSecure`).
+fn refuse_secrets(
+    view: &View<'_>,
+    by: &Principal,
+    noun: &Noun,
+    key: &str,
+    old: Option<&Object>,
+    new: &Object,
+) -> Result<(), ApiError> {
+    if by.is_system() || by.machine().is_some() {
+        return Ok(());
+    }
+    for param in changed_params(old, new) {
+        let right = if WHERE_THE_BMC_IS.contains(&param.as_str()) {
+            "getSecure"
+        } else if secure::declared_secure(view, param) {
+            "updateSecure"
+        } else {
+            continue;
+        };
+        if !by.allows(noun.name, right, key) {
+            let text = format!(
+                "{} does not have the right {}:{right} here, which the param {param} needs",
+                by.name(),
+                noun.name
+            );
+            return Err(ApiError::new(403, "AUTH", noun.name, key, text));
+        }
+    }
+    Ok(())
 }

@@ -66,7 +66,7 @@ fn a_bootenv_is_available_while_its_iso_is_there() {
         (now["Available"].as_bool().unwrap(), now["Errors"].to_string())
     };
     for packed in [tar(FILES), gzip(&tar(FILES))] {
-        o.take_in(BlobKind::Isos, "debian.iso", &mut packed.as_slice(), &blobs)
+        o.take_in(BlobKind::Isos, "debian.iso", &mut packed.as_slice(), &blobs, &root())
             .unwrap();
         assert_eq!(state(), (true, "[]".to_owned()));
         assert_eq!(
@@ -86,7 +86,7 @@ fn a_bootenv_is_available_while_its_iso_is_there() {
         ] {
             assert_eq!(o.install_file(nothing).unwrap(), None, "{nothing}");
         }
-        assert!(o.forget_blob(BlobKind::Isos, "debian.iso").unwrap());
+        assert!(o.forget_blob(BlobKind::Isos, "debian.iso", &root()).unwrap());
         assert!(!state().0);
         assert_eq!(o.install_file("debian-12/install/linux").unwrap(), None);
         assert_eq!(
@@ -106,7 +106,10 @@ fn an_iso_that_does_not_fit_says_why() {
     let sum = hex::encode(Sha256::digest(&iso));
     o.create("bootenvs", &install(&sum.to_uppercase()), &root()).unwrap();
     let errors = || o.get("bootenvs", "debian-12-install").unwrap()["Errors"].to_string();
-    let upload = |bytes: &[u8]| o.take_in(BlobKind::Isos, "debian.iso", &mut &*bytes, &blobs).unwrap();
+    let upload = |bytes: &[u8]| {
+        o.take_in(BlobKind::Isos, "debian.iso", &mut &*bytes, &blobs, &root())
+            .unwrap()
+    };
     upload(&tar(&FILES[..1]));
     assert!(
         errors().contains(&format!("and {} is wanted", sum.to_uppercase())),
@@ -121,7 +124,8 @@ fn an_iso_that_does_not_fit_says_why() {
     bootenv["OS"]["IsoFile"] = "o.iso".into();
     o.create("bootenvs", &bootenv, &root()).unwrap();
     let other = |bytes: &[u8]| {
-        o.take_in(BlobKind::Isos, "o.iso", &mut &*bytes, &blobs).unwrap();
+        o.take_in(BlobKind::Isos, "o.iso", &mut &*bytes, &blobs, &root())
+            .unwrap();
         o.get("bootenvs", "other").unwrap()["Errors"].to_string()
     };
     let said = other(b"no disc");
@@ -141,7 +145,7 @@ fn bytes_are_needed_for_as_long_as_a_name_means_them() {
     let (b, (_folder, blobs)) = (bench(), blobs());
     let o = &b.objects;
     let needed = || uploaded_blobs(o.store().as_ref()).unwrap();
-    let up = |kind, name: &str, bytes: &[u8]| o.take_in(kind, name, &mut &*bytes, &blobs).unwrap().1;
+    let up = |kind, name: &str, bytes: &[u8]| o.take_in(kind, name, &mut &*bytes, &blobs, &root()).unwrap().1;
     let id = |bytes: &[u8]| BlobId(Sha256::digest(bytes).into());
     let packed = gzip(&tar(FILES));
     up(BlobKind::Isos, "a.iso", &packed);
@@ -150,14 +154,14 @@ fn bytes_are_needed_for_as_long_as_a_name_means_them() {
     up(BlobKind::Files, "folder/two", b"text");
     let (unpacked, packed, file) = (id(&tar(FILES)), id(&packed), id(b"text"));
     assert_eq!(needed(), [unpacked, packed, file].into());
-    o.forget_blob(BlobKind::Isos, "a.iso").unwrap();
-    o.forget_blob(BlobKind::Files, "one").unwrap();
+    o.forget_blob(BlobKind::Isos, "a.iso", &root()).unwrap();
+    o.forget_blob(BlobKind::Files, "one", &root()).unwrap();
     assert_eq!(needed(), [unpacked, packed, file].into());
     // Another upload under the name takes its place.
     up(BlobKind::Isos, "b.iso", b"something else");
-    o.forget_blob(BlobKind::Files, "folder/two").unwrap();
+    o.forget_blob(BlobKind::Files, "folder/two", &root()).unwrap();
     assert_eq!(needed(), [id(b"something else")].into());
-    assert!(!o.forget_blob(BlobKind::Files, "folder/two").unwrap());
+    assert!(!o.forget_blob(BlobKind::Files, "folder/two", &root()).unwrap());
 }
 
 #[test]
@@ -191,8 +195,14 @@ fn templates_know_the_install_tree() {
     let (b, (_folder, blobs)) = (bench(), blobs());
     let o = &b.objects;
     o.create("bootenvs", &install(""), &root()).unwrap();
-    o.take_in(BlobKind::Isos, "debian.iso", &mut tar(FILES).as_slice(), &blobs)
-        .unwrap();
+    o.take_in(
+        BlobKind::Isos,
+        "debian.iso",
+        &mut tar(FILES).as_slice(),
+        &blobs,
+        &root(),
+    )
+    .unwrap();
     let repositories = json!([
         {"tag": "far", "os": ["debian-12"], "arch": "amd64", "url": "http://far", "installSource": true},
         {"tag": "sec", "os": ["debian-12"], "arch": "any", "url": "http://sec", "securitySource": true},

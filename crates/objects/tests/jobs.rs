@@ -183,7 +183,7 @@ fn a_machine_sees_and_moves_nobody_elses_jobs() {
     let token = |uuid: &str| {
         let token = b
             .objects
-            .issue_machine_token(uuid, std::time::Duration::from_secs(60))
+            .issue_machine_token(uuid, std::time::Duration::from_secs(60), &root())
             .unwrap();
         b.objects.verify(token.as_str()).unwrap()
     };

@@ -247,7 +247,7 @@ fn lists_show_what_was_asked_for_and_may_be_seen() {
 
     let token = b
         .objects
-        .issue_machine_token("Name:m-1", std::time::Duration::from_secs(60))
+        .issue_machine_token("Name:m-1", std::time::Duration::from_secs(60), &root())
         .unwrap();
     let machine = b.objects.verify(token.as_str()).unwrap();
     assert_eq!(list("machines", &[], &machine), (String::new(), 0));

@@ -287,7 +287,7 @@ fn no_secret_is_in_the_database_file() {
             .unwrap();
         o.set_prefs(&json!({"systemGrantorSecret": CANARY}), &root()).unwrap();
         assert_eq!(o.resolve(&uuid, "ipmi/password").unwrap().unwrap().value, CANARY);
-        o.issue_machine_token(&uuid, std::time::Duration::from_secs(60))
+        o.issue_machine_token(&uuid, std::time::Duration::from_secs(60), &root())
             .unwrap()
     };
     // Once more, so that what was in the log only is in the pages, too.

@@ -85,8 +85,8 @@ fn a_token_ends_by_time_revocation_or_a_new_password() {
     assert_eq!(long.as_str().len(), 43);
     assert!(!format!("{long:?}").contains(long.as_str()));
     assert_eq!(o.verify(short.as_str()).unwrap().name(), "user:rocketskates");
-    o.revoke(revoked.as_str()).unwrap();
-    o.revoke(revoked.as_str()).unwrap();
+    o.revoke(revoked.as_str(), &root()).unwrap();
+    o.revoke(revoked.as_str(), &root()).unwrap();
     refused(o.verify(revoked.as_str()));
     b.clock.advance(10);
     refused(o.verify(short.as_str()));
@@ -178,7 +178,9 @@ fn a_machine_reaches_itself_and_not_its_bmc() {
     let machine = b.machine(json!({"Name": "mach-01", "Params": params}));
     let uuid = text(&machine, "Uuid");
     let other = b.machine(json!({"Name": "mach-02"}));
-    let token = o.issue_machine_token("Name:mach-01", Duration::from_secs(600)).unwrap();
+    let token = o
+        .issue_machine_token("Name:mach-01", Duration::from_secs(600), &root())
+        .unwrap();
     let me = o.verify(token.as_str()).unwrap();
     assert_eq!(me.machine(), Some(uuid));
 

@@ -2,6 +2,7 @@
 
 use http::Method;
 use isobar_model::{ApiError, Noun};
+use isobar_objects::WHERE_THE_BMC_IS;
 use serde_json::{Map, Value};
 
 use super::doc::{self, Shape};
@@ -193,6 +194,13 @@ async fn run_offered(call: &Call, key: &str, offered: Offered, given: Map<String
             None => {}
         }
     }
+    let told = call.who()?.audit(
+        &format!("action:{command}"),
+        model,
+        key,
+        format!("plugin {}", offered.plugin),
+    );
+    call.app.objects.note(told);
     let (plugins, objects, key) = (
         std::sync::Arc::clone(&call.app.plugins),
         call.app.objects.clone(),
@@ -230,7 +238,6 @@ async fn run(mut call: Call) -> Answer {
         let text = format!("{name} may be given per call by users who may read the password that is sent there");
         return Err(ApiError::new(403, "AUTH", model, call.key(), text));
     }
-    let who = who.name();
     let value = call
         .app
         .boots
@@ -238,9 +245,6 @@ async fn run(mut call: Call) -> Answer {
         .await?;
     reply::ok(&value)
 }
-
-/// Params that say where a BMC is.
-const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
 
 /// The one plugin that is built in.
 const PLUGIN: &str = "ipmi";

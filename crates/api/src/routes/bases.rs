@@ -60,7 +60,7 @@ async fn import(mut call: Call) -> Answer {
         ));
     }
     let tar = receive(&mut call).await?;
-    let base = call.app.boots.import_base(&name, tar).await?;
+    let base = call.app.boots.import_base(&name, tar, call.who()?).await?;
     reply::created(&base)
 }
 

@@ -145,7 +145,7 @@ fn body(file: Arc<std::fs::File>, part: std::ops::Range<u64>) -> Body {
 async fn upload(mut call: Call, kind: BlobKind) -> Answer {
     let mut file = bases::receive(&mut call).await?;
     let (name, blobs) = (call.key().to_owned(), Arc::clone(&call.app.blobs));
-    let taken_in = call.objects(move |objects, _| objects.take_in(kind, &name, &mut file, &blobs));
+    let taken_in = call.objects(move |objects, who| objects.take_in(kind, &name, &mut file, &blobs, who));
     let (path, stored) = taken_in.await?;
     let path = match kind {
         BlobKind::Files => format!("/{path}"),
@@ -156,7 +156,9 @@ async fn upload(mut call: Call, kind: BlobKind) -> Answer {
 
 async fn delete(call: Call, kind: BlobKind) -> Answer {
     let name = call.key().to_owned();
-    let gone = call.objects(move |objects, _| objects.forget_blob(kind, &name)).await?;
+    let gone = call
+        .objects(move |objects, who| objects.forget_blob(kind, &name, who))
+        .await?;
     let missing = match kind {
         BlobKind::Files => "Unable to delete",
         BlobKind::Isos => "no such iso",

@@ -47,7 +47,7 @@ async fn list(call: Call) -> Answer {
 async fn get(call: Call) -> Answer {
     let decode = call.query.flag("decode");
     if decode {
-        auth::check(call.who()?, "contents", "getSecure", call.key())?;
+        auth::check_decode(&call.app.objects, call.who()?, "contents", call.key())?;
     }
     let name = call.key().to_owned();
     let pack = call

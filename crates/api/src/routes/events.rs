@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
@@ -37,6 +37,8 @@ const PAGE: usize = 200;
 /// "Try again later": the reader was too slow (IANA's registry of close codes).
 const TRY_AGAIN: u16 = 1013;
 const GOING_AWAY: u16 = 1001;
+/// The token, or the password, is good no more.
+const POLICY: u16 = 1008;
 
 pub(super) fn add(table: &mut Table) {
     table
@@ -98,6 +100,21 @@ fn may_see(who: &Principal, event: &Event) -> bool {
     }
 }
 
+/// Whether an event may be about what somebody may see from now on.
+fn touches_rights(who: &Principal, event: &Event) -> bool {
+    match event.kind.as_str() {
+        "users" | "roles" | "tenants" => true,
+        "machines" => who.machine() == Some(&event.key),
+        _ => false,
+    }
+}
+
+/// The same one with the rights of now; none when they are not let in any more.
+async fn renewed(objects: &Objects, who: &Principal) -> Option<Principal> {
+    let who = who.clone();
+    objects.run(move |objects| objects.renew(&who)).await.ok()
+}
+
 fn body(event: &Event, at_ns: i128) -> Value {
     let object = |bytes: &Option<bytes::Bytes>| {
         let read = bytes.as_ref().and_then(|bytes| serde_json::from_slice(bytes).ok());
@@ -156,7 +173,7 @@ fn watcher(call: &Call) -> Result<OwnedSemaphorePermit, ApiError> {
     slot.map_err(|_| call.refused(503, "too many are watching events: try again later"))
 }
 
-async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, who: Principal, objects: Objects) {
+async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, mut who: Principal, objects: Objects) {
     let mut patterns: Vec<Pattern> = Vec::new();
     let (said, mut saying) = mpsc::channel(16);
     // Reading half a frame must not be given up for an event that comes.
@@ -192,6 +209,13 @@ async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, who: Pr
             event = events.next() => match event {
                 Ok(committed) => {
                     let event = &committed.event;
+                    if touches_rights(&who, event) {
+                        let Some(now) = renewed(&objects, &who).await else {
+                            writer.close(POLICY).await;
+                            break;
+                        };
+                        who = now;
+                    }
                     if patterns.iter().any(|pattern| pattern.fits(event)) && may_see(&who, event) {
                         writer.text(&body(event, committed.at_ns).to_string()).await
                     } else {
@@ -203,7 +227,16 @@ async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, who: Pr
                     break;
                 }
             },
-            _ = alive.tick() => writer.ping().await,
+            _ = alive.tick() => match renewed(&objects, &who).await {
+                Some(now) => {
+                    who = now;
+                    writer.ping().await
+                }
+                None => {
+                    writer.close(POLICY).await;
+                    break;
+                }
+            },
         };
         if !goes_on {
             break;
@@ -273,6 +306,8 @@ struct Feed {
     backlog: VecDeque<Committed>,
     replay: bool,
     after: Rev,
+    /// When the reader's rights were looked at.
+    known: Instant,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -281,9 +316,19 @@ impl Feed {
         self.patterns.iter().any(|pattern| pattern.fits(&committed.event)) && may_see(&self.who, &committed.event)
     }
 
+    /// None when the reader is not let in any more.
+    async fn look_again(&mut self) -> Option<()> {
+        self.who = renewed(&self.objects, &self.who).await?;
+        self.known = Instant::now();
+        Some(())
+    }
+
     /// The next piece of the stream; none when it ends.
     async fn next(&mut self) -> Option<String> {
         loop {
+            if self.known.elapsed() >= ALIVE {
+                self.look_again().await?;
+            }
             if let Some(old) = self.backlog.pop_front() {
                 self.after = old.rev;
                 if self.shows(&old) {
@@ -307,10 +352,14 @@ impl Feed {
             }
             match tokio::time::timeout(ALIVE, self.live.next()).await {
                 Err(_) => return Some(": alive\n\n".to_owned()),
-                Ok(Ok(committed)) if committed.rev > self.after && self.shows(&committed) => {
-                    return Some(told(&committed));
+                Ok(Ok(committed)) => {
+                    if touches_rights(&self.who, &committed.event) {
+                        self.look_again().await?;
+                    }
+                    if committed.rev > self.after && self.shows(&committed) {
+                        return Some(told(&committed));
+                    }
                 }
-                Ok(Ok(_)) => {}
                 // Too slow: it comes back with the last revision that it saw.
                 Ok(Err(_)) => return None,
             }
@@ -353,6 +402,7 @@ async fn stream_events(call: Call) -> Answer {
         backlog: VecDeque::new(),
         replay: after.is_some(),
         after: after.unwrap_or_default(),
+        known: Instant::now(),
         _slot: watcher(&call)?,
     };
     let (sender, receiver) = mpsc::channel(1);

@@ -48,7 +48,10 @@ pub(super) fn add(table: &mut Table) {
 }
 
 async fn list(call: Call) -> Answer {
-    reply::ok(&call.app.boots.isos().await?)
+    let who = call.who()?;
+    let mut isos = call.app.boots.isos().await?;
+    isos.retain(|iso| who.sees("machines", iso["machine"].as_str().unwrap_or_default()));
+    reply::ok(&isos)
 }
 
 async fn tree(call: Call) -> Answer {
@@ -80,6 +83,9 @@ async fn whole(call: Call) -> Answer {
 
 async fn image(call: &Call) -> Result<Arc<Image>, ApiError> {
     let machine = call.resolve("machines", call.key()).await?;
+    if !call.who()?.sees("machines", &machine) {
+        return Err(ApiError::not_found("GET", "machines", call.key()));
+    }
     call.app.boots.iso_image(&machine, call.param("bootenv")).await
 }
 

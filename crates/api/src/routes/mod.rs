@@ -24,6 +24,7 @@ use crate::state::AppState;
 
 mod actions;
 mod agent;
+mod audit;
 mod bases;
 mod blobs;
 mod boots;
@@ -74,6 +75,9 @@ pub enum On {
     All,
     /// The one whose key is in the path.
     Key,
+    /// The one whose key is in the path. A right on a part of it (`update:/Params/x`) lets in, too: the change itself is
+    /// looked at.
+    Part,
     /// The one whose key is the query parameter `machine`; all of them without one.
     MachineQuery,
 }
@@ -160,6 +164,7 @@ pub fn routes() -> Vec<Route> {
     jobs::add(&mut table);
     bases::add(&mut table);
     providers::add(&mut table);
+    audit::add(&mut table);
     openapi::add(&mut table);
     table.rows
 }

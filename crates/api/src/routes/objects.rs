@@ -42,14 +42,14 @@ pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     }
     if matches!(noun.made_by, MadeBy::Clients | MadeBy::Request) {
         table
-            .add(Method::PATCH, &one, may("update", On::Key), patch)
+            .add(Method::PATCH, &one, may("update", On::Part), patch)
             .is("Changes an object by RFC 6902; a test that fails is a 409, and nothing is changed.")
             .asks(&[doc::FORCE])
             .takes(Shape::of("Patch"))
             .gives(200, sent.clone())
             .refuses(&[404, 409, 422]);
         table
-            .add(Method::PUT, &one, may("update", On::Key), replace)
+            .add(Method::PUT, &one, may("update", On::Part), replace)
             .is("Replaces an object; its key stays.")
             .asks(&[doc::FORCE])
             .takes(taken)
@@ -77,7 +77,7 @@ pub(super) fn add_meta(table: &mut Table) {
             .refuses(&[404]);
         if noun.made_by != MadeBy::Programs {
             table
-                .add(Method::PATCH, &path, right(noun.name, "update", On::Key), patch_meta)
+                .add(Method::PATCH, &path, right(noun.name, "update", On::Part), patch_meta)
                 .is("Changes the Meta of an object by RFC 6902.")
                 .takes(Shape::of("Patch"))
                 .gives(200, Shape::of("TextMap"))
@@ -168,6 +168,9 @@ async fn list(call: Call) -> Answer {
         .objects(move |objects, who| {
             let found = objects.list(noun.name, query.pairs(), who)?;
             let view = View::of(&query);
+            if view.decode {
+                objects.note(who.audit("getSecure", noun.name, "", "a list"));
+            }
             let shown = found.objects.iter().map(|o| view.show(objects, who, noun, o));
             Ok((found.total, shown.collect::<Result<Vec<_>, _>>()?))
         })
@@ -188,7 +191,13 @@ async fn get(call: Call) -> Answer {
     let noun = noun(&call)?;
     let (key, view) = (call.key().to_owned(), View::of(&call.query));
     let shown = call
-        .objects(move |objects, who| view.show(objects, who, noun, &*objects.get(noun.name, &key)?))
+        .objects(move |objects, who| {
+            let object = objects.get(noun.name, &key)?;
+            if view.decode {
+                auth::check_decode(objects, who, noun.name, &noun.key_of(&object))?;
+            }
+            view.show(objects, who, noun, &object)
+        })
         .await?;
     reply::ok(&shown)
 }

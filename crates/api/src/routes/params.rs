@@ -13,7 +13,7 @@ use crate::reply::{self, Answer};
 pub(super) fn add(table: &mut Table, noun: &'static Noun) {
     let base = format!("/api/v3/{}/{{key}}", noun.name);
     let (all, one) = (format!("{base}/params"), format!("{base}/params/{{*param}}"));
-    let (read, write) = (right(noun.name, "get", On::Key), right(noun.name, "update", On::Key));
+    let (read, write) = (right(noun.name, "get", On::Key), right(noun.name, "update", On::Part));
     let (map, value) = (|| Shape::of("Map"), || Shape::of("Any"));
     table
         .add(Method::GET, &all, read, list)
@@ -80,13 +80,13 @@ impl Asked {
 
     /// Decrypted values are for those with the right to them.
     fn check_decode(&self, objects: &isobar_objects::Objects, who: &Principal) -> Result<(), ApiError> {
-        if !self.decode || who.allows(self.model, "getSecure", "") {
+        if !self.decode {
             return Ok(());
         }
         let own_key = isobar_model::noun(self.model)
             .zip(objects.find(self.model, &self.key)?)
             .map_or_else(|| self.key.clone(), |(noun, object)| noun.key_of(&object).into_owned());
-        auth::check(who, self.model, "getSecure", &own_key)
+        auth::check_decode(objects, who, self.model, &own_key)
     }
 }
 

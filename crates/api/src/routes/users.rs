@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use isobar_model::ApiError;
 use isobar_objects::UserTokenRequest;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::doc::{Query, Shape, query};
-use super::{On, Table, info, right};
+use super::{Access, On, Table, info, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
@@ -46,6 +46,17 @@ pub(super) fn add(table: &mut Table) {
         .takes(Shape::of("Password"))
         .gives(200, Shape::of("users"))
         .refuses(&[404, 409, 422]);
+    // DRP has no way to revoke tokens but a new password.
+    table
+        .add(
+            Method::DELETE,
+            "/isobar/v1/users/{key}/tokens",
+            right("users", "token", On::Key),
+            revoke_all,
+        )
+        .is("Revokes all tokens of a user.")
+        .gives(204, Shape::Nothing)
+        .refuses(&[404]);
     table.noun = isobar_model::noun("machines");
     let renew = right("machines", "update", On::Key);
     table
@@ -54,7 +65,33 @@ pub(super) fn add(table: &mut Table) {
         .asks(&[TTL])
         .gives(200, Shape::of("Token"))
         .refuses(&[404]);
+    table
+        .add(Method::DELETE, "/isobar/v1/machines/{key}/tokens", renew, revoke_all)
+        .is("Revokes all tokens of a machine.")
+        .gives(204, Shape::Nothing)
+        .refuses(&[404]);
     table.noun = None;
+    table
+        .add(Method::DELETE, "/isobar/v1/token", Access::Known, revoke)
+        .is("Revokes the token that the request comes with.")
+        .gives(204, Shape::Nothing)
+        .refuses(&[400]);
+}
+
+/// All tokens of a user or a machine.
+async fn revoke_all(call: Call) -> Answer {
+    let (model, key) = (call.model(), call.key().to_owned());
+    call.objects(move |objects, who| objects.revoke_all(model, &key, who))
+        .await?;
+    Ok(reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// The token of this request.
+async fn revoke(call: Call) -> Answer {
+    if !call.objects(|objects, who| objects.revoke_own(who)).await? {
+        return Err(call.bad_request("this request came with a password: there is no token to revoke"));
+    }
+    Ok(reply::empty(StatusCode::NO_CONTENT))
 }
 
 const TTL: Query = query("ttl", "integer", "Life of the token in seconds.");
@@ -85,7 +122,7 @@ async fn token(call: Call) -> Answer {
 async fn machine_token(call: Call) -> Answer {
     let (machine, ttl) = (call.key().to_owned(), ttl(&call)?);
     let token = call
-        .objects(move |objects, _| objects.issue_machine_token(&machine, ttl))
+        .objects(move |objects, who| objects.issue_machine_token(&machine, ttl, who))
         .await?;
     reply::ok(&json!({ "Token": token.as_str(), "Info": info::info(&call).await? }))
 }

@@ -21,7 +21,7 @@ use isobar_api::{AppState, Handle, Limits, Plugins, Server, ServerInfo, TlsIdent
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile};
 use isobar_model::ApiError;
 use isobar_model::content::Pack;
-use isobar_objects::{Objects, Options};
+use isobar_objects::{Objects, Options, Principal};
 use isobar_store::{SqliteStore, Vault};
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Map, Value, json};
@@ -184,7 +184,7 @@ impl Rig {
 
     pub async fn machine_token(&self, uuid: &str) -> String {
         let uuid = uuid.to_owned();
-        let issue = move |o: &Objects| o.issue_machine_token(&uuid, Duration::from_secs(600));
+        let issue = move |o: &Objects| o.issue_machine_token(&uuid, Duration::from_secs(600), &Principal::system());
         self.objects.run(issue).await.unwrap().as_str().to_owned()
     }
 
@@ -442,7 +442,7 @@ impl Boots for TestBoots {
             .collect())
     }
 
-    async fn import_base(&self, name: &str, mut tar: std::fs::File) -> Result<Value, ApiError> {
+    async fn import_base(&self, name: &str, mut tar: std::fs::File, _by: &Principal) -> Result<Value, ApiError> {
         let mut bytes = Vec::new();
         tar.read_to_end(&mut bytes).unwrap();
         let size = bytes.len();
@@ -467,11 +467,12 @@ impl Boots for TestBoots {
         key: &str,
         command: &str,
         params: Map<String, Value>,
-        principal: &str,
+        by: &Principal,
     ) -> Result<Value, ApiError> {
         self.hear(format!(
-            "begin {command} {machine} {} {principal}",
-            Value::Object(params)
+            "begin {command} {machine} {} {}",
+            Value::Object(params),
+            by.name()
         ));
         match command {
             "powerstatus" => return Ok(json!("On")),
