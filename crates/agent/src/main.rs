@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use isobar_agent::cmdline::Cmdline;
 use isobar_agent::init::{self, Place};
 use isobar_agent::network::Config;
-use isobar_agent::{inventory, read_text, run};
+use isobar_agent::run;
+use isobar_host::{inventory, read_text};
 
 const HELP: &str = "isobar-agent: /init of Isobar's live image.\n\
     Anywhere else it changes nothing: it prints what it would do on this machine, and the inventory that it \

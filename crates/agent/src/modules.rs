@@ -2,9 +2,10 @@
 //! modules answer to it, `modules.dep` what has to be there before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use isobar_host::entries;
 use rustix::io::Errno;
 
 use crate::read_text;
@@ -158,16 +159,6 @@ pub fn modaliases(sys: &Path) -> BTreeSet<String> {
     found
 }
 
-pub(crate) fn entries(dir: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    paths.sort();
-    paths
-}
-
 /// Loads modules, each once.
 #[derive(Debug)]
 pub struct Loader {
@@ -253,6 +244,8 @@ impl Loader {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use proptest::prelude::*;
+
+    use std::fs;
 
     use super::*;
 

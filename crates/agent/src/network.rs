@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::cmdline::Cmdline;
 use crate::netlink::Netlink;
-use crate::nic::{self, Nic};
 use crate::read_text;
+use isobar_host::nic::{self, Nic};
 
 /// An address with the length of its network's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use isobar_client::ClientError;
+use isobar_host::{inventory, nic};
 use serde_json::json;
 
 use crate::cmdline::Cmdline;
@@ -13,7 +14,7 @@ use crate::console::{self, Console};
 use crate::modules::{Loader, Tables};
 use crate::network::{Config, Network, Places};
 use crate::protocol::{BootFile, Server, Verdict, explain, verdict};
-use crate::{inventory, nic, read_text};
+use crate::read_text;
 
 /// Where the disc's own file is.
 pub const BOOT_FILE: &str = "/etc/isobar/boot.json";

@@ -41,15 +41,23 @@ impl<'a> Session<'a> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
+        let client = self.connect()?;
+        Ok(self.client.get_or_init(|| client))
+    }
+
+    /// A connection with a token that is good now.
+    pub(crate) fn connect(&self) -> Result<Client, ClientError> {
         let mut unreachable = None;
         for endpoint in &self.settings.endpoints {
             match self.log_in(endpoint) {
-                Ok(client) => return Ok(self.client.get_or_init(|| client)),
                 Err(error @ ClientError::Unreachable { .. }) => unreachable = Some(error),
-                Err(error) => return Err(error.into()),
+                result => return result,
             }
         }
-        Err(unreachable.map_or_else(|| CliError::text("RS_ENDPOINTS names no server"), CliError::from))
+        Err(unreachable.unwrap_or_else(|| ClientError::Endpoint {
+            endpoint: String::new(),
+            why: "RS_ENDPOINTS names no server".to_owned(),
+        }))
     }
 
     fn log_in(&self, endpoint: &str) -> Result<Client, ClientError> {

@@ -13,7 +13,7 @@ use ureq::{Agent, Body, SendBody};
 
 use crate::path::escape_query;
 use crate::tls::TlsConnector;
-use crate::{ApiErrorBody, Auth, ClientError, Endpoint, TlsTrust};
+use crate::{ApiErrorBody, Auth, ClientError, Endpoint, Secret, TlsTrust};
 
 /// Headers of an answer.
 pub use ureq::http::HeaderMap as Headers;
@@ -67,6 +67,14 @@ impl Client {
     #[must_use]
     pub fn with_auth(&self, auth: Auth) -> Self {
         Self { auth, ..self.clone() }
+    }
+
+    /// The token that requests are sent under, for programs that are started to talk to the same server.
+    pub fn token(&self) -> Option<&Secret> {
+        match &self.auth {
+            Auth::Token(token) => Some(token),
+            Auth::Basic { .. } | Auth::None => None,
+        }
     }
 
     /// The server's address.

@@ -31,7 +31,7 @@ const NOUNS: &[(&str, &str)] = &[
     (
         "machines",
         "COMMON PARAMS ACTIONS addprofile removeprofile addtask inserttask removetask tasks bootenv stage workflow \
-         currentlog deletejobs jobs inspect pause run uploadiso",
+         currentlog deletejobs jobs inspect pause run processjobs uploadiso whoami",
     ),
     ("objects", "list"),
     ("params", "COMMON upload"),
@@ -59,7 +59,7 @@ const NOUNS: &[(&str, &str)] = &[
 ];
 
 /// Commands without a noun.
-const ALONE: &[&str] = &["autocomplete", "extended", "version"];
+const ALONE: &[&str] = &["autocomplete", "extended", "gohai", "version"];
 
 #[test]
 fn every_noun_has_drpclis_verbs() {

@@ -15,6 +15,7 @@ mod meta;
 mod objects;
 mod params;
 mod passwords;
+mod runner;
 mod services;
 mod subnets;
 mod support;
@@ -221,7 +222,7 @@ pub(crate) const SERVICES: &[Service] = &[
 ];
 
 /// Commands that are no noun's: they stand right behind the program's name.
-pub(crate) const WHOLE: &[&[Verb]] = &[whole::VERBS, extended::VERBS];
+pub(crate) const WHOLE: &[&[Verb]] = &[whole::VERBS, extended::VERBS, runner::WHOLE];
 
 /// Those commands, as far as a program shows them.
 pub(crate) fn whole(program: Program) -> impl Iterator<Item = &'static Verb> {
@@ -244,6 +245,7 @@ const NOUN_VERBS: &[(&str, &[Verb])] = &[
     ("machines", machines::VERBS),
     ("machines", jobs::OF_MACHINES),
     ("machines", blobs::MACHINES),
+    ("machines", runner::OF_MACHINES),
     ("jobs", jobs::VERBS),
     ("jobs", actions::OF_JOBS),
     ("subnets", subnets::VERBS),

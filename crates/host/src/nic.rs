@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::modules::entries;
-use crate::read_text;
+use crate::{entries, read_text};
 
 /// A network card's interface. VLANs, bonds and the loopback are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,29 +142,10 @@ fn path_name(address: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::symlink;
-
     use super::*;
-
-    /// A card in a sysfs made of files.
-    pub(crate) fn fake(sys: &Path, name: &str, index: u32, mac: &str, address: &str, carrier: Option<&str>) {
-        let device = sys.join("devices/pci0000:00").join(address);
-        let net = device.join("net").join(name);
-        fs::create_dir_all(&net).unwrap();
-        fs::create_dir_all(sys.join("bus/pci/drivers/e1000e")).unwrap();
-        fs::create_dir_all(sys.join("class/net")).unwrap();
-        symlink(sys.join("bus/pci/drivers/e1000e"), device.join("driver")).unwrap();
-        symlink(&device, net.join("device")).unwrap();
-        symlink(&net, sys.join("class/net").join(name)).unwrap();
-        fs::write(net.join("ifindex"), format!("{index}\n")).unwrap();
-        fs::write(net.join("address"), format!("{mac}\n")).unwrap();
-        if let Some(carrier) = carrier {
-            fs::write(net.join("carrier"), carrier).unwrap();
-            fs::write(net.join("speed"), "1000\n").unwrap();
-        }
-    }
+    use crate::sysfs::fake;
 
     #[test]
     fn cards_by_number_without_what_is_no_card() {

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::modules::entries;
-use crate::{nic, read_text};
+use crate::{entries, nic, read_text};
 
 /// Disks and cards listed at most: a machine has tens, a storage network may show thousands.
 const MAX_ITEMS: usize = 1024;
@@ -269,7 +268,7 @@ mod tests {
         put(root, "sys/block/nvme0n1/queue/rotational", b"0\n");
         put(root, "sys/block/nvme0n1/device/serial", b" S123 \n");
         put(root, "sys/block/loop0/size", b"0\n");
-        nic::tests::fake(
+        crate::sysfs::fake(
             &root.join("sys"),
             "eth0",
             2,
