@@ -23,7 +23,7 @@ pub(super) fn add(table: &mut Table) {
             query("after", "integer", "Rows after this one, oldest first."),
             query("before", "integer", "Rows before this one."),
             query("limit", "integer", "Rows to give, at most 1000; 100 without it."),
-            query("since", "string", "Rows of this time (RFC 3339) or later."),
+            query("since", "string", "Rows of this time (RFC 3339, or 24h ago) or later."),
             query("until", "string", "Rows before this time."),
             query("principal", "string", "Who: user:NAME, machine:UUID, system."),
             query("source", "string", "Address that they came from."),
@@ -52,9 +52,16 @@ fn asked(call: &Call) -> Result<AuditQuery, ApiError> {
             number.map_err(|_| call.bad_request(format!("{name} must be a whole number, not {value}")))
         };
         let time = || {
+            if let Some(ago) = ago(value) {
+                let now = call.app.objects.clock().now_ns();
+                return Ok(i64::try_from(now.saturating_sub(ago)).unwrap_or(i64::MAX));
+            }
             let time = OffsetDateTime::parse(value, &Rfc3339);
-            let time = time
-                .map_err(|_| call.bad_request(format!("{name} must be a time as 2030-01-31T08:00:00Z, not {value}")))?;
+            let time = time.map_err(|_| {
+                call.bad_request(format!(
+                    "{name} must be a time as 2030-01-31T08:00:00Z or 24h, not {value}"
+                ))
+            })?;
             // Before 1678 or after 2262: as far as can be said.
             Ok::<_, ApiError>(i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX))
         };
@@ -75,6 +82,15 @@ fn asked(call: &Call) -> Result<AuditQuery, ApiError> {
         }
     }
     Ok(query)
+}
+
+/// Nanoseconds of `90s`, `30m`, `24h`, `7d`.
+fn ago(text: &str) -> Option<i128> {
+    let (number, seconds) = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]
+        .iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, *seconds)))?;
+    let number: u32 = number.parse().ok()?;
+    Some(i128::from(number) * seconds * 1_000_000_000)
 }
 
 fn shown(row: &Audited) -> Value {

@@ -87,3 +87,65 @@ fn an_event_is_posted_and_a_password_hashed_without_a_server() {
     assert_eq!(status, 0, "{err}");
     assert!(out.starts_with("\"$argon2id$v=19$"), "{out}");
 }
+
+#[test]
+fn the_audit_log_is_shown_in_pages_and_followed() {
+    let row = |seq: u64| {
+        json!({"seq": seq, "time": "T", "principal": "user:jane", "source": "10.0.0.1", "action": "login", "type": "users",
+            "key": "jane", "detail": "", "times": if seq == 1 { 3 } else { 1 }})
+    };
+    let server = Server::start(move |seen| match seen.target.split_once('?') {
+        Some(("/isobar/v1/audit", query)) => {
+            let number = |name: &str| {
+                let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+                pairs
+                    .filter(|(n, _)| *n == name)
+                    .find_map(|(_, value)| value.parse::<u64>().ok())
+            };
+            let limit = number("limit").unwrap();
+            match (number("after"), number("before")) {
+                (Some(3), _) => Answer::error(403, "AUTH", "audit", "", &["no more"]),
+                (Some(after), _) => Answer::ok(json!([row(after + 1)])),
+                (None, before) if limit > 2 => {
+                    let end = before.unwrap_or(2001);
+                    Answer::ok((end.saturating_sub(limit)..end).rev().map(row).collect())
+                }
+                (None, _) => Answer::ok(json!([row(2), row(1)])),
+            }
+        }
+        _ => Answer::ok(json!({})),
+    });
+    let ran = run(
+        &server,
+        &[
+            "isobar", "audit", "list", "--since", "2h", "--action", "login", "--limit", "1200",
+        ],
+    );
+    let rows: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 1200, "{}", ran.err);
+    assert_eq!(
+        ran.lines[1..],
+        [
+            "GET /isobar/v1/audit?since=2h&action=login&limit=1000",
+            "GET /isobar/v1/audit?since=2h&action=login&limit=200&before=1001"
+        ]
+    );
+    let ran = run(
+        &server,
+        &["isobar", "-F", "text", "audit", "list", "--limit", "2", "--follow"],
+    );
+    assert_eq!(
+        ran.out,
+        "T user:jane 10.0.0.1 login users jane (3 times)\nT user:jane 10.0.0.1 login users jane\nT user:jane 10.0.0.1 \
+         login users jane\n",
+        "{}",
+        ran.err
+    );
+    assert!(ran.status != 0 && ran.err.contains("no more"), "{}", ran.err);
+    let table = run(&server, &["isobar", "-F", "table", "audit", "list", "--limit", "2"]);
+    assert!(
+        table.out.contains("principal") && table.out.contains("user:jane"),
+        "{}",
+        table.out
+    );
+}

@@ -76,7 +76,7 @@ fn count(call: &Call) -> Result<u64, CliError> {
 }
 
 /// Prints one of many.
-fn print(session: &Session, value: &Value, line: impl Fn(&Value) -> String) -> Result<(), CliError> {
+pub(super) fn print(session: &Session, value: &Value, line: impl Fn(&Value) -> String) -> Result<(), CliError> {
     let text = match session.settings.format {
         Format::Json => output::json(value),
         Format::Yaml => format!("---\n{}", crate::yaml::render(value)),

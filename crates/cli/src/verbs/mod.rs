@@ -3,6 +3,7 @@
 //! no object type.
 
 mod actions;
+mod audit;
 mod blobs;
 mod boots;
 mod contents;
@@ -147,6 +148,12 @@ pub(crate) struct Service {
 
 /// All such.
 pub(crate) const SERVICES: &[Service] = &[
+    Service {
+        name: "audit",
+        about: "Who did what, when, and from where.",
+        verbs: &[audit::VERBS],
+        own: true,
+    },
     Service {
         name: "boots",
         about: "Boots of machines over virtual media, and how far they are.",
