@@ -4,6 +4,8 @@
 //! The trait has one implementation today, SQLite; a conformance suite over the trait (`tests/conformance.rs`)
 //! lets a second one prove itself.
 
+#![forbid(unsafe_code)]
+
 pub mod audit;
 pub mod clock;
 pub mod sqlite;

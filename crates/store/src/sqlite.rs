@@ -1,6 +1,6 @@
 //! SQLite: one file, one writer thread, group commit.
 //!
-//! WAL and `synchronous=FULL`: a commit is acknowledged after its fsync. The writer takes everything that waits in its
+//! WAL and `synchronous=EXTRA`: a commit is acknowledged after its fsync. The writer takes everything that waits in its
 //! queue into one transaction, each piece in a savepoint of its own, so that one fsync serves many and one conflict
 //! fails nobody else. Reads have connections of their own and never wait for the writer.
 

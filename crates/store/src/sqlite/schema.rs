@@ -93,8 +93,10 @@ pub(super) fn prepare(conn: &mut Connection, options: &StoreOptions) -> Result<(
     if found > VERSION {
         return Err(Failed::TooNew { found });
     }
+    // FULL, and the folder is synced when the journal of the first write, which has no log yet, is removed: one that
+    // came back after a power loss would roll the whole database back. Costs nothing once there is a log.
+    conn.pragma_update(None, "synchronous", "EXTRA")?;
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    conn.pragma_update(None, "synchronous", "FULL")?;
     // A burst makes the log long; this gives the room back.
     conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
     if let Some(max) = options.max_bytes {
