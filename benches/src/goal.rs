@@ -6,6 +6,10 @@ pub(crate) enum Unit {
     Seconds,
     Bytes,
     BytesPerSecond,
+    /// Things done in a second.
+    PerSecond,
+    /// How many of one thing come with another.
+    Count,
     /// A ratio.
     Times,
 }
@@ -100,6 +104,8 @@ impl Unit {
             Self::Bytes => BYTES,
             Self::BytesPerSecond => SPEED,
             Self::Times => return format!("{}×", digits(value)),
+            Self::PerSecond => return format!("{value:.0}/s"),
+            Self::Count => return format!("{value:.3}"),
         };
         let fits = scale.iter().find(|(_, size)| value.abs() >= *size);
         match fits.or(scale.last()) {
@@ -114,6 +120,8 @@ impl Unit {
             Self::Seconds => "s",
             Self::Bytes => "B",
             Self::BytesPerSecond => "B/s",
+            Self::PerSecond => "1/s",
+            Self::Count => "count",
             Self::Times => "ratio",
         }
     }
@@ -157,6 +165,8 @@ mod tests {
             (Unit::Times, 1.2345, "1.23×"),
             (Unit::Times, 13_000.4, "13000×"),
             (Unit::Times, 1000.0, "1000×"),
+            (Unit::PerSecond, 12_345.6, "12346/s"),
+            (Unit::Count, 0.0312, "0.031"),
         ] {
             assert_eq!(unit.text(value), text);
         }

@@ -4,6 +4,7 @@
 //! A bench is a row of [`BENCHES`]: its goals, and a function that takes the samples. Runs of ours and of the peer
 //! alternate, so that what else the machine does meets both.
 
+mod api;
 mod boot;
 mod files;
 mod goal;
@@ -36,9 +37,16 @@ struct Bench {
     measure: fn(&Setup, &mut Samples) -> Result<()>,
 }
 
-const BENCHES: &[&Bench] = &[&boot::BENCH, &files::BENCH, &image::BENCH, &slow_readers::BENCH];
+const BENCHES: &[&Bench] = &[
+    &api::BENCH,
+    &boot::BENCH,
+    &files::BENCH,
+    &image::BENCH,
+    &slow_readers::BENCH,
+];
 
-const HELP: &str = "cargo xtask bench [NAME…] [--check] [--runs N] [--firmware bios|uefi|secureboot] [--json]";
+const HELP: &str =
+    "cargo xtask bench [NAME…] [--check] [--runs N] [--quick] [--firmware bios|uefi|secureboot] [--json]";
 
 #[derive(Default)]
 struct Options {
@@ -57,6 +65,7 @@ impl Options {
             match arg.as_str() {
                 "--check" => options.check = true,
                 "--json" => options.json = true,
+                "--quick" => options.setup.quick = true,
                 "--runs" => {
                     let runs = value()?.parse().ok().filter(|runs| *runs > 0);
                     options.runs = Some(runs.ok_or_else(|| anyhow!("--runs wants a number above 0"))?);

@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     pub(crate) firmware: String,
     /// How many runs to take.
     pub(crate) runs: usize,
+    /// A tenth of what is asked for, where a bench has such a thing.
+    pub(crate) quick: bool,
 }
 
 impl Default for Setup {
@@ -31,6 +33,7 @@ impl Default for Setup {
             packages: PathBuf::new(),
             firmware: "uefi".to_owned(),
             runs: 1,
+            quick: false,
         }
     }
 }

@@ -110,6 +110,16 @@ impl Bmc {
 impl Stage {
     /// Starts a server with a data directory of its own in `folder`; `args` are added to its own.
     pub(crate) fn up(setup: &Setup, folder: &Path, args: &[&str]) -> Result<Self> {
+        Self::prepared(setup, folder, args, |_| ())
+    }
+
+    /// [`Stage::up`] with something done to the command before it is started.
+    pub(crate) fn prepared(
+        setup: &Setup,
+        folder: &Path,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
         let api = free_port()?;
         let mut command = Command::new(&setup.isobar);
         command.arg("serve").arg("--data-dir").arg(folder.join("data"));
@@ -118,6 +128,7 @@ impl Stage {
             command.args(["--file-listen", &format!("127.0.0.1:{}", free_port()?)]);
         }
         command.args(args);
+        prepare(&mut command);
         let mut stage = Self {
             isobar: setup.isobar.clone(),
             folder: folder.to_owned(),
@@ -131,6 +142,11 @@ impl Stage {
             sleep(LOOK);
         }
         Ok(stage)
+    }
+
+    /// Port of the API.
+    pub(crate) fn api(&self) -> u16 {
+        self.api
     }
 
     /// A command of the CLI, logged in.
