@@ -82,6 +82,76 @@ fn refuses_a_newer_schema_and_leaves_it_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
+/// The tables of the oldest database there is, as its program made them.
+const FIRST_SCHEMA: &str = "
+CREATE TABLE documents (kind TEXT NOT NULL, key TEXT NOT NULL, rev INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE (kind, key));
+CREATE TABLE indexes (kind TEXT NOT NULL, key TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, uniq INTEGER NOT NULL,
+    PRIMARY KEY (kind, key, name, value)) WITHOUT ROWID;
+CREATE INDEX indexes_value ON indexes (kind, name, value, key);
+CREATE UNIQUE INDEX indexes_unique ON indexes (kind, name, value) WHERE uniq;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, rev INTEGER NOT NULL, at_s INTEGER NOT NULL, at_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL, action TEXT NOT NULL, key TEXT NOT NULL, principal TEXT NOT NULL, object BLOB, original BLOB);
+CREATE INDEX events_rev ON events (rev);
+CREATE TABLE leases (kind TEXT NOT NULL, key TEXT NOT NULL, fence INTEGER NOT NULL, holder TEXT NOT NULL,
+    until INTEGER NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('rev', 41), ('history-after', 0), ('fence', 7);
+INSERT INTO documents VALUES ('machines', 'a', 40, x'31'), ('machines', 'b', 41, x'32');
+INSERT INTO indexes VALUES ('machines', 'a', 'Name', 'mach-01', 1);
+INSERT INTO events VALUES (1, 41, 1700000000, 5, 'machines', 'create', 'b', 'rocketskates', x'32', NULL);
+INSERT INTO leases VALUES ('boot', 'a', 7, 'one', 9000000000000000000);
+PRAGMA journal_mode = WAL;
+PRAGMA user_version = 1;
+";
+
+#[test]
+fn brings_the_oldest_database_up_to_date_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(FIRST_SCHEMA).unwrap();
+    drop(old);
+    // The second time there is nothing left to do.
+    for round in 1..=2 {
+        let store = open(&path).unwrap();
+        assert_eq!(store.list("machines").unwrap().len(), 1 + round);
+        let found = store.find("machines", "Name", "mach-01").unwrap();
+        assert_eq!((found[0].rev, found[0].body.as_ref()), (Rev(40), b"1".as_slice()));
+        assert_eq!(
+            store.events(Rev(0), 10).unwrap().events[0].event.principal,
+            "rocketskates"
+        );
+        let lease = store.claim("boot", "a", "two", 10).unwrap();
+        assert!(lease.unwrap().fence > 7, "its holder is gone");
+        let mut txn = put(&format!("new-{round}"), vec![]);
+        txn.audit.push(Audit {
+            class: AuditClass::User,
+            principal: "user:test".into(),
+            source: String::new(),
+            action: "create".into(),
+            kind: "machines".into(),
+            key: "c".into(),
+            detail: String::new(),
+        });
+        assert_eq!(store.commit(txn).unwrap(), Rev(41 + round as u64));
+        let asked = AuditQuery {
+            limit: 10,
+            ..AuditQuery::default()
+        };
+        assert_eq!(store.audit(&asked).unwrap().len(), round);
+    }
+    drop(open(&folder.path().join("new.db")).unwrap());
+    let tables = |name: &str| -> Vec<(String, String)> {
+        let conn = rusqlite::Connection::open(folder.path().join(name)).unwrap();
+        let mut names = conn
+            .prepare("SELECT type, name FROM sqlite_schema ORDER BY 1, 2")
+            .unwrap();
+        let rows = names.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    };
+    assert_eq!(tables("isobar.db"), tables("new.db"));
+}
+
 #[test]
 fn refuses_a_second_process_and_says_so() {
     let folder = tempfile::tempdir().unwrap();

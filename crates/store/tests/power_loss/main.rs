@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk::{Dice, Disk, Fate};
-use isobar_store::{Delete, Event, Expect, IndexEntry, Put, Rev, SqliteStore, Store, StoreOptions, Txn};
+use isobar_store::{
+    Audit, AuditClass, AuditQuery, Delete, Event, Expect, IndexEntry, Put, Rev, SqliteStore, Store, StoreOptions, Txn,
+};
 use vfs::Op;
 
 const WRITERS: u64 = 3;
@@ -43,7 +45,7 @@ fn body(commit: u64) -> Vec<u8> {
     body
 }
 
-/// Two documents, an index, an event, and the removal of a document of an older commit: one of each thing that a commit
+/// Two documents, an index, an event, an audit row, and the removal of a document of an older commit: one of each thing that a commit
 /// can do. Every commit also moves a counter on.
 fn txn(commit: u64) -> Txn {
     let put = |key: String, body: Vec<u8>, unique: String| Put {
@@ -78,6 +80,15 @@ fn txn(commit: u64) -> Txn {
         ],
         deletes: gone.into_iter().collect(),
         events: vec![event],
+        audit: vec![Audit {
+            class: AuditClass::User,
+            principal: "user:test".into(),
+            source: String::new(),
+            action: "create".into(),
+            kind: "machines".into(),
+            key: key("left", commit),
+            detail: String::new(),
+        }],
         fences: vec![],
     }
 }
@@ -219,6 +230,15 @@ fn look(folder: &Path, promised: &[u64]) -> Result<(), String> {
     let kept = &commits[commits.len() - history.events.len().min(commits.len())..];
     if !told.eq(kept.iter().map(|(rev, commit)| (*rev, key("left", *commit)))) {
         return Err("the feed is not that of the commits".to_owned());
+    }
+    let rows = store.audit(&AuditQuery {
+        after: Some(0),
+        limit: usize::MAX,
+        ..AuditQuery::default()
+    });
+    let rows = rows.map_err(|e| e.to_string())?.into_iter().map(|row| row.entry.key);
+    if !rows.eq(commits.iter().map(|(_, commit)| key("left", *commit))) {
+        return Err("the audit log is not that of the commits".to_owned());
     }
     store.commit(txn(9_999)).map_err(|e| format!("takes no commit: {e}"))?;
     drop(store);
