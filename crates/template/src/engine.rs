@@ -4,16 +4,17 @@
 //! parsed tree: a call is put in front of every field that is a method, and a marker that notes the line in
 //! front of every action.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use gotmpl::parse::{ActionNode, CommandNode, Expr, ListNode, Node, Number, PipeNode, Pos, SmolStr};
+use gotmpl::parse::{Expr, ListNode, Node, SmolStr};
 use gotmpl::{MissingKey, Template, Value};
 use serde_json::Value as Json;
 
-use crate::{Limits, Members, Scope, TemplateError, methods, sprig};
+use crate::pass::{Pass, walk};
+use crate::{Limits, Members, Scope, TemplateError, methods, printf, sprig, sprig_more};
 
 /// Renderings within renderings (`.StringExpand`, `.CallTemplate`, `.BootParams`).
 const MAX_NESTING: usize = 8;
@@ -28,25 +29,56 @@ const MAX_WIDTH: usize = 4096;
 const STACK: usize = 4 << 20;
 
 const END: &str = "isobar_end";
-const AT: &str = "isobar_at";
-const CALL: &str = "isobar_call";
-const ABSENT: &str = "isobar_absent";
+pub(crate) const AT: &str = "isobar_at";
+pub(crate) const CALL: &str = "isobar_call";
+pub(crate) const ABSENT: &str = "isobar_absent";
+pub(crate) const PATH: &str = "isobar_path";
+pub(crate) const SHOW: &str = "isobar_show";
+pub(crate) const NOTHING: &str = "isobar_nothing";
 
 /// The engine's own functions. Those that make text are wrapped, so that text stays bounded.
-const BUILTINS: &[&str] = &[
+pub(crate) const BUILTINS: &[&str] = &[
     "and", "or", "not", "len", "index", "slice", "eq", "ne", "lt", "le", "gt", "ge", "call",
 ];
-const WRAPPED: &[&str] = &["print", "printf", "println", "html", "js", "urlquery"];
+pub(crate) const WRAPPED: &[&str] = &["print", "printf", "println", "html", "js", "urlquery"];
 
 /// Top-level names that are nothing without what they stand for.
 const OBJECTS: &[&str] = &["Machine", "Env", "Stage", "Task"];
 
-fn failed(template: &str, line: Option<usize>, message: impl Into<String>) -> TemplateError {
+pub(crate) fn failed(template: &str, line: Option<usize>, message: impl Into<String>) -> TemplateError {
     TemplateError {
         template: template.to_owned(),
         line,
         message: message.into(),
+        machine: String::new(),
     }
+}
+
+/// The tables of functions on JSON values.
+fn plain_functions() -> impl Iterator<Item = (&'static str, sprig::Function)> {
+    let alias = |(name, of): &(&'static str, &str)| Some((*name, plain_function(of)?));
+    let tables = sprig::FUNCTIONS.iter().chain(sprig_more::FUNCTIONS).copied();
+    tables.chain(sprig_more::ALIASES.iter().filter_map(alias))
+}
+
+pub(crate) fn plain_function(name: &str) -> Option<sprig::Function> {
+    let mut tables = sprig::FUNCTIONS.iter().chain(sprig_more::FUNCTIONS);
+    let named = tables.find(|(known, _)| *known == name).map(|(_, function)| *function);
+    named.or_else(|| {
+        let (_, of) = sprig_more::ALIASES.iter().find(|(alias, _)| *alias == name)?;
+        plain_function(of)
+    })
+}
+
+pub(crate) fn functions() -> Vec<&'static str> {
+    let mut all: Vec<_> = BUILTINS
+        .iter()
+        .chain(WRAPPED)
+        .copied()
+        .chain(plain_functions().map(|(name, _)| name))
+        .collect();
+    all.sort_unstable();
+    all
 }
 
 /// Parses a text into its trees: the one called `name`, and those of its definitions.
@@ -103,9 +135,7 @@ pub(crate) fn check(name: &str, text: &str) -> Result<Vec<String>, TemplateError
         pass.list(&mut tree);
         defined.push(tree_name);
     }
-    if let Some((function, line)) = pass.unknown {
-        return Err(failed(name, Some(line), format!("function {function} is not known")));
-    }
+    pass.sound(name)?;
     pass.included.retain(|id| !defined.contains(id));
     pass.included.sort_unstable();
     pass.included.dedup();
@@ -168,7 +198,8 @@ impl Run {
         let objects = methods::Objects::fetch(self.scope.as_ref());
         let absent = objects.absent();
         let place = Arc::new(Mutex::new((name.to_owned(), None)));
-        let mut template = self.with_functions(Template::new(name), &place);
+        let mut template = Template::new(name);
+        let mut used = BTreeSet::new();
         let mut todo = vec![(name.to_owned(), text.to_owned())];
         let mut known = vec![name.to_owned()];
         while let Some((id, text)) = todo.pop() {
@@ -179,9 +210,8 @@ impl Run {
                 known.push(tree_name.clone());
                 template = template.add_parse_tree(&tree_name, tree);
             }
-            if let Some((function, line)) = pass.unknown {
-                return Err(failed(&id, Some(line), format!("function {function} is not known")));
-            }
+            pass.sound(&id)?;
+            used.append(&mut pass.used);
             for included in pass.included {
                 if known.contains(&included) {
                     continue;
@@ -199,6 +229,7 @@ impl Run {
                 ));
             }
         }
+        let template = self.with_functions(template, &place, &used);
         let dot = match dot {
             Some(json) => from_json(&json),
             None => objects.dot(self),
@@ -230,12 +261,19 @@ impl Run {
         self: &Arc<Run>,
         mut template: Template,
         place: &Arc<Mutex<(String, Option<usize>)>>,
+        used: &BTreeSet<SmolStr>,
     ) -> Template {
         template = template
             .missing_key(MissingKey::Error)
             .max_range_iters(self.limits.iterations.max(1));
-        for (name, function) in sprig::FUNCTIONS {
+        for (name, function) in used
+            .iter()
+            .filter_map(|name| Some((name.to_string(), plain_function(name)?)))
+        {
             let run = self.clone();
+            let called = name.clone();
+            let name = called.as_str();
+            let says = called.clone();
             template = template.func(name, move |arguments| {
                 run.spend().map_err(exec)?;
                 let arguments = arguments
@@ -243,12 +281,19 @@ impl Run {
                     .map(to_json)
                     .collect::<Result<Vec<_>, _>>()
                     .map_err(exec)?;
-                let value = function(&arguments).map_err(|reason| exec(format!("{name}: {reason}")))?;
+                let value = function(&arguments).map_err(|reason| exec(format!("{says}: {reason}")))?;
                 run.bounded(&value)
-                    .map_err(|reason| exec(format!("{name}: {reason}")))?;
+                    .map_err(|reason| exec(format!("{says}: {reason}")))?;
                 Ok(from_json(&value))
             });
         }
+        template = template.func(PATH, walk);
+        template = template.func(SHOW, |arguments| match arguments {
+            [Value::Float(number)] => Ok(Value::String(printf::float(*number).into())),
+            [value] => Ok(value.clone()),
+            _ => Ok(Value::Nil),
+        });
+        template = template.func(NOTHING, |_| Ok(Value::Nil));
         for name in WRAPPED {
             let run = self.clone();
             template = template.func(name, move |arguments| {
@@ -283,6 +328,35 @@ impl Run {
 
     /// The engine's text functions, with bounded results.
     fn text_function(&self, name: &str, arguments: &[Value]) -> Result<Value, String> {
+        let mut size = 0;
+        for argument in arguments {
+            size += extent(&to_json(argument)?);
+        }
+        if size > self.limits.output {
+            return Err(format!("makes text of more than {} bytes", self.limits.output));
+        }
+        if let (true, Some(Value::String(format))) = (name == "printf", arguments.first()) {
+            widths_within_bounds(format)?;
+            let each = |format: &str, item: &Value| {
+                let one = [Value::String(format.into()), item.clone()];
+                match self.text_function("printf", &one)? {
+                    Value::String(text) => Ok(text.to_string()),
+                    _ => Ok(String::new()),
+                }
+            };
+            if let Some(prepared) = printf::prepare(format, &arguments[1..], &each)? {
+                return self.print(name, &prepared);
+            }
+        }
+        // Go prints several arguments before it escapes them.
+        if arguments.len() > 1 && matches!(name, "html" | "js" | "urlquery") {
+            let joined = self.print("print", arguments)?;
+            return self.print(name, &[joined]);
+        }
+        self.print(name, arguments)
+    }
+
+    fn print(&self, name: &str, arguments: &[Value]) -> Result<Value, String> {
         static TEMPLATES: LazyLock<BTreeMap<&str, Option<Template>>> = LazyLock::new(|| {
             let one = |name: &&'static str| {
                 // As many arguments as any caller has; the engine's own function does the work.
@@ -295,16 +369,26 @@ impl Run {
             WRAPPED.iter().map(one).collect()
         });
         const MAX_PRINT: usize = 24;
-        let mut size = 0;
-        for argument in arguments {
-            size += extent(&to_json(argument)?);
+        if name == "print" && arguments.len() > 1 {
+            // Go puts a blank between two operands of which neither is a text.
+            let mut text = String::new();
+            for (at, argument) in arguments.iter().enumerate() {
+                let texts = |at: usize| matches!(arguments.get(at), Some(Value::String(_)));
+                if at > 0 && !texts(at - 1) && !texts(at) {
+                    text.push(' ');
+                }
+                if let Value::String(one) = self.print(name, std::slice::from_ref(argument))? {
+                    text.push_str(&one);
+                }
+            }
+            return Ok(Value::String(text.into()));
         }
-        if size > self.limits.output {
-            return Err(format!("makes text of more than {} bytes", self.limits.output));
-        }
-        if let (true, Some(Value::String(format))) = (name == "printf", arguments.first()) {
-            widths_within_bounds(format)?;
-        }
+        let shown = |value: &Value| match value {
+            Value::Float(number) if name != "printf" => Value::String(printf::float(*number).into()),
+            other => other.clone(),
+        };
+        let shown: Vec<Value> = arguments.iter().map(shown).collect();
+        let arguments = shown.as_slice();
         if arguments.len() > MAX_PRINT {
             return Err(format!("takes at most {MAX_PRINT} arguments"));
         }
@@ -330,7 +414,7 @@ impl Run {
     }
 }
 
-fn exec(message: String) -> gotmpl::TemplateError {
+pub(crate) fn exec(message: String) -> gotmpl::TemplateError {
     gotmpl::TemplateError::Exec(message)
 }
 
@@ -481,222 +565,6 @@ pub(crate) fn method(
 }
 
 pub(crate) use gotmpl::Value as EngineValue;
-
-/// What is done to a parsed tree before it runs.
-struct Pass<'a> {
-    template: SmolStr,
-    absent: &'a [&'static str],
-    included: Vec<String>,
-    unknown: Option<(String, usize)>,
-}
-
-impl<'a> Pass<'a> {
-    fn new(template: &str, absent: &'a [&'static str]) -> Pass<'a> {
-        Pass {
-            template: template.into(),
-            absent,
-            included: Vec::new(),
-            unknown: None,
-        }
-    }
-
-    fn list(&mut self, list: &mut ListNode) {
-        let mut nodes = Vec::with_capacity(list.nodes.len() * 2);
-        for mut node in std::mem::take(&mut list.nodes) {
-            let position = match &mut node {
-                Node::Action(action) => {
-                    self.pipe(&mut action.pipe);
-                    Some(action.pos)
-                }
-                Node::If(branch) | Node::With(branch) | Node::Range(branch) => {
-                    self.pipe(&mut branch.pipe);
-                    self.list(&mut branch.body);
-                    if let Some(list) = &mut branch.else_body {
-                        self.list(list);
-                    }
-                    Some(branch.pos)
-                }
-                Node::Template(call) => {
-                    self.included.push(call.name.to_string());
-                    if let Some(pipe) = &mut call.pipe {
-                        self.pipe(pipe);
-                    }
-                    Some(call.pos)
-                }
-                Node::List(list) => {
-                    self.list(list);
-                    None
-                }
-                Node::Text(_) | Node::Define(_) | Node::Break(_) | Node::Continue(_) => None,
-            };
-            if let Some(position) = position {
-                nodes.push(self.marker(position));
-            }
-            if let Node::Action(action) = &node {
-                nodes.extend(mutation(action));
-            }
-            nodes.push(node);
-        }
-        list.nodes = nodes;
-    }
-
-    /// An action that notes where we are. It declares a variable, so it prints nothing.
-    fn marker(&self, position: Pos) -> Node {
-        let line = i64::try_from(position.line).unwrap_or(i64::MAX);
-        let arguments = vec![
-            Expr::Identifier(position, AT.into()),
-            Expr::String(position, self.template.as_str().into()),
-            Expr::Number(position, Number::Int(line)),
-        ];
-        action(position, vec!["$isobar_at".into()], arguments, false)
-    }
-
-    fn pipe(&mut self, pipe: &mut PipeNode) {
-        for command in &mut pipe.commands {
-            for argument in command.args.iter_mut().skip(1) {
-                self.argument(argument);
-            }
-            let Some(first) = command.args.first_mut() else {
-                continue;
-            };
-            match first {
-                // The method takes the command's arguments and what is piped to it.
-                Expr::Field(position, path) | Expr::Variable(position, _, path) | Expr::Chain(position, _, path)
-                    if path.last().is_some_and(|last| methods::is_method(last)) =>
-                {
-                    let position = *position;
-                    self.inner(first, true);
-                    command.args.insert(0, Expr::Identifier(position, CALL.into()));
-                }
-                _ => self.argument(first),
-            }
-        }
-    }
-
-    /// An expression that stands for a value, not for the head of a call.
-    fn argument(&mut self, expression: &mut Expr) {
-        let position = expression.pos();
-        let is_method = match expression {
-            Expr::Field(_, path) | Expr::Variable(_, _, path) | Expr::Chain(_, _, path) => {
-                path.last().is_some_and(|last| methods::is_method(last))
-            }
-            _ => false,
-        };
-        self.inner(expression, is_method);
-        if is_method {
-            let method = std::mem::replace(expression, Expr::Nil(position));
-            let args = vec![Expr::Identifier(position, CALL.into()), method];
-            *expression = piped(position, args);
-        }
-    }
-
-    /// What is inside an expression; `called` when its last step is called already.
-    fn inner(&mut self, expression: &mut Expr, called: bool) {
-        let position = expression.pos();
-        match expression {
-            Expr::Identifier(_, name) => {
-                let known = BUILTINS.contains(&name.as_str())
-                    || WRAPPED.contains(&name.as_str())
-                    || sprig::FUNCTIONS.iter().any(|(function, _)| *function == name.as_str());
-                if !known && self.unknown.is_none() {
-                    self.unknown = Some((name.to_string(), position.line));
-                }
-            }
-            Expr::Pipe(_, pipe) => self.pipe(pipe),
-            Expr::Chain(_, inner, _) => self.argument(inner),
-            Expr::Field(_, path) => {
-                if let Some(replacement) = self.absent_object(position, path) {
-                    *expression = replacement;
-                    return;
-                }
-                self.split(expression, called);
-            }
-            Expr::Variable(_, variable, path) => {
-                if variable == "$"
-                    && let Some(replacement) = self.absent_object(position, path)
-                {
-                    *expression = replacement;
-                    return;
-                }
-                self.split(expression, called);
-            }
-            Expr::Dot(_) | Expr::String(..) | Expr::Number(..) | Expr::Bool(..) | Expr::Nil(_) => {}
-        }
-    }
-
-    /// `.Machine.Name` where there is no machine: an error, not an empty text.
-    fn absent_object(&self, position: Pos, path: &[SmolStr]) -> Option<Expr> {
-        let first = path.first().filter(|_| path.len() > 1)?;
-        self.absent.iter().find(|name| **name == first.as_str())?;
-        let what: Vec<_> = path.iter().map(SmolStr::as_str).collect();
-        let what = Expr::String(position, what.join(".").into());
-        Some(piped(position, vec![Expr::Identifier(position, ABSENT.into()), what]))
-    }
-
-    /// A method in the middle of a path is called, and the rest looked up in what it gives.
-    fn split(&mut self, expression: &mut Expr, called: bool) {
-        let (Expr::Field(position, path) | Expr::Variable(position, _, path)) = expression else {
-            return;
-        };
-        let position = *position;
-        let steps = if called {
-            path.len().saturating_sub(1)
-        } else {
-            path.len()
-        };
-        let Some(at) = path[..steps].iter().position(|step| methods::is_method(step)) else {
-            return;
-        };
-        let rest = path.split_off(at + 1);
-        if rest.is_empty() {
-            return;
-        }
-        let method = std::mem::replace(expression, Expr::Nil(position));
-        let call = piped(position, vec![Expr::Identifier(position, CALL.into()), method]);
-        *expression = Expr::Chain(position, Box::new(call), rest);
-    }
-}
-
-fn action(position: Pos, decl: Vec<SmolStr>, args: Vec<Expr>, is_assign: bool) -> Node {
-    let commands = vec![CommandNode { pos: position, args }];
-    Node::Action(ActionNode {
-        pos: position,
-        pipe: PipeNode {
-            pos: position,
-            decl,
-            commands,
-            is_assign,
-        },
-    })
-}
-
-fn piped(position: Pos, args: Vec<Expr>) -> Expr {
-    let commands = vec![CommandNode { pos: position, args }];
-    Expr::Pipe(
-        position,
-        PipeNode {
-            pos: position,
-            decl: Vec::new(),
-            commands,
-            is_assign: false,
-        },
-    )
-}
-
-/// sprig's `set` and `unset` change their map in place; values here are never changed, so the variable gets
-/// the new map: in front of `{{$_ := set $d "k" 1}}` goes `{{$d = set $d "k" 1}}`.
-fn mutation(set: &ActionNode) -> Option<Node> {
-    let [command] = set.pipe.commands.as_slice() else {
-        return None;
-    };
-    let (Expr::Identifier(_, function), Expr::Variable(_, variable, path)) =
-        (command.args.first()?, command.args.get(1)?)
-    else {
-        return None;
-    };
-    let mutates = matches!(function.as_str(), "set" | "unset") && path.is_empty() && variable != "$";
-    mutates.then(|| action(set.pos, vec![variable.clone()], command.args.clone(), true))
-}
 
 pub(crate) fn object_names() -> &'static [&'static str] {
     OBJECTS

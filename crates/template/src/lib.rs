@@ -7,7 +7,10 @@
 
 mod engine;
 mod methods;
+mod pass;
+mod printf;
 mod sprig;
+mod sprig_more;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +22,7 @@ pub type Members = Map<String, Value>;
 
 /// Why a text is no template, or could not be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("template {template}{}: {message}", .line.map(|line| format!(", line {line}")).unwrap_or_default())]
+#[error("template {template}{}: {message}{}", .line.map(|line| format!(", line {line}")).unwrap_or_default(), for_whom(.machine))]
 pub struct TemplateError {
     /// Name or ID of the template that the error is in.
     pub template: String,
@@ -27,6 +30,15 @@ pub struct TemplateError {
     pub line: Option<usize>,
     /// What is wrong.
     pub message: String,
+    /// Name of the machine that it was rendered for; empty where there is none.
+    pub machine: String,
+}
+
+fn for_whom(machine: &str) -> String {
+    match machine {
+        "" => String::new(),
+        name => format!(" (machine {name})"),
+    }
 }
 
 /// What one rendering may use up.
@@ -178,7 +190,14 @@ pub fn render(name: &str, text: &str, scope: &Arc<dyn Scope>) -> Result<String, 
 /// # Errors
 /// As `render`.
 pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limits) -> Result<String, TemplateError> {
-    engine::Run::new(scope.clone(), limits).render(named(name), text)
+    let rendered = engine::Run::new(scope.clone(), limits).render(named(name), text);
+    rendered.map_err(|error| TemplateError {
+        machine: scope
+            .machine()
+            .and_then(|machine| machine.get("Name")?.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        ..error
+    })
 }
 
 /// Parses a text without rendering it, and returns the IDs of the templates that it includes.
@@ -187,6 +206,12 @@ pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limit
 /// Where it is no template: wrong syntax, or a function that does not exist.
 pub fn check(name: &str, text: &str) -> Result<Vec<String>, TemplateError> {
     engine::check(named(name), text)
+}
+
+/// Names of all functions that a template can call, sorted.
+#[must_use]
+pub fn functions() -> Vec<&'static str> {
+    engine::functions()
 }
 
 /// The engine loses the tree of a text without a name.

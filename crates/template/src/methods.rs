@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use crate::engine::{EngineValue, Run, from_json, map_of, method, object_names};
+use crate::sprig::as_go_writes;
 use crate::{Members, Repos, Scope, TokenKind};
 
 /// Names that are called, wherever they end a path. Everything else is looked up.
@@ -183,10 +184,10 @@ fn param_methods(run: &Arc<Run>) -> [(Arc<str>, EngineValue); 8] {
         }),
         method(run, "ParamExpand", |run, a| expand(run, &param(run, a, false)?)),
         method(run, "ParamAsJSON", |run, a| {
-            Ok(expand(run, &param(run, a, false)?)?.to_string().into())
+            Ok(as_go_writes(&expand(run, &param(run, a, false)?)?).to_string().into())
         }),
         method(run, "ParamAsYAML", |run, a| {
-            let value = expand(run, &param(run, a, false)?)?;
+            let value = as_go_writes(&expand(run, &param(run, a, false)?)?);
             serde_yaml_ng::to_string(&value)
                 .map(Json::from)
                 .map_err(|err| err.to_string())

@@ -7,7 +7,9 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 use sha2::Digest as _;
 
-type Function = fn(&[Value]) -> Result<Value, String>;
+use crate::printf;
+
+pub(crate) type Function = fn(&[Value]) -> Result<Value, String>;
 
 /// All functions, by name.
 pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
@@ -254,10 +256,12 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
         chosen.cloned().ok_or_else(|| missing(2))
     }),
     ("title", |a| Ok(title(&string(a, 0)?).into())),
-    ("toJson", |a| Ok(a.first().unwrap_or(&Value::Null).to_string().into())),
+    ("toJson", |a| {
+        Ok(escaped(&as_go_writes(a.first().unwrap_or(&Value::Null)).to_string()).into())
+    }),
     ("toPrettyJson", |a| {
-        serde_json::to_string_pretty(a.first().unwrap_or(&Value::Null))
-            .map(Value::from)
+        serde_json::to_string_pretty(&as_go_writes(a.first().unwrap_or(&Value::Null)))
+            .map(|json| escaped(&json).into())
             .map_err(|err| err.to_string())
     }),
     ("toString", |a| Ok(show(a.first().unwrap_or(&Value::Null)).into())),
@@ -304,13 +308,16 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
     ("until", |a| count(0, int(a, 0)?, if int(a, 0)? < 0 { -1 } else { 1 })),
     ("untilStep", |a| count(int(a, 0)?, int(a, 1)?, int(a, 2)?)),
     ("untitle", |a| {
-        let text = string(a, 0)?;
-        let mut chars = text.chars();
-        Ok(chars
-            .next()
-            .map(|c| c.to_lowercase().chain(chars).collect::<String>())
-            .unwrap_or_default()
-            .into())
+        let mut at_start = true;
+        let small = |c: char| {
+            let first = std::mem::replace(&mut at_start, c.is_whitespace());
+            if first {
+                c.to_lowercase().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        };
+        Ok(string(a, 0)?.chars().flat_map(small).collect::<String>().into())
     }),
     ("upper", |a| Ok(string(a, 0)?.to_uppercase().into())),
     ("values", |a| {
@@ -330,7 +337,7 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
 const MAX_REPEAT: usize = 1 << 20;
 const MAX_COUNT: usize = 50_000;
 
-fn missing(at: usize) -> String {
+pub(crate) fn missing(at: usize) -> String {
     format!("argument {} is missing", at + 1)
 }
 
@@ -343,7 +350,7 @@ fn by_zero() -> String {
 }
 
 /// A value as Go prints it.
-fn show(value: &Value) -> String {
+pub(crate) fn show(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -355,20 +362,49 @@ fn show(value: &Value) -> String {
                 .collect();
             format!("map[{}]", members.join(" "))
         }
+        Value::Number(number) if number.is_f64() => printf::float(number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }
 
-fn string(arguments: &[Value], at: usize) -> Result<String, String> {
+/// A value as Go writes it: keys sorted, and a float without a fraction as a whole number.
+pub(crate) fn as_go_writes(value: &Value) -> Value {
+    match value {
+        Value::Number(number) if number.is_f64() => match number.as_f64() {
+            // Below 2^53 every whole number is itself.
+            Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => (float as i64).into(),
+            _ => value.clone(),
+        },
+        Value::Array(items) => items.iter().map(as_go_writes).collect::<Vec<_>>().into(),
+        Value::Object(members) => {
+            let mut written: Vec<_> = members
+                .iter()
+                .map(|(name, value)| (name.clone(), as_go_writes(value)))
+                .collect();
+            written.sort_by(|(a, _), (b, _)| a.cmp(b));
+            written.into_iter().collect::<Map<_, _>>().into()
+        }
+        other => other.clone(),
+    }
+}
+
+/// JSON that may stand in HTML, as Go's encoder writes it.
+fn escaped(json: &str) -> String {
+    json.replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+}
+
+pub(crate) fn string(arguments: &[Value], at: usize) -> Result<String, String> {
     arguments.get(at).map(show).ok_or_else(|| missing(at))
 }
 
-fn int(arguments: &[Value], at: usize) -> Result<i64, String> {
+pub(crate) fn int(arguments: &[Value], at: usize) -> Result<i64, String> {
     arguments.get(at).map(lenient_int).ok_or_else(|| missing(at))
 }
 
 /// sprig makes 0 of everything that is no number.
-fn lenient_int(value: &Value) -> i64 {
+pub(crate) fn lenient_int(value: &Value) -> i64 {
     match value {
         Value::Bool(truth) => i64::from(*truth),
         // The cast cuts off the fraction and stops at the ends of the range, as wanted.
@@ -380,7 +416,7 @@ fn lenient_int(value: &Value) -> i64 {
     }
 }
 
-fn float(arguments: &[Value], at: usize) -> Result<f64, String> {
+pub(crate) fn float(arguments: &[Value], at: usize) -> Result<f64, String> {
     let value = arguments.get(at).ok_or_else(|| missing(at))?;
     Ok(match value {
         Value::Number(number) => number.as_f64().unwrap_or_default(),
@@ -389,11 +425,11 @@ fn float(arguments: &[Value], at: usize) -> Result<f64, String> {
     })
 }
 
-fn number(float: f64) -> Value {
+pub(crate) fn number(float: f64) -> Value {
     json!(float)
 }
 
-fn items(arguments: &[Value], at: usize) -> Result<&[Value], String> {
+pub(crate) fn items(arguments: &[Value], at: usize) -> Result<&[Value], String> {
     match arguments.get(at) {
         Some(Value::Array(items)) => Ok(items),
         Some(Value::Null) => Ok(&[]),
@@ -402,7 +438,7 @@ fn items(arguments: &[Value], at: usize) -> Result<&[Value], String> {
     }
 }
 
-fn members(arguments: &[Value], at: usize) -> Result<&Map<String, Value>, String> {
+pub(crate) fn members(arguments: &[Value], at: usize) -> Result<&Map<String, Value>, String> {
     match arguments.get(at) {
         Some(Value::Object(members)) => Ok(members),
         Some(_) => Err(format!("argument {} must be a map", at + 1)),
@@ -410,7 +446,7 @@ fn members(arguments: &[Value], at: usize) -> Result<&Map<String, Value>, String
     }
 }
 
-fn is_empty(value: &Value) -> bool {
+pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(truth) => !truth,
@@ -421,7 +457,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "invalid",
         Value::Bool(_) => "bool",
@@ -486,7 +522,7 @@ fn quoted(arguments: &[Value], quote: fn(String) -> String) -> Value {
         .into()
 }
 
-fn regex(arguments: &[Value]) -> Result<Regex, String> {
+pub(crate) fn regex(arguments: &[Value]) -> Result<Regex, String> {
     let pattern = string(arguments, 0)?;
     // The pattern comes from a template: bound what compiling it may use.
     regex::RegexBuilder::new(&pattern)
@@ -513,7 +549,7 @@ fn count(start: i64, stop: i64, step: i64) -> Result<Value, String> {
     }
 }
 
-fn title(text: &str) -> String {
+pub(crate) fn title(text: &str) -> String {
     let mut at_start = true;
     text.chars()
         .flat_map(|c| {

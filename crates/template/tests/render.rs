@@ -132,6 +132,7 @@ fn gives(text: &str, want: &str) {
 
 #[track_caller]
 fn fails(text: &str, want: &str) {
+    let want = format!("{want} (machine mach-01.example.com)");
     assert_eq!(with(world(), text).unwrap_err().to_string(), want, "{text}");
 }
 
@@ -358,6 +359,36 @@ fn functions_are_those_of_sprig() {
     }
 }
 
+/// What published content calls, and Go's own.
+const FUNCTIONS: &str = "eq ne and or not index len printf slice get set hasKey first trim split join replace toString toJson \
+    toPrettyJson int add concat cat empty hasPrefix contains list has default lower trimSuffix uniq regexMatch regexFind \
+    call html js print println urlquery lt le gt ge";
+
+#[test]
+fn every_function_that_content_calls_is_there() {
+    let there = isobar_template::functions();
+    let missing: Vec<_> = FUNCTIONS
+        .split_whitespace()
+        .filter(|name| !there.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let mut once = there.clone();
+    once.dedup();
+    assert_eq!(once, there, "each has one meaning");
+    // They would see more than their arguments.
+    for outside in [
+        "env",
+        "expandenv",
+        "ago",
+        "now",
+        "getHostByName",
+        "randAlpha",
+        "genPrivateKey",
+    ] {
+        assert!(!there.contains(&outside), "{outside}");
+    }
+}
+
 #[test]
 fn errors_say_where_and_what() {
     for (text, want) in [
@@ -367,7 +398,7 @@ fn errors_say_where_and_what() {
         ),
         (
             "{{if true}}\n{{.Machine.Fred}}{{end}}",
-            "template test, line 2: there is no .Fred",
+            "template test, line 2: there is no .Machine.Fred",
         ),
         (
             "{{range .Param \"list\"}}\n{{.Param \"x\"}}\n{{end}}",
