@@ -5,7 +5,7 @@ use std::sync::Arc;
 use isobar_image::{AttemptId, FileRole, Image};
 use isobar_model::bootenv::{boots_kernel, for_arch, os_name};
 use isobar_model::{ApiError, Object};
-use isobar_objects::{ChangeHook, Objects, Presence};
+use isobar_objects::{BootWindow, BootWindows, ChangeHook, Objects, Presence};
 use isobar_store::{Delete, Expect, StoreError, Txn};
 use rand::RngExt as _;
 use serde_json::Value;
@@ -83,6 +83,27 @@ impl Presence for Booter {
 
     fn hint(&self, bootenv: &Object) -> Option<String> {
         (os_name(bootenv) == "sledgehammer").then(|| "run `isobar sledgehammer build`".to_owned())
+    }
+}
+
+impl BootWindows for Booter {
+    fn window(&self, machine: &str, pass: Option<&str>) -> Result<Option<BootWindow>, ApiError> {
+        let attempts = &self.inner.attempts;
+        let all = attempts.of_machine(machine).map_err(|error| store_error(&error))?;
+        let mut live = all
+            .iter()
+            .filter(|(attempt, _)| !attempt.over)
+            .filter_map(|(attempt, _)| {
+                let token = attempts.unseal(&attempt.id, &attempt.token_sealed)?;
+                Some(BootWindow::new(&attempt.id, &token))
+            });
+        // Hashes of what is secret: how long a comparison takes tells nothing of it.
+        Ok(live.find(|window| pass.is_none_or(|pass| hash(pass) == hash(&window.pass))))
+    }
+
+    fn is_open(&self, machine: &str, attempt: &str) -> Result<bool, ApiError> {
+        let known = self.inner.attempts.get(attempt).map_err(|error| store_error(&error))?;
+        Ok(known.is_some_and(|(known, _)| known.machine == machine && !known.over))
     }
 }
 
@@ -226,6 +247,8 @@ impl Inner {
                 },
             ));
         }
+        let attempt_id = AttemptId(rand::rng().random());
+        let (token, secret) = (random_token(), random_token());
         let arguments = kernel_args::render(
             objects,
             machine,
@@ -233,12 +256,11 @@ impl Inner {
             &files.boot_params,
             settings,
             &self.options.addr,
+            &BootWindow::new(&attempt_id.to_string(), &token),
         )?;
         let for_bmc = kernel_args::bmc_address(objects, machine, bootenv, settings, &self.options.addr)?;
         let older = self.attempts.of_machine(uuid).map_err(store)?;
         let older = older.first().map(|(attempt, _)| attempt.created_ms);
-        let attempt_id = AttemptId(rand::rng().random());
-        let (token, secret) = (random_token(), random_token());
         let toward = kernel_args::static_address(objects, machine);
         let api = settings.machine_url(toward, |set| self.options.addr.machine_api_url(set, toward))?;
         let authority = self.options.addr.bmc_url(for_bmc.as_deref());

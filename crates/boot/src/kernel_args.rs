@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use isobar_model::Object;
 use isobar_model::network::Provisioning;
-use isobar_objects::Objects;
-use isobar_template::{BootFiles, TemplateError};
+use isobar_objects::{BootWindow, Objects};
+use isobar_template::{BootFiles, TemplateError, TokenKind};
 use serde_json::Value;
 
 use crate::address::ServerAddr;
@@ -26,9 +26,10 @@ pub(crate) fn render(
     source: &str,
     settings: &Settings,
     addr: &ServerAddr,
+    window: &BootWindow,
 ) -> Result<String, Reason> {
     let template = format!("{}/BootParams", member(bootenv, "Name"));
-    let scope = scope(objects, machine, bootenv, settings, addr)?;
+    let scope = scope(objects, machine, bootenv, settings, addr, Some(window))?;
     let (name, what) = (member(machine, "Name"), "boot parameters");
     isobar_template::render(&template, source, &scope).map_err(|error| does_not_render(name, what, &error))
 }
@@ -46,7 +47,7 @@ pub(crate) fn bmc_address(
 ) -> Result<Option<String>, Reason> {
     match &settings.for_bmc {
         Some(source) if source.contains("{{") => {
-            let scope = scope(objects, machine, bootenv, settings, addr)?;
+            let scope = scope(objects, machine, bootenv, settings, addr, None)?;
             let text = isobar_template::render(param::BOOT_VIRTUAL_ISO_URL, source, &scope)
                 .map_err(|error| does_not_render(member(machine, "Name"), param::BOOT_VIRTUAL_ISO_URL, &error))?;
             Ok(Some(text.trim().to_owned()))
@@ -56,6 +57,11 @@ pub(crate) fn bmc_address(
 }
 
 fn does_not_render(machine: &str, what: &str, error: &TemplateError) -> Reason {
+    // The machine is named in front.
+    let error = TemplateError {
+        machine: String::new(),
+        ..error.clone()
+    };
     Reason::new(
         "template",
         format!("{what} of {machine}: {error}"),
@@ -69,6 +75,7 @@ fn scope(
     bootenv: &Object,
     settings: &Settings,
     addr: &ServerAddr,
+    window: Option<&BootWindow>,
 ) -> Result<Arc<dyn isobar_template::Scope>, Reason> {
     let network = network(objects, machine)?;
     let toward = address_of(network.as_ref());
@@ -76,6 +83,7 @@ fn scope(
         objects: objects.clone(),
         machine: machine.clone(),
         bootenv: bootenv.clone(),
+        pass: window.map(|window| window.pass.clone()),
         network_data: network.map(|(value, parsed)| parsed.normalise(&value)),
         web: settings.machine_url(toward, |set| addr.machine_files_url(set, toward))?,
         api: settings.machine_url(toward, |set| addr.machine_api_url(set, toward))?,
@@ -123,6 +131,8 @@ struct Scope {
     network_data: Option<Value>,
     web: String,
     api: String,
+    /// Of the boot that the arguments are for.
+    pass: Option<String>,
 }
 
 impl isobar_template::Scope for Scope {
@@ -130,6 +140,7 @@ impl isobar_template::Scope for Scope {
         let mut shown = self.machine.clone();
         // Params are read through `.Param`, which refuses secrets.
         shown.remove("Params");
+        shown.remove("Secret");
         Some(shown)
     }
 
@@ -144,6 +155,19 @@ impl isobar_template::Scope for Scope {
 
     fn provisioner_url(&self) -> Result<String, String> {
         Ok(self.web.clone())
+    }
+
+    fn machine_url(&self) -> Result<String, String> {
+        Ok(match &self.pass {
+            Some(pass) => format!("{}/{pass}", self.web),
+            None => self.web.clone(),
+        })
+    }
+
+    fn token(&self, _kind: TokenKind<'_>) -> Result<String, String> {
+        let reason = "every process of a machine can read its kernel arguments: have the token in a file of the bootenv's \
+                      Templates, and the arguments say {{.Machine.Url}}/… for its address";
+        Err(reason.to_owned())
     }
 
     fn api_url(&self) -> Result<String, String> {

@@ -55,6 +55,10 @@ impl Plane {
             }),
             Err(error) => {
                 // The requester is told nothing: it has not said who it is.
+                let path = path
+                    .split_once('/')
+                    .filter(|(pass, _)| pass.len() == 43)
+                    .map_or(path, |(_, rest)| rest);
                 tracing::warn!(path, %peer, %error, "a template of the file plane does not render");
                 None
             }

@@ -301,6 +301,7 @@ async fn start_boots(
     let start = move || -> anyhow::Result<Booter> {
         let booter = Booter::start(objects.clone(), blobs, connector, options).context("going on with boots")?;
         objects.set_hook(Arc::new(booter.clone()));
+        objects.set_windows(Arc::new(booter.clone()));
         let indexed = objects
             .index_isos(&blobs_of_isos)
             .context("looking into the uploaded ISOs")?;

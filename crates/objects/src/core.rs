@@ -10,7 +10,7 @@ use isobar_model::{ApiError, Noun, Object};
 use isobar_store::{Clock, Store, StoreError, Txn, Vault};
 
 use crate::content::Content;
-use crate::hook::{ChangeHook, Presence};
+use crate::hook::{BootWindows, ChangeHook, NothingBoots, Presence};
 use crate::login::Logins;
 use crate::trees::Trees;
 use crate::view::View;
@@ -22,6 +22,7 @@ pub(crate) struct Core {
     content: RwLock<Arc<Content>>,
     pub(crate) hook: RwLock<Option<Arc<dyn ChangeHook>>>,
     pub(crate) presence: RwLock<Arc<dyn Presence>>,
+    pub(crate) windows: RwLock<Arc<dyn BootWindows>>,
     pub(crate) schemas: Schemas,
     pub(crate) trees: Trees,
     pub(crate) logins: Logins,
@@ -105,6 +106,7 @@ impl Core {
             content: RwLock::new(Arc::new(content)),
             hook: RwLock::new(None),
             presence: RwLock::new(presence),
+            windows: RwLock::new(Arc::new(NothingBoots)),
             schemas: Schemas::default(),
             trees: Trees::default(),
             first_password: Mutex::new(None),
@@ -120,6 +122,10 @@ impl Core {
 
     pub(crate) fn presence(&self) -> Arc<dyn Presence> {
         Arc::clone(&self.presence.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn windows(&self) -> Arc<dyn BootWindows> {
+        Arc::clone(&self.windows.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn hook(&self) -> Option<Arc<dyn ChangeHook>> {

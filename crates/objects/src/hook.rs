@@ -1,7 +1,9 @@
 //! What the layers above tell this one, and what they are told.
 
+use base64::Engine as _;
 use isobar_model::{ApiError, Object};
 use isobar_store::Txn;
+use sha2::Digest as _;
 
 use crate::Objects;
 
@@ -49,5 +51,71 @@ pub struct AllPresent;
 impl Presence for AllPresent {
     fn file_present(&self, _bootenv: &Object, _arch: &str, _file: &str) -> bool {
         true
+    }
+}
+
+/// A machine's boot that is under way, for what only that machine is to get.
+#[derive(Clone)]
+pub struct BootWindow {
+    /// The attempt.
+    pub attempt: String,
+    /// What stands in front of the paths of the machine's files while it boots. Who knows it read the machine's disc.
+    pub pass: String,
+    /// Secret of the attempt that tokens are made of.
+    seed: String,
+}
+
+impl BootWindow {
+    /// Of an attempt and its image's token.
+    #[must_use]
+    pub fn new(attempt: &str, image_token: &str) -> Self {
+        let derived = |what: &str| {
+            let digest = sha2::Sha256::digest(format!("{what}\0{image_token}"));
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest)
+        };
+        Self {
+            attempt: attempt.to_owned(),
+            pass: derived("pass"),
+            seed: derived("seed"),
+        }
+    }
+
+    pub(crate) fn seed(&self) -> &str {
+        &self.seed
+    }
+}
+
+impl std::fmt::Debug for BootWindow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BootWindow({})", self.attempt)
+    }
+}
+
+/// Knows which machines are booting.
+pub trait BootWindows: Send + Sync {
+    /// The newest boot of a machine (its UUID) whose image may still be read; with `pass` the one that has it.
+    ///
+    /// # Errors
+    /// Of the store.
+    fn window(&self, machine: &str, pass: Option<&str>) -> Result<Option<BootWindow>, ApiError>;
+
+    /// Whether an attempt of a machine is not over.
+    ///
+    /// # Errors
+    /// Of the store.
+    fn is_open(&self, machine: &str, attempt: &str) -> Result<bool, ApiError>;
+}
+
+/// [`BootWindows`] of a server on which nothing boots.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NothingBoots;
+
+impl BootWindows for NothingBoots {
+    fn window(&self, _machine: &str, _pass: Option<&str>) -> Result<Option<BootWindow>, ApiError> {
+        Ok(None)
+    }
+
+    fn is_open(&self, _machine: &str, _attempt: &str) -> Result<bool, ApiError> {
+        Ok(false)
     }
 }

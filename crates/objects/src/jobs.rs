@@ -350,7 +350,7 @@ impl Objects {
         let task = self.find("tasks", name)?.ok_or_else(|| unknown("Task", name))?;
         let uuid = text(&job, "Machine");
         let machine = self.find("machines", uuid)?.ok_or_else(|| unknown("Machine", uuid))?;
-        let rendered = Rendered::for_task(self, &machine, &task, at)?;
+        let rendered = Rendered::for_task(self, &machine, &task, at, by)?;
         let templates = task.get("Templates").and_then(Value::as_array).into_iter().flatten();
         let fits = |info: &&Value| {
             let wanted = info.get("Meta").and_then(|meta| meta.get("OS")).and_then(Value::as_str);

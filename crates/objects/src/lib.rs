@@ -43,7 +43,7 @@ mod write;
 use isobar_store::Store;
 
 pub use blobs::{BlobKind, StoredBlob};
-pub use hook::{AllPresent, ChangeHook, Presence};
+pub use hook::{AllPresent, BootWindow, BootWindows, ChangeHook, NothingBoots, Presence};
 pub use jobs::NextJob;
 pub use objects::{FEATURES, Objects, OpenError, Options};
 pub use principal::{Claim, Principal};

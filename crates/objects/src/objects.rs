@@ -9,7 +9,7 @@ use isobar_store::{Clock, Expect, Put, Store, StoreError, SystemClock, Txn, Vaul
 
 use crate::content::Content;
 use crate::core::Core;
-use crate::hook::{AllPresent, ChangeHook, Presence};
+use crate::hook::{AllPresent, BootWindows, ChangeHook, Presence};
 
 /// `info.features`: clients switch their behaviour on these, so each is something that works.
 pub const FEATURES: &[&str] = &[
@@ -209,6 +209,11 @@ impl Objects {
     pub fn set_presence(&self, presence: Arc<dyn Presence>) -> Result<usize, ApiError> {
         *self.core.presence.write().unwrap_or_else(PoisonError::into_inner) = presence;
         self.refresh()
+    }
+
+    /// From now on, templates ask this one whether a machine is booting.
+    pub fn set_windows(&self, windows: Arc<dyn BootWindows>) {
+        *self.core.windows.write().unwrap_or_else(PoisonError::into_inner) = windows;
     }
 
     /// For `info.features`.

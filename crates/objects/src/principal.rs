@@ -197,6 +197,12 @@ impl Principal {
         Self::new(Who::Machine(uuid.to_owned()), format!("machine:{uuid}"), claims)
     }
 
+    /// With no more than each of these.
+    pub(crate) fn within(self, limits: Vec<Vec<Claim>>) -> Self {
+        let limits = limits.into();
+        Self { limits, ..self }
+    }
+
     pub(crate) fn with_tenants(self, tenants: Vec<Tenant>) -> Self {
         let tenants = tenants.into();
         Self { tenants, ..self }

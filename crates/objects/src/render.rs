@@ -3,15 +3,19 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use isobar_model::repos::{self, Repo};
 use isobar_model::{ApiError, Lookup, Object, bootenv, list, text};
-use isobar_template::{BootFiles, Repos, Scope};
+use isobar_template::{BootFiles, Repos, Scope, TokenKind};
 use serde_json::Value;
 
-use crate::Objects;
+use crate::hook::BootWindow;
 use crate::view::View;
+use crate::{Claim, Objects, Principal};
 
+/// Length of what stands in front of the paths of a booting machine's files.
+const PASS: usize = 43;
 /// More parts of a path than this name no machine.
 const MAX_PARTS: usize = 8;
 
@@ -32,8 +36,30 @@ pub(crate) struct Rendered {
     objects: Objects,
 }
 
+/// Whether templates get tokens, and which.
+#[derive(Clone)]
+enum Tokens {
+    /// For the machine in this boot.
+    Of(BootWindow),
+    /// For nobody: a person looks at what a machine would get.
+    Shown,
+    /// Not here, and why.
+    None(&'static str),
+}
+
+/// Stands where the machine gets its token.
+const SHOWN: &str = "THE-TOKEN-IS-FOR-THE-MACHINE-ALONE";
+/// Longest life of a token that a template makes, within the boot that it ends with.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+const SHORTEST: Duration = Duration::from_secs(1);
+const NO_PASS: &str = "this path can be guessed, so no token is given here: write the file's address as {{.Machine.Url}}/… in \
+                       the kernel arguments, which a machine that boots from its virtual CD gets with its own pass";
+const NO_MACHINE: &str = "tokens are for machines, and there is none here";
+const AGENT: &str = "the machine is not booting from its virtual CD; its agent has a token already, in RS_TOKEN";
+
 #[derive(Clone)]
 struct World {
+    tokens: Tokens,
     objects: Objects,
     machine: Option<Arc<Object>>,
     env: Option<Arc<Object>>,
@@ -51,8 +77,18 @@ impl Rendered {
         machine: &Arc<Object>,
         task: &Arc<Object>,
         at: &ServedAt,
+        by: &Principal,
     ) -> Result<Self, ApiError> {
         let mut world = World::of_machine(objects, machine, at)?;
+        let uuid = text(machine, "Uuid");
+        world.tokens = match by.machine() {
+            // Its agent asks, and has proven who it is.
+            Some(own) if own == uuid => match objects.core.windows().window(uuid, None)? {
+                Some(window) => Tokens::Of(window),
+                None => Tokens::None(AGENT),
+            },
+            _ => Tokens::Shown,
+        };
         world.task = Some(Arc::clone(task));
         Ok(world.rendered())
     }
@@ -85,6 +121,7 @@ impl World {
             path: None,
             mac: None,
             at: at.clone(),
+            tokens: Tokens::None(NO_PASS),
         })
     }
 
@@ -173,6 +210,47 @@ impl Scope for World {
 
     fn api_url(&self) -> Result<String, String> {
         Ok(self.at.api.clone())
+    }
+
+    fn machine_url(&self) -> Result<String, String> {
+        Ok(match &self.tokens {
+            Tokens::Of(window) if self.task.is_none() => format!("{}/{}", self.at.files, window.pass),
+            _ => self.at.files.clone(),
+        })
+    }
+
+    fn token(&self, kind: TokenKind<'_>) -> Result<String, String> {
+        let machine = self.machine.as_ref().ok_or(NO_MACHINE)?;
+        let window = match &self.tokens {
+            Tokens::Of(window) => window,
+            Tokens::Shown => return Ok(SHOWN.to_owned()),
+            Tokens::None(reason) => return Err((*reason).to_owned()),
+        };
+        let (what, limits, ttl) = match kind {
+            TokenKind::Short => {
+                let set = self.objects.pref("knownTokenTimeout").map_err(|e| e.to_string())?;
+                let seconds = set.and_then(|set| set.parse().ok()).unwrap_or(3600);
+                ("short".to_owned(), Vec::new(), Duration::from_secs(seconds))
+            }
+            TokenKind::Long => ("long".to_owned(), Vec::new(), LONGEST),
+            TokenKind::Profile { profile, seconds } => {
+                if !list(machine, "Profiles").any(|own| own == profile) {
+                    return Err(format!("the machine does not have the profile {profile}"));
+                }
+                let ttl = if seconds == 0 {
+                    LONGEST
+                } else {
+                    Duration::from_secs(seconds)
+                };
+                let limits = vec![vec![Claim::new("profiles", "get,update", profile)]];
+                (format!("profile {profile} {seconds}"), limits, ttl)
+            }
+        };
+        let ttl = ttl.clamp(SHORTEST, LONGEST);
+        let token = self
+            .objects
+            .window_token(text(machine, "Uuid"), window, &what, limits, ttl);
+        token.map(|token| token.as_str().to_owned()).map_err(|e| e.to_string())
     }
 
     fn param(&self, name: &str) -> Result<Option<Value>, String> {
@@ -267,15 +345,25 @@ impl Objects {
     /// # Errors
     /// Of the store; 422 when the template does not render.
     pub fn rendered_file(&self, path: &str, at: &ServedAt) -> Result<Option<String>, ApiError> {
+        let (pass, path) = match path.split_once('/') {
+            Some((pass, rest)) if pass.len() == PASS => (Some(pass), rest),
+            _ => (None, path),
+        };
         for machine in self.machines_named(path)? {
-            let world = World::of_machine(self, &machine, at)?;
+            let mut world = World::of_machine(self, &machine, at)?;
+            if let Some(pass) = pass {
+                match self.core.windows().window(text(&machine, "Uuid"), Some(pass))? {
+                    Some(window) => world.tokens = Tokens::Of(window),
+                    None => continue,
+                }
+            }
             if let Some(file) = world.file(path) {
                 return file
                     .map(Some)
                     .map_err(|e| ApiError::validation("machines", text(&machine, "Uuid"), e));
             }
         }
-        let Some(name) = self.pref("unknownBootEnv")? else {
+        let Some(name) = self.pref("unknownBootEnv")?.filter(|_| pass.is_none()) else {
             return Ok(None);
         };
         let world = World {
@@ -287,6 +375,7 @@ impl Objects {
             path: None,
             mac: None,
             at: at.clone(),
+            tokens: Tokens::None(NO_MACHINE),
         };
         world
             .file(path)

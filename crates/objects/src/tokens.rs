@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::core::{Draft, Order, store_failed};
+use crate::hook::BootWindow;
 use crate::login::random;
 use crate::principal::Proof;
 use crate::view::View;
@@ -83,6 +84,9 @@ struct Row {
     /// Each of these has to cover what is asked, besides the user's own claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     limits: Vec<Vec<Claim>>,
+    /// The attempt of a machine's boot that it ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    window: Option<String>,
     /// Hash of the secrets that it was issued on.
     grants: String,
     /// Seconds since the Unix epoch.
@@ -142,6 +146,7 @@ impl Objects {
             user: Some(user.clone()),
             machine: None,
             limits,
+            window: None,
             expires: self.expires(ttl),
             used: None,
         };
@@ -158,7 +163,13 @@ impl Objects {
             Some(_) => ttl.min(MAX_MACHINE_TTL),
             None => ttl,
         };
-        let row = self.machine_row(uuid, ttl)?;
+        let mut row = self.machine_row(uuid, ttl)?;
+        // Who came with a narrow token, or one that ends with a boot, gets no better one.
+        if let Proof::Token(key) = by.proof()
+            && let Some((own, _)) = self.row(key)?.filter(|(own, _)| own.machine.is_some())
+        {
+            (row.window, row.limits) = (own.window, own.limits);
+        }
         let machine = row.machine.clone().unwrap_or_default();
         self.issue(&row, by.audit("grant", "machines", &machine, lasts(ttl)))
     }
@@ -175,6 +186,42 @@ impl Objects {
         let machine = Principal::of_machine(row.machine.as_deref().unwrap_or_default());
         txn.audit
             .push(machine.audit("grant", "machines", uuid, lasts(ttl) + " for a boot secret"));
+        Ok(token)
+    }
+
+    /// The token of a machine for a file that it fetches while it boots: it ends with the boot, whatever its lifetime. The
+    /// same for every fetch of one boot, so that fetching often makes no more rows.
+    pub(crate) fn window_token(
+        &self,
+        uuid: &str,
+        window: &BootWindow,
+        what: &str,
+        limits: Vec<Vec<Claim>>,
+        ttl: Duration,
+    ) -> Result<Token, ApiError> {
+        let seed = format!("template\0{what}\0{}", window.seed());
+        let token = Token(BASE64URL.encode(Sha256::digest(seed)));
+        let key = hash_of(token.as_str());
+        if let Some((row, _)) = self.row(&key)? {
+            let view = View::new(&self.core);
+            if self.holder(&view, &row)?.is_some() {
+                return Ok(token);
+            }
+        }
+        let row = Row {
+            limits,
+            window: Some(window.attempt.clone()),
+            // Nobody waits to hear of its first use.
+            used: Some(self.now()),
+            ..self.machine_row(uuid, ttl)?
+        };
+        let machine = Principal::of_machine(uuid);
+        let txn = Txn {
+            puts: vec![row_put(&key, &row, Expect::Any)?],
+            audit: vec![machine.audit("grant", "machines", uuid, lasts(ttl) + " for a file of its boot")],
+            ..Txn::default()
+        };
+        self.core.store.commit(txn).map_err(|e| store_failed(&e))?;
         Ok(token)
     }
 
@@ -308,8 +355,12 @@ impl Objects {
                 let Some(object) = object("machines", uuid) else {
                     return view.sound().map(|()| None);
                 };
+                let open = match &row.window {
+                    Some(attempt) => self.core.windows().is_open(uuid, attempt)?,
+                    None => true,
+                };
                 let current = self.grants("", text(&object, "Secret"))?;
-                (current == row.grants).then(|| Principal::of_machine(uuid))
+                (open && current == row.grants).then(|| Principal::of_machine(uuid).within(row.limits.clone()))
             }
             (None, None) => None,
         };
@@ -323,6 +374,7 @@ impl Objects {
             user: None,
             machine: Some(text(&machine, "Uuid").to_owned()),
             limits: Vec::new(),
+            window: None,
             grants: self.grants("", text(&machine, "Secret"))?,
             expires: self.expires(ttl),
             used: None,

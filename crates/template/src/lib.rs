@@ -100,6 +100,11 @@ pub trait Scope: Send + Sync {
     /// `.ApiURL`: base URL of the API, without a slash at the end.
     fn api_url(&self) -> Result<String, String>;
 
+    /// What `.Machine.Url` begins with: the static server as this machine is to ask for its own files.
+    fn machine_url(&self) -> Result<String, String> {
+        self.provisioner_url()
+    }
+
     /// `.Param`: the value from the nearest source, or the declared default; none when there is neither.
     fn param(&self, name: &str) -> Result<Option<Value>, String>;
 

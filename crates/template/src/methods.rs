@@ -247,7 +247,7 @@ fn machine_map(run: &Arc<Run>, machine: &Members) -> Map {
     }
     map.extend([
         method(run, "Url", move |run, _| {
-            Ok(format!("{}/{path}", run.scope.provisioner_url()?).into())
+            Ok(format!("{}/{path}", run.scope.machine_url()?).into())
         }),
         method(run, "MacAddr", |run, a| {
             let mac = run
