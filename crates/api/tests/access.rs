@@ -7,12 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::Rig;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use common::{Line, Rig};
 use isobar_api::routes::{On, Route, routes};
 use isobar_model::Noun;
 use isobar_objects::{Principal, UserTokenRequest};
@@ -113,11 +108,11 @@ const OTHERS: &[(&str, &str, Row)] = &[
     ("GET", "/api/v3/users/{key}/token", row("users", "token", Never)),
     ("PUT", "/api/v3/users/{key}/password", row("users", "password", Never)),
     ("DELETE", "/isobar/v1/users/{key}/tokens", row("users", "token", Never)),
-    ("GET", "/api/v3/machines/{key}/token", row("machines", "update", Own)),
+    ("GET", "/api/v3/machines/{key}/token", row("machines", "token", Own)),
     (
         "DELETE",
         "/isobar/v1/machines/{key}/tokens",
-        row("machines", "update", Never),
+        row("machines", "token", Never),
     ),
     ("DELETE", "/isobar/v1/token", KNOWN),
     ("POST", "/api/v3/whoami", filtered("machines", "get")),
@@ -252,45 +247,6 @@ fn expected(route: &Route) -> Option<Row> {
     isobar_model::table::NOUNS.iter().find_map(of_noun)
 }
 
-/// One connection that is used again.
-struct Line<'a> {
-    rig: &'a Rig,
-    sender: Option<SendRequest<Full<Bytes>>>,
-}
-
-impl Line<'_> {
-    async fn ask(&mut self, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
-        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.header("content-type", "application/json");
-        let request = request.body(Full::new(Bytes::from(body.to_string()))).unwrap();
-        let mut sender = match self.sender.take().filter(SendRequest::is_ready) {
-            Some(sender) => sender,
-            None => {
-                let stream = TokioIo::new(self.rig.tls().await.unwrap());
-                let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
-                tokio::spawn(connection);
-                sender
-            }
-        };
-        let answer = sender.send_request(request).await.unwrap();
-        let status = answer.status().as_u16();
-        let endless = answer
-            .headers()
-            .get("content-type")
-            .is_some_and(|t| t == "text/event-stream");
-        if endless {
-            return (status, Value::Null);
-        }
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        let ready = sender.ready().await.is_ok();
-        self.sender = Some(sender).filter(|_| ready);
-        (status, serde_json::from_slice(&body).unwrap_or_default())
-    }
-}
-
 struct World<'a> {
     rig: &'a Rig,
     line: Line<'a>,
@@ -369,10 +325,7 @@ async fn each_route_lets_in_who_may_and_nobody_else() {
     made("/api/v3/users", json!({"Name": "joe"})).await;
 
     let mut world = World {
-        line: Line {
-            rig: &rig,
-            sender: None,
-        },
+        line: Line::new(&rig),
         job: job["Uuid"].as_str().unwrap().to_owned(),
         own: rig.machine_token(&machine).await,
         other: rig.machine_token(&other).await,
@@ -632,10 +585,7 @@ async fn roles_say_what_may_be_done_to_what() {
             403,
         ),
     ];
-    let mut line = Line {
-        rig: &rig,
-        sender: None,
-    };
+    let mut line = Line::new(&rig);
     for (n, (claims, method, path, body, want)) in cases.into_iter().enumerate() {
         let parts = |(scope, action, specific): &(&str, &str, &str)| json!({"scope": scope, "action": action, "specific": specific});
         let (role, user) = (format!("role-{n}"), format!("user-{n}"));
@@ -669,10 +619,7 @@ async fn a_tenants_users_see_its_members_alone() {
     let issue =
         |o: &isobar_objects::Objects| o.issue_user_token("jane", &UserTokenRequest::default(), &Principal::system());
     let token = rig.objects.run(issue).await.unwrap();
-    let mut line = Line {
-        rig: &rig,
-        sender: None,
-    };
+    let mut line = Line::new(&rig);
     for (method, path, want) in [
         ("GET", format!("/api/v3/machines/{a}"), 200),
         ("GET", format!("/api/v3/machines/{b}"), 403),

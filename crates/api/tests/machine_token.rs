@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::Rig;
+use common::{Line, Rig};
 use isobar_api::routes::routes;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -108,7 +108,7 @@ async fn nothing_that_can_be_read_shows_another_machine_or_a_bmcs_password() {
         "?aggregate=true&decode=true",
         "?params=ipmi/password&decode=true&aggregate=true",
     ];
-    let mut seen = 0;
+    let (mut seen, mut line) = (0, Line::new(rig));
     for route in routes().into_iter().filter(|route| route.method == "GET") {
         if ["/api/v3/ws", "/isobar/v1/events"].contains(&route.path.as_str()) {
             continue;
@@ -137,12 +137,11 @@ async fn nothing_that_can_be_read_shows_another_machine_or_a_bmcs_password() {
             let decodes = route.doc.query.iter().any(|query| query.name == "decode");
             for query in queries.iter().take(if decodes { queries.len() } else { 1 }) {
                 let path = format!("{path}{query}");
-                let reply = rig.bare("GET", &path).token(&world.token).send().await;
-                let text = String::from_utf8_lossy(&reply.body);
+                let (status, body) = line.ask("GET", &path, Some(&world.token), &Value::Null).await;
                 // What the client itself wrote comes back in errors.
-                let text = text.replace(key, "KEY");
-                world.clean(&format!("GET {path} ({})", reply.status), &text);
-                seen += usize::from(reply.status == 200);
+                let text = body.to_string().replace(key, "KEY");
+                world.clean(&format!("GET {path} ({status})"), &text);
+                seen += usize::from(status == 200);
             }
         }
     }
@@ -240,6 +239,44 @@ async fn the_feeds_tell_of_the_own_machine_without_its_secrets() {
     assert!(!text.contains("about the other"), "{text}");
 }
 
+/// The agent gets its machine's secure params by its tasks' templates; who else may look at jobs does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_a_template_is_for_the_agent_and_put_on_record() {
+    let rig = Rig::start().await;
+    let secret = json!({"Name": "my/secret", "Secure": true, "Schema": {"type": "string"}});
+    let template = json!({"Name": "s", "Contents": "{{ .Param \"my/secret\" }}", "Path": "x"});
+    rig.post("/api/v3/params", secret).await;
+    rig.post("/api/v3/tasks", json!({"Name": "t1", "Templates": [template]}))
+        .await;
+    rig.post("/api/v3/stages", json!({"Name": "s1", "Tasks": ["t1"]})).await;
+    let machine = json!({"Name": "mach-01", "Stage": "s1", "Params": {"my/secret": "s3cret"}});
+    let machine = rig.post("/api/v3/machines", machine).await.json();
+    let uuid = machine["Uuid"].as_str().unwrap();
+    let job = rig.post("/api/v3/jobs", json!({ "Machine": uuid })).await.json();
+    let path = format!("/api/v3/jobs/{}/actions", job["Uuid"].as_str().unwrap());
+    let jobs_alone = rig.user_token("?scope=jobs").await;
+    let refused = rig.bare("GET", &path).token(&jobs_alone).send().await;
+    assert!(
+        refused.status == 422 && !String::from_utf8_lossy(&refused.body).contains("s3cret"),
+        "{refused:?}"
+    );
+    let agent = rig.machine_token(uuid).await;
+    let given = rig.bare("GET", &path).token(&agent).send().await;
+    assert_eq!(given.json()[0]["Content"], "s3cret", "{given:?}");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let rows = rig
+            .get(&format!("/isobar/v1/audit?action=getSecure&principal=machine:{uuid}"))
+            .await
+            .json();
+        if rows[0]["detail"] == "the templates of task t1" {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{rows}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// What it may not write: where its BMC is, its rights, others, or longer life than it was given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_does_not_get_further_by_writing() {
@@ -247,6 +284,13 @@ async fn a_machine_does_not_get_further_by_writing() {
     let rig = &world.rig;
     let own = format!("/api/v3/machines/{}", world.own);
     let add = |path: &str, value: Value| json!([{"op": "add", "path": path, "value": value}]);
+    for profile in [
+        json!({"Name": "p2", "Params": {"my/secret": "x"}}),
+        json!({"Name": "includes-p2", "Profiles": ["p2"]}),
+        json!({"Name": "harmless", "Params": {"colour": "red"}}),
+    ] {
+        assert_eq!(rig.post("/api/v3/profiles", profile).await.status, 201);
+    }
     for (method, path, body, status) in [
         (
             "PATCH",
@@ -283,6 +327,13 @@ async fn a_machine_does_not_get_further_by_writing() {
             add("/Params/ipmi~1address", json!("10.6.6.6")),
             403,
         ),
+        (
+            "PATCH",
+            own.clone(),
+            add("/Profiles", json!(["p1", "includes-p2"])),
+            403,
+        ),
+        ("PATCH", own.clone(), add("/Profiles", json!(["p1", "harmless"])), 200),
         ("POST", "/api/v3/events".to_owned(), json!({"Type": "mine"}), 403),
         ("POST", "/api/v3/contents".to_owned(), json!({}), 403),
         ("POST", "/api/v3/files/x".to_owned(), json!({}), 403),

@@ -135,6 +135,13 @@ impl Objects {
         self.note(refused("token-refused", "tokens", "", source, ""));
     }
 
+    /// A boot secret came that is good for nothing.
+    pub fn note_refused_exchange(&self, machine: &str, source: &str) {
+        let known = matches!(self.find("machines", machine), Ok(Some(_)));
+        let key = if known { machine } else { "" };
+        self.note(refused("exchange-refused", "machines", key, source, ""));
+    }
+
     /// Rows of the audit log.
     ///
     /// # Errors

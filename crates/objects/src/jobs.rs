@@ -366,7 +366,11 @@ impl Objects {
             let content = rendered.content(name, info).map_err(refused)?;
             Ok(json!({ "Name": member("Name"), "Path": path, "Content": content, "Meta": info.get("Meta") }))
         };
-        templates.filter(fits).map(action).collect()
+        let actions = templates.filter(fits).map(action).collect();
+        if rendered.took_secrets() {
+            self.note(by.audit("getSecure", "machines", uuid, format!("the templates of task {name}")));
+        }
+        actions
     }
 
     /// Deletes the finished jobs of a machine; returns how many.

@@ -340,6 +340,15 @@ mod tests {
     }
 
     #[test]
+    fn hashes_are_slow_and_salted() {
+        let logins = Logins::new(Arc::new(ManualClock::new(0)));
+        let (a, b) = (logins.hash("same").unwrap(), logins.hash("same").unwrap());
+        // OWASP's least for Argon2id, with a salt of 128 bits.
+        assert!(a.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{a}");
+        assert!(a != b && a.split('$').nth(4).unwrap().len() >= 22);
+    }
+
+    #[test]
     fn no_hash_fits_no_password() {
         let logins = Logins::new(Arc::new(ManualClock::new(0)));
         for hash in [None, Some(""), Some("not a hash")] {

@@ -154,7 +154,7 @@ enum Who {
 /// What an agent needs for its own machine; `SELF` stands for its UUID. Decrypting params, running actions and changing
 /// secure params are not among it.
 const MACHINE_CLAIMS: &[(&str, &str, &str)] = &[
-    ("machines", "get,update", "SELF"),
+    ("machines", "get,update,token", "SELF"),
     ("params,profiles,stages,tasks,bootenvs,workflows", "get,list", "*"),
     ("info", "get", "*"),
     // Of its own machine alone: the routes look.
@@ -417,7 +417,8 @@ mod tests {
             ("machines", "updateSecure", "u1", false),
             ("machines", "action:powercycle", "u1", false),
             ("machines", "actions", "u1", false),
-            ("machines", "token", "u1", false),
+            ("machines", "token", "u1", true),
+            ("machines", "token", "u2", false),
             ("params", "get", "ipmi/password", true),
             ("profiles", "getSecure", "global", false),
             ("users", "list", "", false),

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use isobar_model::repos::{self, Repo};
@@ -34,6 +35,7 @@ pub struct ServedAt {
 pub(crate) struct Rendered {
     scope: Arc<dyn Scope>,
     objects: Objects,
+    secrets: Secrets,
 }
 
 /// Whether templates get tokens, and which.
@@ -56,6 +58,8 @@ const NO_PASS: &str = "this path can be guessed, so no token is given here: writ
                        the kernel arguments, which a machine that boots from its virtual CD gets with its own pass";
 const NO_MACHINE: &str = "tokens are for machines, and there is none here";
 const AGENT: &str = "the machine is not booting from its virtual CD; its agent has a token already, in RS_TOKEN";
+/// Whether templates get secure params: none for nobody; else whether they took one.
+type Secrets = Option<Arc<AtomicBool>>;
 
 #[derive(Clone)]
 struct World {
@@ -65,6 +69,7 @@ struct World {
     env: Option<Arc<Object>>,
     stage: Option<Arc<Object>>,
     task: Option<Arc<Object>>,
+    secrets: Secrets,
     path: Option<String>,
     mac: Option<String>,
     at: ServedAt,
@@ -90,7 +95,15 @@ impl Rendered {
             _ => Tokens::Shown,
         };
         world.task = Some(Arc::clone(task));
+        // The machine's own agent needs them; whoever else looks needs the right to.
+        let secrets = by.machine() == Some(uuid) || by.allows("machines", "getSecure", uuid);
+        world.secrets = secrets.then(Arc::default);
         Ok(world.rendered())
+    }
+
+    /// Whether a secure param was shown to a template.
+    pub(crate) fn took_secrets(&self) -> bool {
+        self.secrets.as_ref().is_some_and(|took| took.load(Ordering::Relaxed))
     }
 
     pub(crate) fn text(&self, name: &str, source: &str) -> Result<String, String> {
@@ -118,6 +131,7 @@ impl World {
             stage: objects.find("stages", text(machine, "Stage"))?,
             machine: Some(Arc::clone(machine)),
             task: None,
+            secrets: None,
             path: None,
             mac: None,
             at: at.clone(),
@@ -128,6 +142,7 @@ impl World {
     fn rendered(self) -> Rendered {
         Rendered {
             objects: self.objects.clone(),
+            secrets: self.secrets.clone(),
             scope: Arc::new(self),
         }
     }
@@ -266,8 +281,11 @@ impl Scope for World {
             return Ok(None);
         };
         // The file plane asks for no credentials; and no machine is told how to get at its own BMC.
-        if found.secure && (self.task.is_none() || name.starts_with("ipmi/")) {
-            return Err(format!("the param {name} is secure and not for templates here"));
+        if found.secure {
+            match self.secrets.as_ref().filter(|_| !name.starts_with("ipmi/")) {
+                Some(took) => took.store(true, Ordering::Relaxed),
+                None => return Err(format!("the param {name} is secure and not for templates here")),
+            }
         }
         Ok(Some(found.value))
     }
@@ -372,6 +390,7 @@ impl Objects {
             env: self.find("bootenvs", &name)?,
             stage: None,
             task: None,
+            secrets: None,
             path: None,
             mac: None,
             at: at.clone(),

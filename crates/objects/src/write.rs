@@ -1,11 +1,12 @@
 //! The way of every change: read, change, seal, settle, validate, tell the hook, commit with its events.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use isobar_model::machine::Change;
 use isobar_model::patch::Patch;
-use isobar_model::{ApiError, Noun, Object};
+use isobar_model::{ApiError, Lookup, Noun, Object};
 use isobar_store::{Delete, Event, Put, Txn};
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use crate::login::random;
 use crate::objects::row;
 use crate::principal::differences;
 use crate::read::public;
+use crate::tokens::list;
 use crate::view::{Found, Place, View, entries};
 use crate::{Objects, Principal, audit, refs, rules, secure};
 
@@ -238,7 +240,7 @@ impl Objects {
                     return Err(ApiError::read_only(verb, noun.name, &key));
                 }
                 let new = change(&old.object)?;
-                refuse_machine_change(how.by, noun, &key, &old.object, &new)?;
+                refuse_machine_change(view, how.by, noun, &key, &old.object, &new)?;
                 if !how.freely {
                     refuse_parts(how.by, noun, &key, &old.object, &new)?;
                 }
@@ -410,7 +412,14 @@ fn refuse_machines(by: &Principal, noun: &Noun, key: &str) -> Result<(), ApiErro
 }
 
 /// Whatever the route's claims allowed: a machine changes itself only, and not everything of that.
-fn refuse_machine_change(by: &Principal, noun: &Noun, key: &str, old: &Object, new: &Object) -> Result<(), ApiError> {
+fn refuse_machine_change(
+    view: &View<'_>,
+    by: &Principal,
+    noun: &Noun,
+    key: &str,
+    old: &Object,
+    new: &Object,
+) -> Result<(), ApiError> {
     let Some(machine) = by.machine() else { return Ok(()) };
     if noun.name == "jobs" && isobar_model::text(old, "Machine") == machine {
         return Ok(());
@@ -426,9 +435,29 @@ fn refuse_machine_change(by: &Principal, noun: &Noun, key: &str, old: &Object, n
     }
     let theirs = |param: &&String| PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix));
     match changed_params(Some(old), new).into_iter().find(|param| theirs(&param)) {
-        Some(param) => Err(forbidden(noun, key, &format!("change the param {param}"))),
-        None => Ok(()),
+        Some(param) => return Err(forbidden(noun, key, &format!("change the param {param}"))),
+        None => {}
     }
+    for profile in list(new, "Profiles").filter(|profile| list(old, "Profiles").all(|known| known != *profile)) {
+        if let Some(param) = guarded_param(view, profile, &mut BTreeSet::new()) {
+            let what = format!("add the profile {profile}, which holds the param {param}");
+            return Err(forbidden(noun, key, &what));
+        }
+    }
+    Ok(())
+}
+
+/// A param of a profile, or of one that it includes, that no machine brings to itself: a secret, or where its BMC is.
+fn guarded_param(view: &View<'_>, profile: &str, seen: &mut BTreeSet<String>) -> Option<String> {
+    if !seen.insert(profile.to_owned()) {
+        return None;
+    }
+    let profile = Lookup::get(view, "profiles", profile)?;
+    let guarded = |param: &&String| {
+        PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix)) || secure::declared_secure(view, param)
+    };
+    let own = changed_params(None, &profile).into_iter().find(guarded).cloned();
+    own.or_else(|| list(&profile, "Profiles").find_map(|included| guarded_param(view, included, seen)))
 }
 
 fn changed_params<'a>(old: Option<&'a Object>, new: &'a Object) -> Vec<&'a String> {

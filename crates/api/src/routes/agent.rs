@@ -2,6 +2,7 @@
 
 use http::Method;
 use isobar_model::ApiError;
+use isobar_objects::Objects;
 use serde_json::json;
 
 use super::doc::Shape;
@@ -34,7 +35,14 @@ pub(super) fn add(table: &mut Table) {
 
 async fn exchange(mut call: Call) -> Answer {
     let request: Exchange = call.typed().await?;
-    let token = call.app.boots.exchange(request).await?;
+    let machine = request.machine.clone();
+    let exchanged = call.app.boots.exchange(request).await;
+    if exchanged.as_ref().is_err_and(|error| error.code == 403) {
+        let source = call.source();
+        let told = move |objects: &Objects| objects.note_refused_exchange(&machine, &source);
+        call.app.objects.run(told).await;
+    }
+    let token = exchanged?;
     reply::ok(&json!({ "token": token }))
 }
 

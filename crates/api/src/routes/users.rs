@@ -58,7 +58,7 @@ pub(super) fn add(table: &mut Table) {
         .gives(204, Shape::Nothing)
         .refuses(&[404]);
     table.noun = isobar_model::noun("machines");
-    let renew = right("machines", "update", On::Key);
+    let renew = right("machines", "token", On::Key);
     table
         .add(Method::GET, "/api/v3/machines/{key}/token", renew, machine_token)
         .is("Makes a token for a machine's agent.")

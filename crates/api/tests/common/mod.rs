@@ -216,6 +216,55 @@ impl Rig {
     }
 }
 
+/// One connection that is used again, for tests with many requests.
+pub struct Line<'a> {
+    rig: &'a Rig,
+    sender: Option<hyper::client::conn::http1::SendRequest<Full<Bytes>>>,
+}
+
+impl<'a> Line<'a> {
+    pub fn new(rig: &'a Rig) -> Self {
+        Self { rig, sender: None }
+    }
+
+    /// Asks, with a token if there is one; an answer that is no JSON is a text.
+    pub async fn ask(&mut self, method: &str, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
+        let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.header("content-type", "application/json");
+        let request = request.body(Full::new(Bytes::from(body.to_string()))).unwrap();
+        let mut sender = match self.sender.take().filter(|sender| sender.is_ready()) {
+            Some(sender) => sender,
+            None => {
+                let stream = TokioIo::new(self.rig.tls().await.unwrap());
+                let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        let endless = answer
+            .headers()
+            .get("content-type")
+            .is_some_and(|t| t == "text/event-stream");
+        if endless {
+            return (status, Value::Null);
+        }
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let ready = sender.ready().await.is_ok();
+        self.sender = Some(sender).filter(|_| ready);
+        let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+        let body = match body.len() {
+            0 => Value::Null,
+            _ => serde_json::from_slice(&body).unwrap_or_else(|_| text()),
+        };
+        (status, body)
+    }
+}
+
 pub struct Ask<'a> {
     rig: &'a Rig,
     h2: bool,

@@ -107,10 +107,10 @@ impl Queue {
     pub(super) fn note(&self, entry: Audit) {
         let mut state = self.lock();
         let now = Instant::now();
-        let nothing_waited = state.notes.wait(now).is_none();
+        let before = state.notes.wait(now);
         state.notes.add(entry, now);
-        // Where something waited, the writer knows when to come back, and that is soon enough.
-        if nothing_waited {
+        // Where something else is due earlier, the writer comes back for that.
+        if before.is_none_or(|before| state.notes.wait(now).is_some_and(|wait| wait < before)) {
             self.filled.notify_one();
         }
     }
