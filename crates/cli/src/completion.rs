@@ -38,7 +38,7 @@ pub(crate) fn script(shell: &str, program: Program) -> Option<String> {
         COMPREPLY+=("${answer#"$done"}")
     done < <(PROGRAM __complete line "$line" 2>/dev/null)
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then
-        compopt -o nospace
+        compopt -o nospace 2>/dev/null
     fi
 }
 complete -F _PROGRAM -o default PROGRAM
@@ -48,10 +48,10 @@ complete -F _PROGRAM -o default PROGRAM
             r#"#compdef PROGRAM
 _PROGRAM() {
     local -a values shown
-    local line
-    while IFS= read -r line; do
-        values+=("${line%%$'\t'*}")
-        shown+=("${line/$'\t'/  }")
+    local value about
+    while IFS=$'\t' read -r value about; do
+        values+=("$value")
+        shown+=("$value  $about")
     done < <(PROGRAM __complete words "${(@Q)words[2,CURRENT]}" 2>/dev/null)
     if (( ${#values} )); then
         compadd -l -d shown -a values

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use isobar_client::{ClientError, FetchError};
+use isobar_client::{ApiErrorBody, ClientError, FetchError};
 
 /// Why a command fails. `Display` is what stands after `Error: `.
 #[derive(Debug, thiserror::Error)]
@@ -57,15 +57,15 @@ impl CliError {
         }
     }
 
-    /// What the server says of a stale token is DRP's; what to do about it is not.
+    /// What the server says is DRP's; what to do about it is not.
     pub(crate) fn advised(self) -> Self {
-        const STALE: &str = "the token is not valid, or no longer: unset RS_TOKEN and set RS_KEY=user:password, or get a \
-                             new one with `isobar users token NAME`";
         match self {
             Self::Client(error @ ClientError::Api(_)) => {
-                let stale = matches!(&error, ClientError::Api(body)
-                    if body.code == 403 && body.messages.iter().any(|m| m == "Validation failed"));
-                Self::hinted(error, stale.then(|| STALE.to_owned()))
+                let hint = match &error {
+                    ClientError::Api(body) => advice(body),
+                    _ => None,
+                };
+                Self::hinted(error, hint.map(str::to_owned))
             }
             other => other,
         }
@@ -81,4 +81,38 @@ impl CliError {
             None => Self::Client(error),
         }
     }
+}
+
+/// What to try after a refusal: status, how one of the messages begins (empty: any), advice. The first that fits.
+const ADVICE: &[(u16, &str, &str)] = &[
+    (
+        403,
+        "Validation failed",
+        "the token is not valid, or no longer: unset RS_TOKEN and set RS_KEY=user:password, or get a new one with `isobar \
+         users token NAME`",
+    ),
+    (
+        403,
+        "",
+        "log in as somebody whose roles allow it: `isobar users show NAME` shows the roles, `isobar roles show ROLE` their \
+         claims",
+    ),
+    (
+        404,
+        "No route",
+        "this server does not have that: `isobar info status` says which it is",
+    ),
+    (
+        409,
+        "Patch error",
+        "somebody else changed it in between: look at it, then give the command again",
+    ),
+    (409, "already exists", "`update` or `upload` change what is there"),
+];
+
+fn advice(body: &ApiErrorBody) -> Option<&'static str> {
+    let fits = |(code, begins, _): &&(u16, &str, &str)| {
+        *code == body.code && (begins.is_empty() || body.messages.iter().any(|message| message.starts_with(begins)))
+    };
+    ADVICE.iter().find(fits).map(|(.., advice)| *advice)
 }

@@ -129,7 +129,12 @@ fn execute(words: &[String], extra: &[Command], host: &Host, program: Program) -
         Program::Isobar => error.advised(),
         Program::Drpcli => error,
     })?;
-    host.out(output.render(&settings)?.as_bytes())
+    let errors = output.errors();
+    host.out(output.render(&settings)?.as_bytes())?;
+    match settings.errors_are_fatal && !errors.is_empty() {
+        true => Err(CliError::text(format!("the object has errors: {}", errors.join("; ")))),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -116,7 +116,11 @@ fn leaves(above: &str, command: &Command) -> Vec<Entry> {
         Some(format!(" [{}]", value.to_lowercase()))
     });
     let help = text(command.get_after_help());
-    let example = help.lines().find_map(|line| line.trim().strip_prefix("Example: "));
+    let program = above.split(' ').next().unwrap_or_default();
+    let example = help
+        .lines()
+        .map(str::trim)
+        .find(|line| line.starts_with(&format!("{program} ")));
     vec![Entry {
         usage: words.fold(name.clone(), |usage, word| usage + &word),
         about: text(command.get_about()),

@@ -28,6 +28,16 @@ impl Output {
         }
     }
 
+    /// What an object says is wrong with it.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let errors = match self {
+            Self::Json { value, .. } => value.get("Errors").and_then(Value::as_array),
+            Self::Text(_) | Self::Nothing => None,
+        };
+        let errors = errors.into_iter().flatten().filter_map(Value::as_str);
+        errors.map(plain).collect()
+    }
+
     /// The text to print, with its line break.
     pub(crate) fn render(self, settings: &Settings) -> Result<String, CliError> {
         match self {

@@ -61,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) width: Option<usize>,
     pub(crate) header: bool,
     pub(crate) force: bool,
+    /// An object that has errors is shown, and is one.
+    pub(crate) errors_are_fatal: bool,
     /// The object that `update` compares with instead of the server's.
     pub(crate) reference: Option<String>,
     pub(crate) wait: WaitFor,
@@ -201,7 +203,13 @@ const GLOBALS: &[Global] = &[
         None,
         "Send user and password with each request; no tokens, no cache",
     ),
-    flag('X', "exit-early", None, None, "Accepted for drpcli's sake"),
+    flag(
+        'X',
+        "exit-early",
+        None,
+        Some("RS_OBJECT_ERRORS_ARE_FATAL"),
+        "Fail when the object that is shown has errors",
+    ),
     Global {
         short: None,
         long: "fingerprint",
@@ -345,6 +353,7 @@ impl Settings {
             width: host.stdout_width,
             header: !set("no-header"),
             force: set("force"),
+            errors_are_fatal: set("exit-early"),
             reference: value("ref").filter(|text| !text.is_empty()),
             wait,
             wait_at_most: number("wait-at-most")?.map(Duration::from_secs),

@@ -12,6 +12,7 @@ mod requests;
 mod surroundings;
 mod tree;
 mod urls;
+mod verbs;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -130,6 +130,8 @@ fn a_stale_token_is_told_from_other_refusals() {
     assert!(said(&stale, "isobar").contains(hint), "{}", said(&stale, "isobar"));
     assert!(!said(&stale, "drpcli").contains(hint), "drpcli's words are drpcli's");
     let forbidden = refused("no right to list machines");
+    assert!(said(&forbidden, "isobar").contains("somebody whose roles allow it"));
+    assert!(!said(&forbidden, "drpcli").contains("roles"));
     assert!(
         !said(&forbidden, "isobar").contains(hint),
         "{}",

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::services::{one, plain};
 use super::{Arity, Call, Flag, Verb, objects, option, switch, verb};
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::{CliError, input, secure};
 
@@ -214,6 +215,7 @@ fn upload(session: &Session, pack: &Value) -> Result<Output, CliError> {
     let client = session.client()?;
     let route = path!("api", "v3", "contents", name);
     let there = !name.is_empty() && client.head(&route).is_ok();
+    let _waiting = Progress::waiting(session, format!("uploading {name}"));
     let answer = if there {
         client.put(&route, pack)?
     } else {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Arity, Call, Verb, verb};
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::{CliError, input};
 
@@ -37,6 +38,7 @@ fn wait(session: &Session, call: &Call) -> Result<Output, CliError> {
     let (field, text) = (call.arg(1), call.arg(2));
     let wanted = input::scalar(text);
     let started = Instant::now();
+    let _waiting = Progress::waiting(session, format!("waiting for {field} to be {text}"));
     let mut object = session.get_object(call.noun, call.arg(0))?;
     let key = object[call.row.map_or("Name", |row| row.key_field())]
         .as_str()
