@@ -203,6 +203,8 @@ const OTHERS: &[(&str, &str, Row)] = &[
         row("plugins", "get", Never),
     ),
     ("GET", "/isobar/v1/audit", row("audit", "list", Never)),
+    ("POST", "/isobar/v1/render", row("templates", "get", Never)),
+    ("GET", "/isobar/v1/check/bootenvs", row("bootenvs", "list", Always)),
 ];
 
 /// Routes with a rule of their own: everybody may call the first, who has a secret in the body; the others are for

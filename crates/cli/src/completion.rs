@@ -216,6 +216,7 @@ impl Place {
         }
         if let Some(row) = isobar_model::noun(noun) {
             let verbs = verbs::of_noun(row).into_iter();
+            let verbs = verbs.filter(|verb| !verb.own || program == Program::Isobar);
             return verbs.map(|verb| candidate(verb.name, verb.about)).collect();
         }
         let service = SERVICES.iter().find(|service| service.name == noun);

@@ -28,8 +28,9 @@ pub(crate) fn command(program: Program, extra: &[Command]) -> Command {
         .args(global_args());
     command = command.subcommands(extra);
     for noun in NOUNS {
-        let verbs = verbs::of_noun(noun);
-        command = command.subcommand(group(noun.name, noun.doc, verbs.into_iter(), Some(noun), program));
+        let verbs = verbs::of_noun(noun).into_iter();
+        let verbs = verbs.filter(|verb| !verb.own || program == Program::Isobar);
+        command = command.subcommand(group(noun.name, noun.doc, verbs, Some(noun), program));
     }
     for service in SERVICES
         .iter()

@@ -40,7 +40,7 @@ pub(crate) struct Rendered {
 
 /// Whether templates get tokens, and which.
 #[derive(Clone)]
-enum Tokens {
+pub(crate) enum Tokens {
     /// For the machine in this boot.
     Of(BootWindow),
     /// For nobody: a person looks at what a machine would get.
@@ -59,20 +59,20 @@ const NO_PASS: &str = "this path can be guessed, so no token is given here: writ
 const NO_MACHINE: &str = "tokens are for machines, and there is none here";
 const AGENT: &str = "the machine is not booting from its virtual CD; its agent has a token already, in RS_TOKEN";
 /// Whether templates get secure params: none for nobody; else whether they took one.
-type Secrets = Option<Arc<AtomicBool>>;
+pub(crate) type Secrets = Option<Arc<AtomicBool>>;
 
 #[derive(Clone)]
-struct World {
-    tokens: Tokens,
-    objects: Objects,
-    machine: Option<Arc<Object>>,
-    env: Option<Arc<Object>>,
-    stage: Option<Arc<Object>>,
-    task: Option<Arc<Object>>,
-    secrets: Secrets,
-    path: Option<String>,
-    mac: Option<String>,
-    at: ServedAt,
+pub(crate) struct World {
+    pub(crate) tokens: Tokens,
+    pub(crate) objects: Objects,
+    pub(crate) machine: Option<Arc<Object>>,
+    pub(crate) env: Option<Arc<Object>>,
+    pub(crate) stage: Option<Arc<Object>>,
+    pub(crate) task: Option<Arc<Object>>,
+    pub(crate) secrets: Secrets,
+    pub(crate) path: Option<String>,
+    pub(crate) mac: Option<String>,
+    pub(crate) at: ServedAt,
 }
 
 impl Rendered {
@@ -124,7 +124,7 @@ impl Rendered {
 }
 
 impl World {
-    fn of_machine(objects: &Objects, machine: &Arc<Object>, at: &ServedAt) -> Result<Self, ApiError> {
+    pub(crate) fn of_machine(objects: &Objects, machine: &Arc<Object>, at: &ServedAt) -> Result<Self, ApiError> {
         Ok(World {
             objects: objects.clone(),
             env: objects.find("bootenvs", text(machine, "BootEnv"))?,
@@ -139,7 +139,7 @@ impl World {
         })
     }
 
-    fn rendered(self) -> Rendered {
+    pub(crate) fn rendered(self) -> Rendered {
         Rendered {
             objects: self.objects.clone(),
             secrets: self.secrets.clone(),
@@ -148,7 +148,7 @@ impl World {
     }
 
     /// The file of this path, if a template of boot environment or stage is for it.
-    fn file(&self, wanted: &str) -> Option<Result<String, String>> {
+    pub(crate) fn file(&self, wanted: &str) -> Option<Result<String, String>> {
         for owner in [&self.env, &self.stage].into_iter().flatten() {
             let infos = owner.get("Templates").and_then(Value::as_array).into_iter().flatten();
             for info in infos {

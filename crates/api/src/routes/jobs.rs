@@ -5,9 +5,10 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use isobar_model::ApiError;
-use isobar_objects::{NextJob, ServedAt};
+use isobar_objects::NextJob;
 
 use super::doc::{Shape, query};
+use super::render::seen_at;
 use super::{Access, On, Table, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
@@ -113,17 +114,7 @@ async fn actions(call: Call) -> Answer {
         call.key().to_owned(),
         call.query.get("os").unwrap_or_default().to_owned(),
     );
-    let server = &call.app.server;
-    let host = if server.address.contains(':') {
-        format!("[{}]", server.address)
-    } else {
-        server.address.clone()
-    };
-    let at = ServedAt {
-        address: server.address.clone(),
-        files: format!("http://{host}:{}", server.file_port),
-        api: format!("https://{host}:{}", server.api_port),
-    };
+    let at = seen_at(&call);
     let actions = call
         .objects(move |objects, who| objects.job_actions(&key, &os, &at, who))
         .await?;

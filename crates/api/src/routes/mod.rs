@@ -38,6 +38,7 @@ mod objects;
 pub mod openapi;
 mod params;
 mod providers;
+mod render;
 mod users;
 mod whoami;
 
@@ -164,6 +165,7 @@ pub fn routes() -> Vec<Route> {
     jobs::add(&mut table);
     bases::add(&mut table);
     providers::add(&mut table);
+    render::add(&mut table);
     audit::add(&mut table);
     openapi::add(&mut table);
     table.rows

@@ -16,6 +16,7 @@ mod meta;
 mod objects;
 mod params;
 mod passwords;
+mod render;
 mod runner;
 mod services;
 mod subnets;
@@ -264,12 +265,16 @@ const NOUN_VERBS: &[(&str, &[Verb])] = &[
     ("templates", blobs::TEMPLATES),
 ];
 
-/// The verbs of an object type: those that the model table names and this crate knows.
+/// Verbs of object types that are ours.
+const OWN_VERBS: &[(&str, &[Verb])] = &[("bootenvs", render::BOOTENVS), ("templates", render::TEMPLATES)];
+
+/// The verbs of an object type: those that the model table names and this crate knows, and ours.
 pub(crate) fn of_noun(noun: &Noun) -> Vec<&'static Verb> {
-    noun.verbs()
-        .into_iter()
-        .filter_map(|name| find(noun.name, name))
-        .collect()
+    let own = OWN_VERBS.iter().filter(|(of, _)| *of == noun.name);
+    let known = noun.verbs().into_iter().filter_map(|name| find(noun.name, name));
+    let mut verbs: Vec<_> = known.chain(own.flat_map(|(_, verbs)| verbs.iter())).collect();
+    verbs.sort_by_key(|verb| verb.name);
+    verbs
 }
 
 fn find(noun: &str, name: &str) -> Option<&'static Verb> {
