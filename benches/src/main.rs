@@ -9,6 +9,7 @@ mod boot;
 mod files;
 mod goal;
 mod image;
+mod render;
 mod report;
 mod samples;
 mod setup;
@@ -42,6 +43,7 @@ const BENCHES: &[&Bench] = &[
     &boot::BENCH,
     &files::BENCH,
     &image::BENCH,
+    &render::BENCH,
     &slow_readers::BENCH,
 ];
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use isobar_model::content::{self, Pack};
 use isobar_model::{Object, text};
 use isobar_objects::{Objects, Options, Preview, Principal, ServedAt};
 use isobar_store::{SqliteStore, Vault};
@@ -42,3 +41,54 @@ pub(crate) const BENCH: Bench = Bench {
     ],
     measure,
 };
+
+fn measure(setup: &Setup, samples: &mut Samples) -> Result<()> {
+    let store = SqliteStore::in_memory()?;
+    let objects = Objects::open(Arc::new(store), Arc::new(Vault::ephemeral()), Options::default())?;
+    let uuid = machine(&objects)?;
+    let at = ServedAt {
+        address: "192.168.77.1".to_owned(),
+        files: "http://192.168.77.1:8091".to_owned(),
+        api: "https://192.168.77.1:8092".to_owned(),
+    };
+    let arguments = Preview::Text("{{.BootParams}}".to_owned());
+    let set = || -> Result<()> {
+        let arguments = objects.preview(Some(&uuid), None, &arguments, &at)?;
+        ensure!(arguments.contains("provisioner.ip=192.168.77.10/24"), "{arguments}");
+        for path in ["192.168.77.10.ipxe", "52:54:00:00:00:01.ipxe"] {
+            let file = objects
+                .rendered_file(path, &at)?
+                .context("no template makes the file")?;
+            ensure!(file.contains("provisioner.ip=192.168.77.10/24"), "{file}");
+        }
+        Ok(())
+    };
+    set()?;
+    for run in 1..=setup.runs {
+        let (began, mut sets) = (Instant::now(), 0u32);
+        while began.elapsed() < RUN {
+            set()?;
+            sets += 1;
+        }
+        let rate = f64::from(sets) / began.elapsed().as_secs_f64();
+        samples.add("sets", rate);
+        // The arguments, and two files with the arguments in them.
+        samples.add("templates", rate * 5.0);
+        eprintln!("render: run {run} of {}: {rate:.0} sets a second", setup.runs);
+    }
+    Ok(())
+}
+
+/// A machine in the bootenv, with what its templates ask for and more.
+fn machine(objects: &Objects) -> Result<String> {
+    let mut params = json!({"network-data": {"prov": {"address": "192.168.77.10", "netmask": "255.255.255.0",
+        "gateway": "192.168.77.1", "interface": "eth0", "vlan": "1020", "dns-servers": ["192.168.77.2"]}}});
+    for n in 0..PARAMS {
+        params[format!("inventory/{n}")] =
+            json!({"vendor": "ACME", "serial": n, "sizes": [1, 2, 3], "note": "x".repeat(100)});
+    }
+    let machine: Value = json!({"Name": "mach-01", "BootEnv": "sledgehammer", "Address": "192.168.77.10",
+        "HardwareAddrs": ["52:54:00:00:00:01"], "Params": params});
+    let made: Arc<Object> = objects.create("machines", &machine, &Principal::system())?;
+    Ok(text(&made, "Uuid").to_owned())
+}
