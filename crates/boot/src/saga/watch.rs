@@ -10,7 +10,7 @@ use super::{Outcome, SETTLE, Saga, Stop, time_of};
 use crate::evidence::{Phase, Reading, bytes};
 use crate::gate::{Answer, Verb};
 use crate::reason::{Reason, worth_retrying};
-use crate::record::{Attempt, Row, ms_of};
+use crate::record::{Attempt, Row, Way, ms_of};
 
 impl Saga {
     /// Follows the reads until the agent is up, or a verdict is due.
@@ -31,6 +31,13 @@ impl Saga {
             return self.await_operator(row, &attempt).await;
         };
         let reads = inner.follow(&attempt).map_err(Stop::Settings)?;
+        // Who is heard from an older attempt has not rebooted: the answer that told it to was lost in a restart.
+        if row.boot.way == Some(Way::Agent)
+            && let Some(agent) = inner.agents.live(&row.boot.machine, inner.uptime())
+            && agent.attempt != attempt.id
+        {
+            inner.agents.order_reboot(&row.boot.machine, &attempt.id);
+        }
         self.strangers(row, &attempt);
         reads.powered_on(time_of(handed_over));
         let seen = reads.now(inner.now());

@@ -32,7 +32,7 @@ struct Between {
 struct Door {
     api: u16,
     data: PathBuf,
-    /// Ends of the paths whose next answer is lost, in this order.
+    /// Ends of the paths, or commands to the agent, whose next answer is lost, in this order.
     losing: Mutex<Vec<&'static str>>,
     lost: mpsc::Sender<Lost>,
 }
@@ -100,7 +100,10 @@ impl Door {
 
         let loses = {
             let mut losing = self.losing.lock().unwrap();
-            let loses = losing.first().is_some_and(|end| path.ends_with(end)) && status < 300;
+            let loses = losing
+                .first()
+                .is_some_and(|end| path.ends_with(end) || said["command"] == *end)
+                && status < 300;
             loses.then(|| losing.remove(0))
         };
         if loses.is_some() {
@@ -207,5 +210,44 @@ fn an_agent_copes_with_a_server_that_dies_before_each_of_its_answers() {
         boot["state"] == "done" && boot["agent_up"] == true && players.heartbeats() > heard
     });
     assert_eq!(players.all().len(), 1, "booted once");
+    assert_eq!(stage::overlaps(&sim.requests(), &server.starts), [""; 0]);
+}
+
+#[test]
+fn an_order_to_reboot_that_was_lost_on_its_way_is_given_again() {
+    let mut server = Server::new(stage::Options {
+        timing: TIMING.to_owned(),
+        ..stage::Options::default()
+    });
+    let between = Between::open(&server, &["reboot"]);
+    let (runtime, players) = (stage::runtime(), stage::Players::default());
+    server.start();
+    server.import();
+    let mut config = stage::sim_config();
+    config.os_up = Some(players.hook(between.port));
+    let sim = runtime.block_on(isobar_sim::start(config)).unwrap();
+    let uuid = server
+        .create_machines(&[("mach-01".to_owned(), sim.url().to_string())])
+        .remove(0);
+    let booted = |boot: &Value| boot["state"] == "done" && boot["agent_up"] == true;
+    set_bootenv(&server.client(), &uuid, "sledgehammer").unwrap();
+    server.wait("the first boot is done", |s| booted(&s.last_boot_of("mach-01")));
+    let first = server.last_boot_of("mach-01")["id"].clone();
+
+    set_bootenv(&server.client(), &uuid, "local").unwrap();
+    set_bootenv(&server.client(), &uuid, "sledgehammer").unwrap();
+    let lost = between.next();
+    server.wait("the order counts as given", |s| {
+        let boot = s.last_boot_of("mach-01");
+        boot["id"] != first && boot["handed_over"] == true
+    });
+    restart(&mut server);
+    drop(lost);
+
+    server.wait("the second boot is done", |s| {
+        let boot = s.last_boot_of("mach-01");
+        boot["id"] != first && booted(&boot)
+    });
+    assert_eq!(players.all().len(), 2, "rebooted once");
     assert_eq!(stage::overlaps(&sim.requests(), &server.starts), [""; 0]);
 }
