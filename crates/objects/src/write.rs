@@ -434,9 +434,8 @@ fn refuse_machine_change(
         return Err(forbidden(noun, key, &format!("change {member}")));
     }
     let theirs = |param: &&String| PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix));
-    match changed_params(Some(old), new).into_iter().find(|param| theirs(&param)) {
-        Some(param) => return Err(forbidden(noun, key, &format!("change the param {param}"))),
-        None => {}
+    if let Some(param) = changed_params(Some(old), new).into_iter().find(theirs) {
+        return Err(forbidden(noun, key, &format!("change the param {param}")));
     }
     for profile in list(new, "Profiles").filter(|profile| list(old, "Profiles").all(|known| known != *profile)) {
         if let Some(param) = guarded_param(view, profile, &mut BTreeSet::new()) {

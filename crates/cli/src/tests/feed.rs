@@ -149,3 +149,35 @@ fn the_audit_log_is_shown_in_pages_and_followed() {
         table.out
     );
 }
+
+#[test]
+fn tokens_are_revoked() {
+    let server = Server::start(|seen| match seen.method.as_str() {
+        "DELETE" => Answer::bytes(204, b""),
+        _ => Answer::ok(json!({})),
+    });
+    for (words, line) in [
+        (&["isobar", "tokens", "revoke"][..], "DELETE /isobar/v1/token"),
+        (
+            &["isobar", "tokens", "revoke", "users", "fred"],
+            "DELETE /isobar/v1/users/fred/tokens",
+        ),
+        (
+            &["isobar", "tokens", "revoke", "machines", "Name:m"],
+            "DELETE /isobar/v1/machines/Name:m/tokens",
+        ),
+    ] {
+        let ran = run(&server, words);
+        assert_eq!(
+            (ran.status, ran.lines.last().map(String::as_str)),
+            (0, Some(line)),
+            "{}",
+            ran.err
+        );
+    }
+    assert!(
+        run(&server, &["isobar", "tokens", "revoke", "fred"])
+            .err
+            .contains("say which")
+    );
+}

@@ -227,6 +227,12 @@ pub(crate) const SERVICES: &[Service] = &[
         verbs: &[services::SYSTEM],
         own: false,
     },
+    Service {
+        name: "tokens",
+        about: "What users and machines have logged in with.",
+        verbs: &[services::TOKENS],
+        own: true,
+    },
 ];
 
 /// Commands that are no noun's: they stand right behind the program's name.

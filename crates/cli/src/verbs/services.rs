@@ -104,6 +104,26 @@ pub(super) const USERS: &[Verb] = &[
     ),
 ];
 
+pub(super) const TOKENS: &[Verb] = &[verb(
+    "revoke",
+    "[users or machines] [id]",
+    Arity::Between(0, 2),
+    revoke,
+    "Makes all tokens of a user or a machine worthless; without arguments the one that is used",
+    "tokens revoke users fred",
+)
+.own()];
+
+fn revoke(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let route = match call.args.as_slice() {
+        [] => "/isobar/v1/token".to_owned(),
+        [kind, id] if ["users", "machines"].contains(&kind.as_str()) => path!("isobar", "v1", kind, id, "tokens"),
+        _ => return Err(call.misuse("tokens are those of users or of machines: say which, and whose")),
+    };
+    session.client()?.request(Method::DELETE, &route).send()?;
+    Ok(Output::Nothing)
+}
+
 pub(super) fn plain(session: &Session, call: &Call) -> Result<Output, CliError> {
     let value = session.client()?.get(&path!("api", "v3", call.noun))?;
     let columns: &[&str] = match call.noun {

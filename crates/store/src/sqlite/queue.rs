@@ -60,7 +60,7 @@ struct State {
 
 /// Why a command was not taken.
 enum Refused {
-    Full(Command),
+    Full(Box<Command>),
     Closed,
 }
 
@@ -84,7 +84,7 @@ impl Queue {
             return Err(Refused::Closed);
         }
         if state.commands.len() >= self.capacity {
-            return Err(Refused::Full(command));
+            return Err(Refused::Full(Box::new(command)));
         }
         state.commands.push_back(command);
         self.filled.notify_one();
@@ -97,7 +97,7 @@ impl Queue {
             match self.offer(&mut state, command) {
                 Ok(()) => return Ok(()),
                 Err(Refused::Closed) => return Err(StoreError::Closed),
-                Err(Refused::Full(back)) => command = back,
+                Err(Refused::Full(back)) => command = *back,
             }
             state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -176,7 +176,7 @@ impl Submitted {
         let offered = queue.offer(&mut queue.lock(), Command::Commit { txn, reply });
         let (outside, closed) = match offered {
             Ok(()) => (None, false),
-            Err(Refused::Full(command)) => (Some(command), false),
+            Err(Refused::Full(command)) => (Some(*command), false),
             Err(Refused::Closed) => (None, true),
         };
         Self {
@@ -214,7 +214,7 @@ impl Future for Submitted {
                 Ok(()) => {}
                 Err(Refused::Full(back)) => {
                     state.waiting.push(cx.waker().clone());
-                    self.outside = Some(back);
+                    self.outside = Some(*back);
                     return Poll::Pending;
                 }
                 Err(Refused::Closed) => {
