@@ -87,6 +87,34 @@ fn a_machine_boots_its_own_image_and_says_so() {
         nobody.post::<_, Value>("/isobar/v1/agent/exchange", &other).is_err(),
         "the secret is used up"
     );
+
+    // Who did what stands in the audit log, without any secret.
+    let boot = format!("boot {}", boots[0]["id"].as_str().unwrap());
+    for (action, principal, detail) in [
+        ("bmc:insert", "system", boot.as_str()),
+        ("bmc:boot-once", "system", &boot),
+        ("bmc:power-on", "system", &boot),
+        ("grant", &format!("machine:{uuid}"), "ttl=604800 for a boot secret"),
+        ("action:powerstatus", "user:rocketskates", ""),
+        ("exchange-refused", "", ""),
+    ] {
+        stage.wait(action, |stage| {
+            audited(stage, uuid)
+                .iter()
+                .any(|row| row["action"] == action && row["principal"] == principal && row["detail"] == detail)
+        });
+    }
+    let told = json!(audited(&stage, uuid)).to_string();
+    for secret in [stage::PASSWORD, os.boot["secret"].as_str().unwrap()] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
+/// What was done to a machine.
+fn audited(stage: &Stage, uuid: &str) -> Vec<Value> {
+    let out = stage.isobar(&["audit", "list", "--key", uuid, "--limit", "2000"]);
+    assert!(out.ok, "{out}");
+    serde_json::from_str(&out.stdout).unwrap()
 }
 
 #[test]
@@ -377,6 +405,16 @@ fn media_by_hand() {
     assert_eq!(media, json!({"Image": url, "Inserted": true}));
     assert_eq!(stage.action(&["powercycle", "ipmi/mode", "redfish"]), "Success");
     stage.wait("its agent is up", |s| s.machine()["Address"] == "192.168.77.10");
+    let rows = audited(&stage, &uuid);
+    for action in ["action:mountVirtualMedia", "action:powercycle"] {
+        let told: Vec<_> = rows.iter().filter(|row| row["action"] == action).collect();
+        assert_eq!(
+            told.len(),
+            1,
+            "{action}, once however many exchanges it takes: {rows:?}"
+        );
+        assert_eq!(told[0]["principal"], "user:rocketskates");
+    }
 
     let out = stage.isobar(&["machines", "runaction", MACHINE, "powerstatus", "ipmi/mode", "ipmitool"]);
     assert!(
