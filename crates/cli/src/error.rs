@@ -60,9 +60,13 @@ impl CliError {
     /// What the server says is DRP's; what to do about it is not.
     pub(crate) fn advised(self) -> Self {
         match self {
-            Self::Client(error @ ClientError::Api(_)) => {
+            Self::Client(error @ (ClientError::Api(_) | ClientError::Status { .. })) => {
                 let hint = match &error {
                     ClientError::Api(body) => advice(body),
+                    // Without a word, as DRP refuses who it does not know.
+                    ClientError::Status { status: 401 | 403, .. } => {
+                        Some("wrong name or password, or no right: set RS_KEY=user:password")
+                    }
                     _ => None,
                 };
                 Self::hinted(error, hint.map(str::to_owned))

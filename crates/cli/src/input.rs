@@ -57,6 +57,9 @@ pub(crate) fn document(host: &Host, argument: &str) -> Result<(Option<Value>, St
 pub(crate) fn map(host: &Host, argument: &str, what: &str) -> Result<Value, CliError> {
     match document(host, argument)? {
         (Some(value @ Value::Object(_)), _) => Ok(value),
+        (None, text) if text == argument && looks_like_a_file(argument) => {
+            Err(CliError::text(format!("{argument}: there is no such file")))
+        }
         _ => Err(CliError::text(format!(
             "{what} must be a JSON or YAML map, a file or URL with one, or - for standard input"
         ))),
@@ -111,6 +114,11 @@ fn structured(text: &str) -> Option<Value> {
 fn is_file(name: &str) -> bool {
     // A JSON text or a name with a line break is never meant as a file, and may be too long to ask about.
     !name.starts_with(['{', '[']) && !name.contains('\n') && name.len() < 4096 && Path::new(name).is_file()
+}
+
+fn looks_like_a_file(name: &str) -> bool {
+    let ends = [".json", ".yaml", ".yml"];
+    !name.contains(char::is_whitespace) && (name.contains('/') || ends.iter().any(|end| name.ends_with(end)))
 }
 
 fn read(file: &Path) -> Result<String, CliError> {
@@ -170,6 +178,14 @@ mod tests {
         assert_eq!(secret(&host, &argument).unwrap().expose(), "s3 cret");
         let missing = value_text(&host, "@/nonexistent/file").unwrap_err().to_string();
         assert!(missing.starts_with("/nonexistent/file: No such file"), "{missing}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_from_what_is_no_map() {
+        let (host, ..) = fake::host(&[], "");
+        let said = |argument: &str| map(&host, argument, "it").unwrap_err().to_string();
+        assert_eq!(said("nowhere/fred.yaml"), "nowhere/fred.yaml: there is no such file");
+        assert!(said("fred").starts_with("it must be a JSON or YAML map"));
     }
 
     #[test]

@@ -194,10 +194,15 @@ fn fit(columns: &[String], rows: &mut [Vec<String>], width: usize) {
     };
     let mut widths: Vec<usize> = (0..columns.len()).map(widest).collect();
     let between = 2 * columns.len().saturating_sub(1);
+    // A UUID is there to be copied: the others give way first.
+    let whole: Vec<bool> = (0..columns.len())
+        .map(|at| rows.iter().any(|row| row.get(at).is_some_and(|cell| is_uuid(cell))))
+        .collect();
     while widths.iter().sum::<usize>() + between > width {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > NARROWEST => *widest -= 1,
-            _ => break,
+        let candidates = widths.iter_mut().zip(&whole).filter(|(width, _)| **width > NARROWEST);
+        match candidates.max_by_key(|(width, whole)| (!**whole, **width)) {
+            Some((widest, _)) => *widest -= 1,
+            None => break,
         }
     }
     for row in rows {
@@ -205,6 +210,10 @@ fn fit(columns: &[String], rows: &mut [Vec<String>], width: usize) {
             *cell = cut(std::mem::take(cell), width);
         }
     }
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 fn cut(text: String, width: usize) -> String {
@@ -316,6 +325,10 @@ mod tests {
         fit(&columns, &mut rows, 40);
         assert_eq!(rows[0], ["mach-01".to_owned(), format!("{}…", "d".repeat(30))]);
         assert_eq!(rows[1][1], "short");
+        let uuid = "1fbaea88-690a-47f1-94e3-57b6ff905993";
+        let mut machines = vec![vec![uuid.to_owned(), "d".repeat(30)]];
+        fit(&columns, &mut machines, 50);
+        assert_eq!(machines[0], [uuid.to_owned(), format!("{}…", "d".repeat(11))]);
         fit(&columns, &mut rows, 1);
         assert_eq!(rows[0][1].chars().count(), NARROWEST);
     }

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 
 use isobar_client::{ApiErrorBody, Auth, Client, ClientError, Login, Method, path};
+use isobar_model::table::KeyKind;
 use serde_json::Value;
 
 use crate::host::Host;
@@ -91,21 +92,22 @@ impl<'a> Session<'a> {
     /// What was probably meant by a name that is not there: by the bare name of what is known by its UUID, or by a
     /// name that is nearly one of those.
     pub(crate) fn not_found_hint(&self, noun: &str, id: &str, error: ClientError) -> CliError {
-        let by_uuid = isobar_model::noun(noun).is_some_and(|row| row.key == isobar_model::table::KeyKind::Uuid);
+        let row = isobar_model::noun(noun).filter(|row| matches!(row.key, KeyKind::Uuid | KeyKind::Name | KeyKind::Id));
         let about_it = matches!(&error, ClientError::Api(body) if body.code == 404 && body.key == id && plainly(body));
-        if !(self.helpful() && by_uuid && about_it) {
+        let Some(row) = row.filter(|_| self.helpful() && about_it) else {
             return error.into();
-        }
+        };
+        // What has a UUID is called Name:x, all else by its name.
+        let index = if row.key == KeyKind::Uuid { "Name:" } else { "" };
         let exists = |id: &str| {
             self.client()
                 .is_ok_and(|client| client.head(&path!("api", "v3", noun, id)).is_ok())
         };
         let hint = match id.split_once(':') {
-            None if exists(&format!("Name:{id}")) => Some(format!("Did you mean Name:{id}?")),
-            None => self.similar(noun, id).map(|name| format!("Did you mean Name:{name}?")),
-            Some(("Name", name)) => self
-                .similar(noun, name)
-                .map(|name| format!("Did you mean Name:{name}?")),
+            None if !index.is_empty() && exists(&format!("Name:{id}")) => Some(format!("Did you mean Name:{id}?")),
+            None | Some(("Name", _)) => self
+                .similar(noun, id.strip_prefix("Name:").unwrap_or(id))
+                .map(|name| format!("Did you mean {index}{name}?")),
             Some(_) => None,
         };
         let hint = hint.unwrap_or_else(|| format!("`isobar {noun} list` shows those that there are"));
@@ -123,7 +125,11 @@ impl<'a> Session<'a> {
             .ok()?
             .json()
             .ok()?;
-        let names = all.iter().filter_map(|object| object["Name"].as_str());
+        let member = isobar_model::noun(noun).map_or("Name", |row| match row.key {
+            KeyKind::Id => "ID",
+            _ => "Name",
+        });
+        let names = all.iter().filter_map(|object| object[member].as_str());
         nearest(name, names).map(str::to_owned)
     }
 }

@@ -140,6 +140,33 @@ fn requests_and_answers() {
 }
 
 #[test]
+fn a_misspelt_name_of_any_object_gets_a_hint() {
+    let server = Server::start(|seen| match seen.target.split('?').next().unwrap() {
+        "/api/v3/bootenvs" => Answer::ok(json!([{"Name": "sledgehammer"}, {"Name": "local"}])),
+        "/api/v3/templates" => Answer::ok(json!([{"ID": "net.tmpl"}])),
+        "/api/v3/info" => Answer::ok(json!({})),
+        path => {
+            let (noun, key) = path.trim_start_matches("/api/v3/").split_once('/').unwrap();
+            Answer::error(404, "GET", noun, key, &["Not Found"])
+        }
+    });
+    for (noun, name, hint) in [
+        ("bootenvs", "sledgehamer", "Did you mean sledgehammer?"),
+        ("templates", "nett.tmpl", "Did you mean net.tmpl?"),
+        (
+            "bootenvs",
+            "nothing-alike",
+            "`isobar bootenvs list` shows those that there are",
+        ),
+    ] {
+        let ran = run(&server, &["isobar", noun, "show", name]);
+        assert_eq!(ran.err, format!("Error: GET: {noun}/{name}: Not Found\n{hint}\n\n"));
+        let ran = run(&server, &["drpcli", noun, "show", name]);
+        assert_eq!(ran.err, format!("Error: GET: {noun}/{name}: Not Found\n\n"));
+    }
+}
+
+#[test]
 fn an_object_with_errors_may_be_fatal() {
     let server = server();
     let show = ["isobar", "machines", "show", "Name:mach-01"];
