@@ -46,6 +46,8 @@ fn nouns_verbs_flags_and_names_of_objects_are_offered() {
         (&["machines", "set", "Name:mach-01", "param", "ipmi/a", ""], &["to"]),
         (&["machines", "runaction", "Name:mach-01", ""], &["powerstatus"]),
         (&["machines", "meta", "se"], &["set"]),
+        (&["machines", "meta", "set", "Name:mach-01", ""], &["key"]),
+        (&["machines", "meta", "Name:mach-01", ""], &[]),
         (&["machines", "addprofile", "Name:mach-01", "a", "b"], &[]),
         (&["isos", "destroy", "deb"], &["debian-12.iso"]),
         (&["completion", "f"], &["fish"]),
