@@ -1,5 +1,7 @@
 //! One binary: the server, the simulator, the image builder, and drpcli's nouns and verbs.
 
+mod backup;
+mod backup_command;
 mod boots;
 mod data_dir;
 mod layers;
@@ -17,6 +19,11 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
+/// Documents of a few kilobytes come and go on many threads: the C library's keeps arenas for each of them, and gives
+/// back little of a list's memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A command that is not the command line's: what it looks like, and what runs it.
 struct Own {
     command: fn() -> Command,
@@ -27,6 +34,14 @@ const OWN: &[Own] = &[
     Own {
         command: settings::command,
         run: serve::run,
+    },
+    Own {
+        command: backup_command::backup_command,
+        run: backup_command::run_backup,
+    },
+    Own {
+        command: backup_command::restore_command,
+        run: backup_command::run_restore,
     },
     Own {
         command: sim_command::command,

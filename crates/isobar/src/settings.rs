@@ -160,6 +160,12 @@ const TABLE: options::Settings = options::Settings {
     ],
 };
 
+/// The first row alone.
+const DATA_DIR: options::Settings = options::Settings {
+    rows: TABLE.rows.split_at(1).0,
+    ..TABLE
+};
+
 /// All settings, with their defaults.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
@@ -258,6 +264,20 @@ impl Settings {
             bail!("tls-cert and tls-key go together: only one of them is set");
         }
         Ok(settings)
+    }
+
+    /// Options of the commands that only have to know where the data directory is.
+    pub(crate) fn data_dir_args() -> impl Iterator<Item = clap::Arg> {
+        DATA_DIR.args(Some(DEFAULT_CONFIG))
+    }
+
+    /// The data directory from those options, environment and file.
+    ///
+    /// # Errors
+    /// As [`options::Settings::read`].
+    pub(crate) fn data_dir_of(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
+        let settings: Self = DATA_DIR.read(matches, Some(DEFAULT_CONFIG))?;
+        Ok(settings.data_dir)
     }
 
     /// The initial preferences as texts.

@@ -8,6 +8,7 @@ mod audit;
 mod notes;
 mod queue;
 mod schema;
+mod snapshot;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::{
     SystemClock, Txn,
 };
 use queue::{Command, Queue};
+pub use snapshot::{SCHEMA, Snapshot, snapshot};
 
 /// How a store behaves.
 #[derive(Clone, Debug)]
