@@ -83,7 +83,6 @@ impl BlobDir {
     }
 
     /// For as long as this is held nothing is removed: from before a blob is taken in until something refers to it.
-    #[must_use]
     pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
         self.users.read().unwrap_or_else(PoisonError::into_inner)
     }

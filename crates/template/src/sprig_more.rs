@@ -143,7 +143,6 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
         let parts = range.split("||").map(|part| {
             let part = part
                 .replace(", ", ",")
-                .trim()
                 .split_whitespace()
                 .collect::<Vec<_>>()
                 .join(",");
