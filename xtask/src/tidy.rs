@@ -28,6 +28,7 @@ const LAYERS: &[(u32, &str, &[&str])] = &[
     (7, "top", &["isobar"]),
     (8, "commands of the house", &["xtask"]),
     (8, "measurements", &["isobar-benches"]),
+    (8, "fuzz targets", &["isobar-fuzz"]),
 ];
 
 /// Who must not be used by production code, and who may all the same.

@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use futures_util::StreamExt;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use isobar_model::{ApiError, Noun};
 use isobar_objects::{Objects, Principal};
 use serde::de::DeserializeOwned;
@@ -20,6 +20,8 @@ use crate::state::AppState;
 const MAX_JSON: usize = 16 << 20;
 /// The same from somebody who has not shown who it is: the agent's exchange is a few hundred bytes.
 const MAX_OPEN_JSON: usize = 64 * 1024;
+/// What is taken and thrown away of a body that is too long.
+const MAX_DRAINED: usize = 64 << 20;
 
 /// A request whose sender has been let in, with what its route knows.
 pub(crate) struct Call {
@@ -173,6 +175,10 @@ impl Call {
     /// As [`Call::json`], and 400 when the body has another shape.
     pub(crate) async fn typed<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         let value = self.json().await?.unwrap_or_default();
+        // A list would do for serde, its elements in the members' order.
+        if !value.is_object() {
+            return Err(self.bad_request("the body must be a JSON object"));
+        }
         serde_json::from_value(value).map_err(|e| self.bad_request(format!("the body does not fit: {e}")))
     }
 
@@ -186,15 +192,35 @@ impl Call {
     /// # Errors
     /// 413: too long. 408: too slow.
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, ApiError> {
-        let body = self.take_body();
+        let mut body = self.take_body().into_data_stream();
         let limit = if self.who().is_ok() { MAX_JSON } else { MAX_OPEN_JSON };
-        let collected = tokio::time::timeout(self.body_time, Limited::new(body, limit).collect()).await;
-        match collected {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(self.refused(413, format!("the body is longer than {limit} bytes")))
+        let collected = tokio::time::timeout(self.body_time, async {
+            let mut whole = Vec::new();
+            while let Some(chunk) = body.next().await {
+                let chunk = chunk.map_err(|error| self.bad_request(format!("the body broke off: {error}")))?;
+                if whole.len() + chunk.len() > limit {
+                    return Err(self.refused(413, format!("the body is longer than {limit} bytes")));
+                }
+                whole.extend_from_slice(&chunk);
             }
-            Ok(Err(error)) => Err(self.bad_request(format!("the body broke off: {error}"))),
+            Ok(Bytes::from(whole))
+        });
+        match collected.await {
+            Ok(Err(error)) if error.code == 413 => {
+                // Many clients read no answer before they have sent all, and what is not taken is answered by a reset.
+                let mut rest = MAX_DRAINED;
+                let drained = tokio::time::timeout(self.body_time, async {
+                    while let Some(Ok(chunk)) = body.next().await {
+                        rest = rest.saturating_sub(chunk.len());
+                        if rest == 0 {
+                            break;
+                        }
+                    }
+                });
+                let _ = drained.await;
+                Err(error)
+            }
+            Ok(collected) => collected,
             Err(_) => Err(self.refused(408, "the body came too slowly".to_owned())),
         }
     }

@@ -6,6 +6,7 @@ mod libvirt;
 mod paper;
 mod python;
 mod qemu_http;
+mod schemathesis;
 mod sushy;
 mod validator;
 
@@ -41,6 +42,11 @@ struct Peer {
 
 // The quick ones first: what is broken shows early.
 const PEERS_IN_ORDER: &[Peer] = &[
+    Peer {
+        name: "schemathesis",
+        served: false,
+        run: schemathesis::run,
+    },
     Peer {
         name: "validator",
         served: false,

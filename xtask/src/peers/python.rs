@@ -28,6 +28,13 @@ pub(crate) const JUDGES: Environment = Environment {
     borrowed: &[],
 };
 
+/// What tries APIs by their description.
+pub(crate) const API: Environment = Environment {
+    name: "api",
+    packages: include_str!("api.txt"),
+    borrowed: &[],
+};
+
 /// Debian's, since its libvirt module is for this one.
 const PYTHON: &str = "/usr/bin/python3";
 

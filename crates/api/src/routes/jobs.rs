@@ -45,7 +45,7 @@ pub(super) fn add(table: &mut Table) {
         .add(Method::GET, "/api/v3/jobs/{key}/log", may("log", On::Key), log)
         .is("The log of a job.")
         .gives(200, Shape::Octets)
-        .refuses(&[404]);
+        .refuses(&[404, 422]);
     table
         .add(Method::PUT, "/api/v3/jobs/{key}/log", may("update", On::Key), append)
         .is("Adds to the log of a job.")

@@ -57,6 +57,9 @@ const ENOUGH: u32 = 25;
 
 async fn whoami(mut call: Call) -> Answer {
     let mut body = call.json().await?.unwrap_or_else(|| json!({}));
+    if !body.is_object() {
+        return Err(call.bad_request("the body must be a JSON object"));
+    }
     let traits: Traits =
         serde_json::from_value(body.clone()).map_err(|e| call.bad_request(format!("the body does not fit: {e}")))?;
     let (score, uuid) = call
