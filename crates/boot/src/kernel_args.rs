@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isobar_model::Object;
 use isobar_model::network::Provisioning;
 use isobar_objects::{BootWindow, Objects};
-use isobar_template::{BootFiles, TemplateError, TokenKind};
+use isobar_template::{BootFiles, Repos, TemplateError, TokenKind};
 use serde_json::Value;
 
 use crate::address::ServerAddr;
@@ -162,6 +162,13 @@ impl isobar_template::Scope for Scope {
             Some(pass) => format!("{}/{pass}", self.web),
             None => self.web.clone(),
         })
+    }
+
+    fn repos(&self, which: Repos<'_>) -> Result<Vec<Value>, String> {
+        let listed = isobar_template::Scope::param(self, isobar_model::repos::PARAM)?;
+        let (machine, env) = (Some(&self.machine), Some(&self.bootenv));
+        self.objects
+            .template_repos(listed.as_ref(), machine, env, &self.web, which)
     }
 
     fn token(&self, _kind: TokenKind<'_>) -> Result<String, String> {

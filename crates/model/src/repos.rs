@@ -21,6 +21,9 @@ const YUM: &[&str] = &[
 ];
 const APT: &[&str] = &["debian", "ubuntu"];
 
+/// Stands for the component in what [`Repo::shown`] has as `UrlFor`.
+pub const COMPONENT: &str = "{component}";
+
 /// One repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repo {
@@ -98,12 +101,16 @@ impl Repo {
             "Distribution": self.distribution, "Components": self.components,
             "JoinedComponents": self.components.join(" "),
             "Install": self.install(os), "Lines": self.lines(os),
+            "Target": os, "UrlFor": self.component_url(os, COMPONENT),
         })
     }
 
-    /// Base URL of one of its components.
+    /// Base URL of one of its components; of apt's, which has them side by side, the repository's own.
     fn component_url(&self, os: &str, component: &str) -> String {
         let (url, release) = (&self.url, &self.distribution);
+        if APT.contains(&family(os)) {
+            return url.clone();
+        }
         // Scientific Linux has the architecture above the component.
         if family(os) == "scientificlinux" {
             format!("{url}/{release}/$basearch/{component}")

@@ -36,6 +36,10 @@ pub enum NextJob {
     Nothing,
 }
 
+/// Why an action in a task list fails.
+const NOT_RUN: &str = "actions are not run out of task lists: a machine's agent may change the list, and has no right to the \
+                       action. Run it with `isobar machines runaction`, or from a task by a user's token";
+
 fn unknown(what: &str, key: &str) -> ApiError {
     ApiError::validation("", "", format!("{what} {key} does not exist"))
 }
@@ -121,10 +125,10 @@ impl Objects {
                 }
                 let job = self.finish(view, draft, jobs, &key, None, job, How::of(by))?;
                 let first = format!("Log for Job: {key}\n");
-                let entry = if ours {
-                    format!("{first}{}\n", text(&job, "Task"))
-                } else {
-                    first
+                let entry = match Entry::parse(text(&job, "Task")) {
+                    _ if ours => format!("{first}{}\n", text(&job, "Task")),
+                    Some(Entry::Action(_)) => format!("{first}{}: {NOT_RUN}\n", text(&job, "Task")),
+                    _ => first,
                 };
                 draft.txn.puts.push(piece(&key, 0, entry.into_bytes(), Expect::Any));
                 Ok(if ours { NextJob::Nothing } else { NextJob::Made(job) })
@@ -350,7 +354,7 @@ impl Objects {
         let task = self.find("tasks", name)?.ok_or_else(|| unknown("Task", name))?;
         let uuid = text(&job, "Machine");
         let machine = self.find("machines", uuid)?.ok_or_else(|| unknown("Machine", uuid))?;
-        let rendered = Rendered::for_task(self, &machine, &task, at, by)?;
+        let rendered = Rendered::for_task(self, &machine, &task, (os, at), by)?;
         let templates = task.get("Templates").and_then(Value::as_array).into_iter().flatten();
         let fits = |info: &&Value| {
             let wanted = info.get("Meta").and_then(|meta| meta.get("OS")).and_then(Value::as_str);

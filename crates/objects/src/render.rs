@@ -81,7 +81,7 @@ impl Rendered {
         objects: &Objects,
         machine: &Arc<Object>,
         task: &Arc<Object>,
-        at: &ServedAt,
+        (os, at): (&str, &ServedAt),
         by: &Principal,
     ) -> Result<Self, ApiError> {
         let mut world = World::of_machine(objects, machine, at)?;
@@ -94,7 +94,10 @@ impl Rendered {
             },
             _ => Tokens::Shown,
         };
-        world.task = Some(Arc::clone(task));
+        let mut task = Object::clone(task);
+        // What the agent that asks runs on.
+        task.insert("TargetOS".to_owned(), if os.is_empty() { "linux" } else { os }.into());
+        world.task = Some(Arc::new(task));
         // The machine's own agent needs them; whoever else looks needs the right to.
         let secrets = by.machine() == Some(uuid) || by.allows("machines", "getSecure", uuid);
         world.secrets = secrets.then(Arc::default);
@@ -192,11 +195,10 @@ impl World {
 
 impl Scope for World {
     fn machine(&self) -> Option<Object> {
-        let mut machine = Object::clone(self.machine.as_ref()?);
         // Params are read through `.Param`, which refuses secrets; the other is the root of the machine's tokens.
-        machine.shift_remove("Params");
-        machine.shift_remove("Secret");
-        Some(machine)
+        let hidden = |member: &str| matches!(member, "Params" | "Secret");
+        let shown = self.machine.as_ref()?.iter().filter(|(member, _)| !hidden(member));
+        Some(shown.map(|(member, value)| (member.clone(), value.clone())).collect())
     }
 
     fn env(&self) -> Option<Object> {
@@ -328,19 +330,36 @@ impl Scope for World {
     }
 
     fn repos(&self, which: Repos<'_>) -> Result<Vec<Value>, String> {
-        let all = self
-            .param(repos::PARAM)?
-            .map(|value| Repo::list(&value))
-            .unwrap_or_default();
-        let os = match &self.machine {
+        let listed = self.param(repos::PARAM)?;
+        let (machine, env) = (self.machine.as_deref(), self.env.as_deref());
+        self.objects
+            .template_repos(listed.as_ref(), machine, env, &self.at.files, which)
+    }
+}
+
+impl Objects {
+    /// The package repositories that a template asks for, of those that a param lists and those that this server has itself
+    /// at `files`.
+    ///
+    /// # Errors
+    /// Of the store, in words.
+    pub fn template_repos(
+        &self,
+        listed: Option<&Value>,
+        machine: Option<&Object>,
+        env: Option<&Object>,
+        files: &str,
+        which: Repos<'_>,
+    ) -> Result<Vec<Value>, String> {
+        let all = listed.map(Repo::list).unwrap_or_default();
+        let os = match machine {
             Some(machine) if !text(machine, "OS").is_empty() => text(machine, "OS"),
-            _ => self.env.as_ref().map(|env| bootenv::os_name(env)).unwrap_or_default(),
+            _ => env.map(bootenv::os_name).unwrap_or_default(),
         };
-        let arch = self.machine_arch();
+        let arch = machine.map_or("amd64", |machine| text(machine, "Arch"));
         let local = || {
-            let trees = self.objects.local_trees(os, arch).map_err(|e| e.to_string())?;
-            let repo =
-                |(tag, path): &(String, String)| Repo::local(tag, os, arch, &format!("{}/{path}", self.at.files));
+            let trees = self.local_trees(os, arch).map_err(|e| e.to_string())?;
+            let repo = |(tag, path): &(String, String)| Repo::local(tag, os, arch, &format!("{files}/{path}"));
             Ok::<Vec<Repo>, String>(trees.iter().map(repo).collect())
         };
         let found = match which {
@@ -354,9 +373,7 @@ impl Scope for World {
         };
         Ok(found.iter().map(|repo| repo.shown(os)).collect())
     }
-}
 
-impl Objects {
     /// The file that a template makes of this path of the file plane (without leading slash), for whoever sees the server
     /// at `at`. None when no template does.
     ///

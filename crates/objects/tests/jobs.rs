@@ -202,3 +202,20 @@ fn a_machine_sees_and_moves_nobody_elses_jobs() {
     );
     b.objects.append_job_log(key, b"x", &own).unwrap();
 }
+
+#[test]
+fn an_action_in_a_task_list_fails_and_says_why() {
+    let b = bench();
+    let machine = b.machine(json!({"Name": "mach-01", "Tasks": ["action:poweron"]}));
+    let uuid = text(&machine, "Uuid");
+    let NextJob::Made(job) = b.objects.next_job(&json!({"Machine": uuid}), &root()).unwrap() else {
+        panic!()
+    };
+    assert_eq!((text(&job, "Task"), text(&job, "State")), ("action:poweron", "failed"));
+    let log = b.objects.job_log(text(&job, "Uuid"), &root()).unwrap();
+    let log = String::from_utf8(log).unwrap();
+    assert!(
+        log.contains("action:poweron: actions are not run out of task lists"),
+        "{log}"
+    );
+}

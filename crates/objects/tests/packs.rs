@@ -221,3 +221,74 @@ fn files_are_rendered_for_the_machine_that_a_path_names() {
     b.set(uuid, "BootEnv", json!("local")).unwrap();
     assert_eq!(file(&format!("machines/{uuid}/hello")).unwrap(), None);
 }
+
+#[test]
+fn a_pack_gets_what_it_asks_for_or_is_refused_whole() {
+    let b = bench();
+    let o = &b.objects;
+    let pack = |name: &str, meta: serde_json::Value| {
+        let mut pack = json!({"meta": {"Name": name}, "sections": {"tasks": {format!("{name}-task"): {"Name": format!("{name}-task")}}}});
+        for (member, value) in meta.as_object().unwrap() {
+            pack["meta"][member] = value.clone();
+        }
+        pack
+    };
+    let there = || {
+        let packs = o.contents();
+        packs
+            .iter()
+            .map(|pack| pack["meta"]["Name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let before = there();
+    o.put_content(&pack("base", json!({"Version": "v1.4.0"})), None, &root())
+        .unwrap();
+    for (meta, want) in [
+        (
+            json!({"RequiredFeatures": "workflows,teleport"}),
+            "requires feature teleport, but dr-provision does not provide it",
+        ),
+        (
+            json!({"Prerequisites": "gone"}),
+            "Layer p has gone as a prerequisite, but gone does not exist!",
+        ),
+        (
+            json!({"Prerequisites": "base: >=2.0.0"}),
+            "Layer p prerequisite test on base failed",
+        ),
+        (
+            json!({"Prerequisites": "base: >=1.0.0 <1.4.0"}),
+            "Layer p prerequisite test on base failed",
+        ),
+    ] {
+        let error = o.put_content(&pack("p", meta.clone()), None, &root()).unwrap_err();
+        assert!(error.code == 422 && error.to_string().contains(want), "{meta}: {error}");
+        assert!(o.find("tasks", "p-task").unwrap().is_none(), "{meta}");
+    }
+    // All that is wrong at once.
+    let both = json!({"RequiredFeatures": "teleport", "Prerequisites": "gone,base: <1.0.0"});
+    assert_eq!(
+        o.put_content(&pack("p", both), None, &root())
+            .unwrap_err()
+            .messages
+            .len(),
+        3
+    );
+    let fits = json!({"RequiredFeatures": "sane-exit-codes, virtual-media-boot", "Prerequisites": "BasicStore, base: >=1.2.3 <2.0.0"});
+    o.put_content(&pack("p", fits.clone()), None, &root()).unwrap();
+    // What is wanted stays, in a version that will do.
+    assert_eq!(o.remove_content("base", &root()).unwrap_err().code, 422);
+    assert!(
+        o.put_content(&pack("base", json!({"Version": "v3.0.0"})), Some("base"), &root())
+            .is_err()
+    );
+    assert_eq!(o.content_pack("base", false).unwrap()["meta"]["Version"], "v1.4.0");
+    // A replacement that fails leaves the old one with all that it had.
+    let mut broken = pack("p", fits);
+    broken["sections"]["bootenvs"] = json!({"be": {"Name": "be", "OS": {"Name": "be"}, "BootParams": "{{if}}"}});
+    assert!(o.put_content(&broken, Some("p"), &root()).is_err());
+    assert!(o.find("tasks", "p-task").unwrap().is_some() && o.find("bootenvs", "be").unwrap().is_none());
+    o.remove_content("p", &root()).unwrap();
+    o.remove_content("base", &root()).unwrap();
+    assert_eq!(there(), before);
+}

@@ -13,6 +13,7 @@ use gotmpl::parse::{Expr, ListNode, Node, SmolStr};
 use gotmpl::{MissingKey, Template, Value};
 use serde_json::Value as Json;
 
+use crate::cache::{self, Ready};
 use crate::pass::{Pass, walk};
 use crate::{Limits, Members, Scope, TemplateError, methods, printf, sprig, sprig_more};
 
@@ -203,16 +204,22 @@ impl Run {
         let mut todo = vec![(name.to_owned(), text.to_owned())];
         let mut known = vec![name.to_owned()];
         while let Some((id, text)) = todo.pop() {
-            let trees = parse(&id, &text)?;
-            let mut pass = Pass::new(&id, &absent);
-            for (tree_name, mut tree) in trees {
-                pass.list(&mut tree);
+            let ready = cache::ready(&id, &absent, &text, || {
+                let (mut trees, mut pass) = (parse(&id, &text)?, Pass::new(&id, &absent));
+                trees.iter_mut().for_each(|(_, tree)| pass.list(tree));
+                pass.sound(&id)?;
+                Ok(Ready {
+                    trees,
+                    included: pass.included,
+                    used: pass.used.into_iter().collect(),
+                })
+            })?;
+            for (tree_name, tree) in &ready.trees {
                 known.push(tree_name.clone());
-                template = template.add_parse_tree(&tree_name, tree);
+                template = template.add_parse_tree(tree_name, tree.clone());
             }
-            pass.sound(&id)?;
-            used.append(&mut pass.used);
-            for included in pass.included {
+            used.extend(ready.used.iter().cloned());
+            for included in ready.included.iter().cloned() {
                 if known.contains(&included) {
                     continue;
                 }
@@ -550,6 +557,17 @@ pub(crate) fn method(
     name: &'static str,
     body: impl Fn(&Arc<Run>, &[Json]) -> Result<Json, String> + Send + Sync + 'static,
 ) -> (Arc<str>, Value) {
+    value_method(run, name, move |run, arguments| {
+        body(run, arguments).map(|json| from_json(&json))
+    })
+}
+
+/// As [`method`], for what has methods itself.
+pub(crate) fn value_method(
+    run: &Arc<Run>,
+    name: &'static str,
+    body: impl Fn(&Arc<Run>, &[Json]) -> Result<Value, String> + Send + Sync + 'static,
+) -> (Arc<str>, Value) {
     let run = run.clone();
     let call = move |arguments: &[Value]| {
         run.spend().map_err(exec)?;
@@ -558,8 +576,7 @@ pub(crate) fn method(
             .map(to_json)
             .collect::<Result<Vec<_>, _>>()
             .map_err(exec)?;
-        let value = body(&run, &arguments).map_err(|reason| exec(format!(".{name}: {reason}")))?;
-        Ok(from_json(&value))
+        body(&run, &arguments).map_err(|reason| exec(format!(".{name}: {reason}")))
     };
     (name.into(), Value::Function(Arc::new(call)))
 }

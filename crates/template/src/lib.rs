@@ -5,6 +5,7 @@
 //! output, repetition and recursion ([`Limits`]), so that no template can stop the server. Errors say which
 //! template, which line, and what could not be answered.
 
+mod cache;
 mod engine;
 mod methods;
 mod pass;

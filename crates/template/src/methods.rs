@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::engine::{EngineValue, Run, from_json, map_of, method, object_names};
+use crate::engine::{EngineValue, Run, from_json, map_of, method, object_names, value_method};
 use crate::sprig::as_go_writes;
 use crate::{Members, Repos, Scope, TokenKind};
 
@@ -42,9 +42,11 @@ const METHODS: &[&str] = &[
     "PathForArch",
     "ProvisionerAddress",
     "ProvisionerURL",
+    "R",
     "Repos",
     "StringExpand",
     "Url",
+    "UrlFor",
     "VersionEq",
 ];
 
@@ -131,16 +133,12 @@ impl Objects {
             method(run, "NetmaskToCIDR", |_, a| {
                 netmask_to_cidr(a.first().unwrap_or(&Json::Null))
             }),
-            method(run, "Repos", |run, a| {
+            value_method(run, "Repos", |run, a| {
                 let tags: Vec<_> = a.iter().filter_map(Json::as_str).collect();
-                run.scope.repos(Repos::Tagged(&tags)).map(Json::from)
+                repos(run, Repos::Tagged(&tags))
             }),
-            method(run, "MachineRepos", |run, _| {
-                run.scope.repos(Repos::Machine).map(Json::from)
-            }),
-            method(run, "InstallRepos", |run, _| {
-                run.scope.repos(Repos::Install).map(Json::from)
-            }),
+            value_method(run, "MachineRepos", |run, _| repos(run, Repos::Machine)),
+            value_method(run, "InstallRepos", |run, _| repos(run, Repos::Install)),
             method(run, "GenerateToken", |run, _| {
                 run.scope.token(TokenKind::Short).map(Json::from)
             }),
@@ -159,6 +157,27 @@ impl Objects {
         ]);
         EngineValue::Map(Arc::new(dot))
     }
+}
+
+/// Stands for the component in the `UrlFor` of a repository.
+const COMPONENT: &str = "{component}";
+
+/// Repositories with what can be asked of them: where a component is, and the render object.
+fn repos(run: &Arc<Run>, which: Repos<'_>) -> Result<EngineValue, String> {
+    let found = run.scope.repos(which)?;
+    let repo = |repo: &Json| {
+        let members = repo.as_object().cloned().unwrap_or_default();
+        let mut map = map_of(&members);
+        let place = member(&members, "UrlFor").to_owned();
+        map.extend([
+            method(run, "UrlFor", move |_, a| {
+                Ok(place.replace(COMPONENT, text(a, 0, "a component")?).into())
+            }),
+            value_method(run, "R", |run, _| Ok(Objects::fetch(run.scope.as_ref()).dot(run))),
+        ]);
+        EngineValue::Map(Arc::new(map))
+    };
+    Ok(EngineValue::List(found.iter().map(repo).collect()))
 }
 
 fn is_render_object(value: &Json) -> bool {

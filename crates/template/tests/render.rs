@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isobar_template::{BootFiles, Limits, Members, Scope, TemplateError, check, render, render_with};
+use isobar_template::{BootFiles, Limits, Members, Repos, Scope, TemplateError, TokenKind, check, render, render_with};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -386,6 +386,148 @@ fn every_function_that_content_calls_is_there() {
         "genPrivateKey",
     ] {
         assert!(!there.contains(&outside), "{outside}");
+    }
+}
+
+/// What published content asks of the render object and of repositories: an expression, and what it gives here.
+const METHODS: &[(&str, &str)] = &[
+    (".Machine.Name", "mach-01.example.com"),
+    (".Env.Name", "sledgehammer"),
+    ("if .Stage}}stage{{else}}none{{end", "none"),
+    ("if .Task}}task{{else}}none{{end", "none"),
+    (".Machine.ShortName", "mach-01"),
+    (".Machine.UUID", "1987e6d3-75ef-4a61-bf0d-2fa4b26f8215"),
+    (".Machine.Path", "machines/1987e6d3-75ef-4a61-bf0d-2fa4b26f8215"),
+    (".Machine.Address", "10.10.10.100"),
+    (".Machine.HexAddress", "0A0A0A64"),
+    (
+        ".Machine.Url",
+        "http://192.168.77.1:8091/machines/1987e6d3-75ef-4a61-bf0d-2fa4b26f8215",
+    ),
+    (".Machine.MacAddr \"ipxe\"", "52:54:00:ab:cd:ef"),
+    (".Machine.MacAddr \"grub\"", "52:54:00:ab:cd:ef"),
+    (".Env.OS.FamilyName", "debian"),
+    (".Env.OS.VersionEq \"12\"", "true"),
+    (".Env.Kernel", "vmlinuz0"),
+    (".Env.KernelFor \"arm64\"", "vmlinuz0-arm64"),
+    (".Env.Initrds", "[stage1.img stage2.img]"),
+    (".Env.InitrdsFor \"arm64\"", "[stage1-arm64.img stage2.img]"),
+    (".Env.BootParams", "root=live value"),
+    (".Env.BootParamsFor \"amd64\"", "root=live value"),
+    (".BootParams", "root=live value"),
+    (".Env.PathFor \"tftp\" \"k\"", "sledgehammer/k"),
+    (
+        ".Env.PathForArch \"http\" \"k\" \"amd64\"",
+        "http://192.168.77.1:8091/sledgehammer/amd64/k",
+    ),
+    (
+        ".Env.JoinInitrds \"tftp\"",
+        "sledgehammer/stage1.img sledgehammer/stage2.img",
+    ),
+    (
+        ".Env.JoinInitrdsFor \"tftp\" \"amd64\"",
+        "sledgehammer/amd64/stage1-amd64.img sledgehammer/amd64/stage2.img",
+    ),
+    (".Env.InstallUrl", "http://repo/os"),
+    (".ProvisionerAddress", "192.168.77.1"),
+    (".ProvisionerURL", "http://192.168.77.1:8091"),
+    (".ApiURL", "https://192.168.77.1:8092"),
+    (".Param \"name\"", "value"),
+    (".ParamExists \"name\"", "true"),
+    (".ParamExpand \"name\"", "value"),
+    (".ParamAsJSON \"name\"", "\"value\""),
+    (".ParamAsYAML \"name\"", "value\n"),
+    ("(.ComposeParam \"map\").k", "composed"),
+    ("(.ParamCompose \"map\").k", "composed"),
+    ("(.ParamComposeExpand \"map\").k", "composed"),
+    (".StringExpand \"{{.Machine.Arch}}\"", "amd64"),
+    ("index (.ObjectExpand (list \"{{.Machine.Arch}}\")) 0", "amd64"),
+    (".GenerateToken", "token Short"),
+    (".GenerateInfiniteToken", "token Long"),
+    (
+        ".GenerateProfileToken \"p\" 5",
+        "token Profile { profile: \"p\", seconds: 5 }",
+    ),
+    (".CallTemplate \"data.tmpl\" (dict \"x\" 1 \"y\" 2)", "1 and 2"),
+    (".ParseUrl \"host\" \"http://h:1/p\"", "h:1"),
+    (".NetmaskToCIDR \"255.255.255.0\"", "24"),
+    ("(index (.Repos \"a\" \"b\") 0).Tag", "Tagged([\"a\", \"b\"])"),
+    ("(index .MachineRepos 0).Tag", "Machine"),
+    ("(index .InstallRepos 0).URL", "http://repo/os"),
+    ("(index .InstallRepos 0).OS", "[os-1]"),
+    ("(index .InstallRepos 0).Components", "[main]"),
+    ("(index .InstallRepos 0).JoinedComponents", "main"),
+    ("(index .InstallRepos 0).UrlFor \"extras\"", "http://repo/os/extras"),
+    ("(index .InstallRepos 0).R.Machine.Name", "mach-01.example.com"),
+    ("(index .InstallRepos 0).R.Param \"name\"", "value"),
+    ("(index .InstallRepos 0).Target", "os-1"),
+    ("(index .InstallRepos 0).Install", "url --url x"),
+    ("(index .InstallRepos 0).Lines", "[x]"),
+    (
+        "range .InstallRepos}}{{.R.Env.OS.FamilyName}} {{.UrlFor \"c\"}}{{end",
+        "debian http://repo/os/c",
+    ),
+];
+
+/// The world with repositories and tokens.
+struct Rich(World);
+
+impl Scope for Rich {
+    fn machine(&self) -> Option<Members> {
+        self.0.machine()
+    }
+    fn env(&self) -> Option<Members> {
+        self.0.env()
+    }
+    fn provisioner_address(&self) -> Result<String, String> {
+        self.0.provisioner_address()
+    }
+    fn provisioner_url(&self) -> Result<String, String> {
+        self.0.provisioner_url()
+    }
+    fn api_url(&self) -> Result<String, String> {
+        self.0.api_url()
+    }
+    fn param(&self, name: &str) -> Result<Option<Value>, String> {
+        self.0.param(name)
+    }
+    fn compose_param(&self, name: &str) -> Result<Option<Value>, String> {
+        self.0.compose_param(name)
+    }
+    fn template(&self, id: &str) -> Option<String> {
+        self.0.template(id)
+    }
+    fn boot(&self, arch: Option<&str>) -> Result<BootFiles, String> {
+        self.0.boot(arch)
+    }
+    fn boot_path(&self, file: &str, arch: Option<&str>) -> Result<String, String> {
+        self.0.boot_path(file, arch)
+    }
+    fn mac_addr(&self) -> Option<String> {
+        self.0.mac_addr()
+    }
+    fn repos(&self, which: Repos<'_>) -> Result<Vec<Value>, String> {
+        Ok(vec![
+            json!({"Tag": format!("{which:?}"), "URL": "http://repo/os", "OS": ["os-1"], "Components": ["main"],
+            "JoinedComponents": "main", "UrlFor": "http://repo/os/{component}", "Target": "os-1",
+            "Install": "url --url x", "Lines": "[x]"}),
+        ])
+    }
+    fn token(&self, kind: TokenKind<'_>) -> Result<String, String> {
+        Ok(format!("token {kind:?}"))
+    }
+}
+
+#[test]
+fn every_method_that_content_asks_for_answers() {
+    let scope: Arc<dyn Scope> = Arc::new(Rich(world()));
+    for (expression, want) in METHODS {
+        let got = render("test", &format!("{{{{{expression}}}}}"), &scope);
+        assert_eq!(
+            got.unwrap_or_else(|e| panic!("{expression}: {e}")),
+            *want,
+            "{expression}"
+        );
     }
 }
 
