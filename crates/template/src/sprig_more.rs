@@ -141,11 +141,7 @@ pub(crate) const FUNCTIONS: &[(&str, Function)] = &[
         let version = version_of(&version)?;
         let range = range.replace('v', "");
         let parts = range.split("||").map(|part| {
-            let part = part
-                .replace(", ", ",")
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(",");
+            let part = part.replace(", ", ",").split_whitespace().collect::<Vec<_>>().join(",");
             let exact = part.starts_with(|c: char| c.is_ascii_digit()) && !part.contains(['x', '*', 'X']);
             semver::VersionReq::parse(&if exact { format!("={part}") } else { part })
         });
