@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 const REMEMBERED_S: u64 = 60;
 /// Entries of each table.
 const TABLE: usize = 4096;
+/// Memory of a hash that is checked.
+const MAX_COST_KIB: u32 = 128 * 1024;
 /// Between two searches for expired tokens.
 const SWEEP_S: u64 = 600;
 const SECOND: u64 = 1_000_000_000;
@@ -144,10 +146,10 @@ impl Logins {
         let right = remembered || {
             let _one = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
             match hash.map(PasswordHash::new) {
-                Some(Ok(hash)) => argon2::Argon2::default()
+                Some(Ok(hash)) if is_bearable(&hash) => argon2::Argon2::default()
                     .verify_password(password.as_bytes(), &hash)
                     .is_ok(),
-                Some(Err(_)) | None => {
+                _ => {
                     let _ = hashed(password);
                     false
                 }
@@ -196,6 +198,12 @@ impl Logins {
         }
         digest.finalize().into()
     }
+}
+
+/// Whoever may write users may bring hashes made elsewhere; what one costs is for the server to bound.
+fn is_bearable(hash: &PasswordHash<'_>) -> bool {
+    argon2::Params::try_from(hash)
+        .is_ok_and(|costs| costs.m_cost() <= MAX_COST_KIB && costs.t_cost() <= 16 && costs.p_cost() <= 16)
 }
 
 fn hashed(password: &str) -> Result<String, argon2::password_hash::Error> {
@@ -351,7 +359,9 @@ mod tests {
     #[test]
     fn no_hash_fits_no_password() {
         let logins = Logins::new(Arc::new(ManualClock::new(0)));
-        for hash in [None, Some(""), Some("not a hash")] {
+        // The last would take 4 GiB.
+        let huge = "$argon2id$v=19$m=4194304,t=1000,p=1$c2FsdHNhbHRzYWx0c2FsdA$aGFzaGhhc2hoYXNoaGFzaA";
+        for hash in [None, Some(""), Some("not a hash"), Some(huge)] {
             assert!(!logins.check("jane", "", "a", hash), "{hash:?}");
         }
     }

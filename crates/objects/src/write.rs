@@ -266,6 +266,11 @@ impl Objects {
         if noun.name == "jobs" {
             self.clock_job(before, &mut new);
         }
+        // However a password is changed, the tokens that were got with the old one are worth nothing.
+        let same = |member: &str| before.is_some_and(|before| before.get(member) == new.get(member));
+        if noun.name == "users" && before.is_some() && !same("PasswordHash") && same("Secret") {
+            new.insert("Secret".to_owned(), new_secret().into());
+        }
         let (force, runner) = (how.force, how.runner);
         rules::admit(noun, before, &mut new, Change { force, runner }, view)?;
         if let Some(old) = old

@@ -111,6 +111,38 @@ fn a_token_ends_by_time_revocation_or_a_new_password() {
 }
 
 #[test]
+fn no_token_is_for_ever_and_no_password_outlives_its_change() {
+    let b = bench();
+    let o = &b.objects;
+    o.create("users", &json!({"Name": "jane"}), &root()).unwrap();
+    let issue = || {
+        let request = UserTokenRequest {
+            ttl: Some(Duration::MAX),
+            ..plain()
+        };
+        o.issue_user_token("jane", &request, &root()).unwrap()
+    };
+    let token = issue();
+    let change = |path: &str, value: &str| {
+        let ops = json!([{"op": "add", "path": path, "value": value}]);
+        o.patch("users", "jane", &ops, false, &root()).unwrap();
+    };
+    change("/Description", "x");
+    o.verify(token.as_str()).unwrap();
+    // As a client sets it that hashes for itself.
+    change(
+        "/PasswordHash",
+        "$argon2id$v=19$m=16,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
+    );
+    refused(o.verify(token.as_str()));
+    let token = issue();
+    b.clock.advance(3 * 366 * 86_400 - 1);
+    o.verify(token.as_str()).unwrap();
+    b.clock.advance(1);
+    refused(o.verify(token.as_str()));
+}
+
+#[test]
 fn expired_tokens_are_forgotten() {
     let b = bench();
     let o = &b.objects;
