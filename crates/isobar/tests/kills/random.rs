@@ -133,6 +133,8 @@ fn boots_complete_however_often_the_server_is_killed() {
             (config.manners.read, config.firmware, config.manners.rate_bps) = (*read, *firmware, *rate);
             // So that kills come upon BMCs that are busy.
             config.manners.insert_ms = INSERT_MS;
+            // A server that is killed for a minute is away most of it: a machine that gives up amid its reads is another test's.
+            config.manners.read_patience_ms = 30_000;
             config.os_up = Some(players.hook_of(server.api_port(), *habit));
             Machine {
                 uuid: String::new(),
