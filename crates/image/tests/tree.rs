@@ -39,7 +39,7 @@ fn tree(root: &Path) -> Vec<(&'static str, &'static [u8])> {
         ("install.amd/vmlinuz", b"kernel"),
         ("install.amd/gtk/initrd.gz", b"initrd"),
         (
-            "dists/bookworm/main/binary-amd64/Packages.with-a-name-that-is-quite-long-and-has-many-dots.gz",
+            "dists/bookworm/main/binary-amd64/nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn.gz",
             b"packages",
         ),
         ("empty", b""),

@@ -110,7 +110,8 @@ fn an_iso_that_does_not_fit_says_why() {
         o.take_in(BlobKind::Isos, "debian.iso", &mut &*bytes, &blobs, &root())
             .unwrap()
     };
-    upload(&tar(&FILES[..1]));
+    // All that is wanted is in it, and it is another one.
+    upload(&tar(&[FILES[0], FILES[1], ("more", "x")]));
     assert!(
         errors().contains(&format!("and {} is wanted", sum.to_uppercase())),
         "{}",
