@@ -10,7 +10,7 @@ use crate::run::shown;
 use crate::server::Server;
 
 /// For all of it, in seconds.
-const TIME: &str = "60";
+const TIME: &str = "45";
 /// Tries of one operation beyond those that follow from its parameters.
 const TRIES: &str = "4";
 /// Fewer would mean that it has not got at the API.
