@@ -185,6 +185,94 @@ fn kill_9_loses_no_write_that_was_acknowledged() {
 }
 
 #[test]
+fn sixty_four_clients_lose_no_update_of_one_machine() {
+    const CLIENTS: usize = 64;
+    const UPDATES: usize = 1;
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::start(dir.path());
+    let client = served.login(dir.path());
+    let uuid = machine(&client, "mach-01")["Uuid"].as_str().unwrap().to_owned();
+    let path = path!("api", "v3", "machines", &uuid);
+    let set = |value: &str| json!([{ "op": "replace", "path": "/Description", "value": value }]);
+    client.patch::<_, Value>(&path, &set("0")).unwrap();
+    let refused = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            let (client, path, refused) = (client.clone(), &path, &refused);
+            scope.spawn(move || {
+                for _ in 0..UPDATES {
+                    loop {
+                        let read: Value = client.get(path).unwrap();
+                        let old = read["Description"].as_str().unwrap();
+                        let new = (old.parse::<usize>().unwrap() + 1).to_string();
+                        let ops = json!([
+                            { "op": "test", "path": "/Description", "value": old },
+                            { "op": "replace", "path": "/Description", "value": new },
+                        ]);
+                        match client.patch::<_, Value>(path, &ops) {
+                            Ok(patched) => {
+                                assert_eq!(patched["Description"], new.as_str());
+                                break;
+                            }
+                            Err(error) if error.status() == Some(409) => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let last: Value = client.get(&path).unwrap();
+    assert_eq!(last["Description"], (CLIENTS * UPDATES).to_string());
+    assert!(refused.into_inner() > 0, "they never met");
+}
+
+#[test]
+fn a_list_that_is_made_while_it_is_sent_is_whole() {
+    const MANY: usize = 250;
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::start(dir.path());
+    let client = served.login(dir.path());
+    for n in 0..MANY {
+        let profile = json!({ "Name": format!("long-{n:03}"), "Params": { "site/rack": n, "site/even": n % 2 == 0 } });
+        client.post::<_, Value>("/api/v3/profiles", &profile).unwrap();
+    }
+    let list = |query: &str| -> Vec<Value> { client.get(&format!("/api/v3/profiles{query}")).unwrap() };
+    let names = |list: &[Value]| -> Vec<String> { list.iter().map(|p| p["Name"].to_string()).collect() };
+    let all = list("");
+    assert!(all.len() > MANY);
+    for shown in all
+        .iter()
+        .filter(|profile| profile["Name"].as_str().unwrap().starts_with("long-"))
+    {
+        let alone: Value = client
+            .get(&path!("api", "v3", "profiles", shown["Name"].as_str().unwrap()))
+            .unwrap();
+        assert_eq!(*shown, alone);
+    }
+    // In parts, each short enough to be made at once, and in the other order.
+    let parts: Vec<Value> = (0..all.len())
+        .step_by(90)
+        .flat_map(|at| list(&format!("?offset={at}&limit=90")))
+        .collect();
+    assert_eq!(parts, all);
+    let mut backwards = list("?reverse=true");
+    backwards.reverse();
+    assert_eq!(backwards, all);
+    assert_eq!(names(&list("?sort=Name")), names(&all));
+    let even = list("?site/even=true");
+    assert_eq!(even.len(), MANY / 2);
+    assert!(even.iter().all(|profile| profile["Params"]["site/even"] == true));
+    assert!(
+        list("?slim=Params")
+            .iter()
+            .all(|profile| profile["Params"] == json!({}))
+    );
+}
+
+#[test]
 fn a_second_server_on_the_same_data_is_refused_and_the_first_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let served = Served::start(dir.path());

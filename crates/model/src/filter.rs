@@ -188,6 +188,25 @@ impl Query {
         self.conditions.is_empty() && self.sort.is_empty() && !self.reverse && self.offset == 0 && self.limit.is_none()
     }
 
+    /// Whether it matters what is in the objects: else a list is what lies at some places of all.
+    pub fn looks_inside(&self) -> bool {
+        !(self.conditions.is_empty() && self.sort.is_empty())
+    }
+
+    /// Whether the objects come in another order than that of their keys, forwards or backwards.
+    pub fn sorts(&self) -> bool {
+        !self.sort.is_empty()
+    }
+
+    /// The part of a list that is asked for, out of the objects for which the conditions hold.
+    pub fn part<T>(&self, mut items: Vec<T>) -> Vec<T> {
+        if self.reverse {
+            items.reverse();
+        }
+        let limit = self.limit.unwrap_or(usize::MAX);
+        items.into_iter().skip(self.offset).take(limit).collect()
+    }
+
     /// Whether the conditions hold for an object.
     pub fn matches(&self, noun: &'static Noun, object: &Object, lookup: &dyn Lookup) -> bool {
         self.conditions.iter().all(|condition| {
@@ -217,14 +236,7 @@ impl Query {
             };
             items.sort_by_cached_key(|item| Ordered(keys(item)));
         }
-        if self.reverse {
-            items.reverse();
-        }
-        items
-            .into_iter()
-            .skip(self.offset)
-            .take(self.limit.unwrap_or(usize::MAX))
-            .collect()
+        self.part(items)
     }
 }
 

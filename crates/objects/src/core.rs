@@ -13,7 +13,7 @@ use crate::content::Content;
 use crate::hook::{BootWindows, ChangeHook, NothingBoots, Presence};
 use crate::login::Logins;
 use crate::trees::Trees;
-use crate::view::View;
+use crate::view::{Found, View};
 
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
@@ -24,6 +24,7 @@ pub(crate) struct Core {
     pub(crate) presence: RwLock<Arc<dyn Presence>>,
     pub(crate) windows: RwLock<Arc<dyn BootWindows>>,
     pub(crate) schemas: Schemas,
+    pub(crate) declared: Declared,
     pub(crate) trees: Trees,
     pub(crate) logins: Logins,
     pub(crate) first_password: Mutex<Option<String>>,
@@ -108,6 +109,7 @@ impl Core {
             presence: RwLock::new(presence),
             windows: RwLock::new(Arc::new(NothingBoots)),
             schemas: Schemas::default(),
+            declared: Declared::default(),
             trees: Trees::default(),
             first_password: Mutex::new(None),
             order: RwLock::new(()),
@@ -183,6 +185,7 @@ impl Core {
         // Still inside the exclusive order: nobody checks a value between the two.
         if declares {
             self.schemas.clear();
+            self.declared.clear();
         }
         let layers = draft.layers.take();
         if layers.is_some() {
@@ -228,6 +231,45 @@ pub(crate) fn store_failed(error: &StoreError) -> ApiError {
         StoreError::Full { .. } => ApiError::new(507, "STORE_ERROR", "", "", error.to_string()),
         StoreError::Closed => ApiError::new(503, "STORE_ERROR", "", "", error.to_string()),
         _ => ApiError::new(500, "STORE_ERROR", "", "", error.to_string()),
+    }
+}
+
+/// Stored declarations of params, and that there is none: a machine has thirty params, and each change of it asks for all.
+#[derive(Debug, Default)]
+pub(crate) struct Declared(RwLock<(u64, HashMap<String, Option<Found>>)>);
+
+impl Declared {
+    /// Names of params come from clients: more of them are not remembered.
+    const MOST: usize = 10_000;
+
+    pub(crate) fn get(
+        &self,
+        param: &str,
+        read: impl FnOnce() -> Result<Option<Found>, StoreError>,
+    ) -> Result<Option<Found>, StoreError> {
+        let generation = {
+            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = known.1.get(param) {
+                return Ok(found.clone());
+            }
+            known.0
+        };
+        let found = read()?;
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // What was read before a declaration changed is not kept.
+        if known.0 == generation {
+            if known.1.len() >= Self::MOST {
+                known.1.clear();
+            }
+            known.1.insert(param.to_owned(), found.clone());
+        }
+        Ok(found)
+    }
+
+    fn clear(&self) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        known.0 += 1;
+        known.1.clear();
     }
 }
 

@@ -49,7 +49,7 @@ pub use jobs::NextJob;
 pub use objects::{FEATURES, Objects, OpenError, Options};
 pub use preview::Preview;
 pub use principal::{Claim, Principal};
-pub use read::Listing;
+pub use read::{Listing, Row, Rows};
 pub use render::ServedAt;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};

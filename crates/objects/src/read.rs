@@ -1,14 +1,16 @@
 //! Reading objects.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isobar_model::filter::Query;
 use isobar_model::table::Access;
 use isobar_model::{ApiError, Noun, Object};
+use isobar_store::Doc;
 
 use crate::core::store_failed;
 use crate::objects::row;
-use crate::view::View;
+use crate::view::{View, decoded};
 use crate::{Objects, Principal};
 
 /// The object as clients may see it.
@@ -31,6 +33,47 @@ pub struct Listing {
     pub query: Query,
 }
 
+/// The answer to a list query, with objects as they are kept.
+#[derive(Debug)]
+pub struct Rows {
+    /// What was asked for, in its order.
+    pub rows: Vec<Row>,
+    /// How many objects of the type the caller may see at all.
+    pub total: usize,
+    /// The query as it was read.
+    pub query: Query,
+}
+
+/// One object of a list. As text it takes an eighth of what it takes decoded.
+#[derive(Debug)]
+pub struct Row {
+    noun: &'static Noun,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Object(Arc<Object>),
+    Text(Doc),
+}
+
+impl Row {
+    fn whole(&self) -> Result<Arc<Object>, ApiError> {
+        match &self.held {
+            Held::Object(object) => Ok(Arc::clone(object)),
+            Held::Text(doc) => Ok(decoded(doc).map_err(|e| store_failed(&e))?.object),
+        }
+    }
+
+    /// The object as clients may see it.
+    ///
+    /// # Errors
+    /// When what is stored is damaged.
+    pub fn object(&self) -> Result<Arc<Object>, ApiError> {
+        Ok(public(self.noun, &self.whole()?))
+    }
+}
+
 impl Objects {
     /// The objects of a type that the caller may see and the query (decoded pairs of the URL) asks for. Without the right
     /// to list any, that is none.
@@ -38,21 +81,51 @@ impl Objects {
     /// # Errors
     /// 406 for a query that makes no sense.
     pub fn list(&self, noun: &str, pairs: &[(String, String)], by: &Principal) -> Result<Listing, ApiError> {
+        let Rows { rows, total, query } = self.rows(noun, pairs, by)?;
+        let objects = rows.iter().map(Row::object).collect::<Result<_, _>>()?;
+        Ok(Listing { objects, total, query })
+    }
+
+    /// [`Objects::list`], for lists of any length: what is stored is held as text, all of it as it was at one time.
+    ///
+    /// # Errors
+    /// 406 for a query that makes no sense.
+    pub fn rows(&self, noun: &str, pairs: &[(String, String)], by: &Principal) -> Result<Rows, ApiError> {
         let noun = row(noun)?;
         let view = View::new(&self.core);
         let query = Query::parse(noun, pairs.iter().map(|(name, value)| (name, value)), &view)?;
-        let mut all = view.all(noun);
+        let content = self.core.content();
+        let content = content.of(noun.name);
+        let mut all: BTreeMap<String, Held> = content
+            .map(|(key, object)| (key.to_owned(), Held::Object(Arc::clone(object))))
+            .collect();
+        for doc in self.core.store.list(noun.name).map_err(|e| store_failed(&e))? {
+            all.entry(doc.key.clone()).or_insert(Held::Text(doc));
+        }
         if !by.allows(noun.name, "list", "") {
-            all.retain(|(key, _)| by.allows(noun.name, "list", key));
+            all.retain(|key, _| by.allows(noun.name, "list", key));
         }
         let total = all.len();
-        let found = query.run(noun, all, |(_, found)| &found.object, &view);
+        let all = all.into_values().map(|held| Row { noun, held });
+        let rows = if query.sorts() {
+            let decoded = all.map(|row| row.whole()).collect::<Result<Vec<_>, _>>()?;
+            let found = query.run(noun, decoded, |object| object, &view).into_iter();
+            let held = found.map(Held::Object);
+            held.map(|held| Row { noun, held }).collect()
+        } else if query.looks_inside() {
+            let mut found = Vec::new();
+            for row in all {
+                // Decoded for the look only: of 10,000 machines few are meant.
+                if query.matches(noun, &*row.whole()?, &view) {
+                    found.push(row);
+                }
+            }
+            query.part(found)
+        } else {
+            query.part(all.collect())
+        };
         view.sound()?;
-        let objects = found
-            .into_iter()
-            .map(|(_, found)| public(noun, &found.object))
-            .collect();
-        Ok(Listing { objects, total, query })
+        Ok(Rows { rows, total, query })
     }
 
     /// One object. `key` is what the caller wrote: `Name:mach-01`, a UUID, a name.

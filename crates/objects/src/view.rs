@@ -68,6 +68,16 @@ pub(crate) struct Found {
     pub(crate) place: Place,
 }
 
+/// A stored document as an object.
+pub(crate) fn decoded(doc: &Doc) -> Result<Found, StoreError> {
+    let object = serde_json::from_slice(&doc.body)
+        .map_err(|e| StoreError::Backend(format!("{}/{} is damaged: {e}", doc.kind, doc.key)))?;
+    Ok(Found {
+        object: Arc::new(object),
+        place: Place::Stored(doc.rev),
+    })
+}
+
 type Id = (&'static str, String);
 
 /// See the module. Not for keeping: it remembers what it read.
@@ -127,6 +137,13 @@ impl<'a> View<'a> {
                 object: Arc::clone(object),
                 place: Place::Content,
             }),
+            None if noun.name == "params" => {
+                let read = || match self.core.store.get("params", key)? {
+                    Some(doc) => decoded(&doc).map(Some),
+                    None => Ok(None),
+                };
+                self.read(self.core.declared.get(key, read))
+            }
             None => self
                 .read(self.core.store.get(noun.name, key))
                 .and_then(|doc| self.decode(&doc)),
@@ -136,17 +153,7 @@ impl<'a> View<'a> {
     }
 
     fn decode(&self, doc: &Doc) -> Option<Found> {
-        match serde_json::from_slice(&doc.body) {
-            Ok(object) => Some(Found {
-                object: Arc::new(object),
-                place: Place::Stored(doc.rev),
-            }),
-            Err(e) => {
-                let text = format!("{}/{} is damaged: {e}", doc.kind, doc.key);
-                self.failed.set(Some(StoreError::Backend(text)));
-                None
-            }
-        }
+        self.read(decoded(doc).map(Some))
     }
 
     /// The key that a caller's `Name:x` stands for; a bare key is returned whether or not there is such an object.

@@ -39,6 +39,7 @@ pub mod openapi;
 mod params;
 mod providers;
 mod render;
+mod streamed;
 mod users;
 mod whoami;
 

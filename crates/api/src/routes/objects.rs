@@ -1,6 +1,6 @@
 //! The routes that every object type has, and those of its Meta.
 
-use http::Method;
+use http::{Method, StatusCode};
 use isobar_model::patch::{Patch, Target};
 use isobar_model::table::MadeBy;
 use isobar_model::{ApiError, Noun, Object, openapi};
@@ -8,6 +8,7 @@ use isobar_objects::{Objects, Principal};
 use serde_json::Value;
 
 use super::doc::{self, Shape};
+use super::streamed::{STREAMED, Streamed};
 use super::{On, Table, right};
 use crate::auth;
 use crate::call::{Call, Query};
@@ -94,7 +95,7 @@ fn one(noun: &Noun) -> String {
 }
 
 /// How an object is to be shown.
-struct View {
+pub(super) struct View {
     /// Members that come out empty.
     slim: Vec<String>,
     /// Only these params.
@@ -119,7 +120,7 @@ impl View {
         }
     }
 
-    fn show(
+    pub(super) fn show(
         &self,
         objects: &Objects,
         who: &Principal,
@@ -164,18 +165,30 @@ fn noun(call: &Call) -> Result<&'static Noun, ApiError> {
 async fn list(call: Call) -> Answer {
     let noun = noun(&call)?;
     let query = call.query.clone();
-    let (total, shown) = call
+    let view = View::of(&query);
+    let found = call
+        .objects(move |objects, who| objects.rows(noun.name, query.pairs(), who))
+        .await?;
+    let (total, count) = (found.total, found.rows.len());
+    // What may still be refused is not begun with.
+    if count > STREAMED && !view.decode && !view.aggregate {
+        let who = call.who()?.clone();
+        let body = Streamed::new(call.app.objects.clone(), who, view, noun, found.rows).body();
+        return Ok(reply::with_counts(reply::raw_json(StatusCode::OK, body), total, count));
+    }
+    let shown = call
         .objects(move |objects, who| {
-            let found = objects.list(noun.name, query.pairs(), who)?;
-            let view = View::of(&query);
             if view.decode {
                 objects.note(who.audit("getSecure", noun.name, "", "a list"));
             }
-            let shown = found.objects.iter().map(|o| view.show(objects, who, noun, o));
-            Ok((found.total, shown.collect::<Result<Vec<_>, _>>()?))
+            let shown = found
+                .rows
+                .iter()
+                .map(|row| view.show(objects, who, noun, &*row.object()?));
+            shown.collect::<Result<Vec<_>, _>>()
         })
         .await?;
-    Ok(reply::with_counts(reply::ok(&shown)?, total, shown.len()))
+    Ok(reply::with_counts(reply::ok(&shown)?, total, count))
 }
 
 async fn create(mut call: Call) -> Answer {
