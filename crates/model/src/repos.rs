@@ -180,16 +180,22 @@ pub fn for_machine(all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
     all.iter().filter(|repo| repo.fits(os, arch)).cloned().collect()
 }
 
+/// Whether this operating system has its packages by apt: an installation medium has too few of them to be pointed at.
+fn has_apt(os: &str) -> bool {
+    APT.contains(&family(os))
+}
+
 /// As [`for_machine`], with the install trees that the server has itself: where there is one, nothing else is installed
-/// from.
-pub fn with_local(all: &[Repo], local: Vec<Repo>, os: &str, arch: &str) -> Vec<Repo> {
+/// from, but by apt.
+pub fn with_local(all: &[Repo], mut local: Vec<Repo>, os: &str, arch: &str) -> Vec<Repo> {
     let mut fitting = for_machine(all, os, arch);
+    if has_apt(os) {
+        local.clear();
+    }
     if !local.is_empty() {
         fitting.retain(|repo| !repo.install_source);
     }
-    // apt is not pointed at an installation medium.
-    let shown = local.into_iter().filter(|_| !APT.contains(&family(os)));
-    shown.chain(fitting).collect()
+    local.into_iter().chain(fitting).collect()
 }
 
 /// Those that it is installed from: the install source, and the first with security updates.
@@ -197,11 +203,17 @@ pub fn for_install(all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
     install_of(None, all, os, arch)
 }
 
-/// As [`for_install`], where the server has an install tree itself.
+/// As [`for_install`], where the server has an install tree itself. With apt it comes second.
 pub fn install_of(local: Option<Repo>, all: &[Repo], os: &str, arch: &str) -> Vec<Repo> {
     let fitting = for_machine(all, os, arch);
     let first = |wanted: fn(&Repo) -> bool| fitting.iter().find(|repo| wanted(repo)).cloned();
-    match local.or_else(|| first(|repo| repo.install_source)) {
+    let listed = first(|repo| repo.install_source);
+    let source = if has_apt(os) {
+        listed.or(local)
+    } else {
+        local.or(listed)
+    };
+    match source {
         None => Vec::new(),
         Some(source) => std::iter::once(source)
             .chain(first(|repo| repo.security_source))
@@ -242,6 +254,28 @@ mod tests {
         assert!(has_install_source(&all(), "debian-6", "amd64") && !has_install_source(&all(), "debian-6", "arm64"));
         assert!(!has_install_source(&all(), "centos-6", "amd64"));
         assert_eq!(for_machine(&all(), "debian-6", "arm64").len(), 1);
+    }
+
+    #[test]
+    fn a_local_tree_is_installed_from_first_but_by_apt() {
+        let tags = |repos: Vec<Repo>| repos.into_iter().map(|repo| repo.tag).collect::<Vec<_>>();
+        let local = |os| Repo::local("here", os, "amd64", "http://h.example/tree");
+        let all = Repo::list(&json!([
+            {"tag": "d", "os": ["debian-6"], "arch": "amd64", "url": "https://m.example/d", "installSource": true},
+            {"tag": "c", "os": ["centos-6"], "arch": "amd64", "url": "https://m.example/c", "installSource": true},
+            {"tag": "x", "os": ["centos-6"], "arch": "any", "url": "https://m.example/x"},
+        ]));
+        let machine = |all: &[Repo], os| tags(with_local(all, vec![local(os)], os, "amd64"));
+        let install = |all: &[Repo], os| tags(install_of(Some(local(os)), all, os, "amd64"));
+        assert_eq!(machine(&all, "centos-6"), ["here", "x"]);
+        assert_eq!(install(&all, "centos-6"), ["here"]);
+        assert_eq!(machine(&all, "debian-6"), ["d"]);
+        assert_eq!(install(&all, "debian-6"), ["d"]);
+        assert_eq!(
+            install(&[], "debian-6"),
+            ["here"],
+            "better than nothing to install from"
+        );
     }
 
     #[test]

@@ -204,21 +204,26 @@ fn templates_know_the_install_tree() {
         &root(),
     )
     .unwrap();
-    let repositories = json!([
-        {"tag": "far", "os": ["debian-12"], "arch": "amd64", "url": "http://far", "installSource": true},
-        {"tag": "sec", "os": ["debian-12"], "arch": "any", "url": "http://sec", "securitySource": true},
-    ]);
-    let machine = b.machine(
-        json!({"Name": "mach-01", "BootEnv": "debian-12-install", "OS": "debian-12",
-        "Params": {"package-repositories": repositories}}),
-    );
+    let far = json!({"tag": "far", "os": ["debian-12"], "arch": "amd64", "url": "http://far", "installSource": true});
+    let sec = json!({"tag": "sec", "os": ["debian-12"], "arch": "any", "url": "http://sec", "securitySource": true});
     let at = ServedAt {
         files: "http://here:1".to_owned(),
         ..ServedAt::default()
     };
-    let path = format!("machines/{}/ipxe", text(&machine, "Uuid"));
-    assert_eq!(
-        o.rendered_file(&path, &at).unwrap().unwrap(),
-        "http://here:1/debian-12/install debian-12-install=http://here:1/debian-12/installsec=http://sec sec"
-    );
+    let here = "http://here:1/debian-12/install debian-12-install=http://here:1/debian-12/installsec=http://sec sec";
+    let rows = [
+        ("mach-01", json!([sec]), here),
+        // A medium has too few packages for apt to be preferred to a whole repository.
+        (
+            "mach-02",
+            json!([far, sec]),
+            "http://far far=http://farsec=http://sec farsec",
+        ),
+    ];
+    for (name, repositories, told) in rows {
+        let machine = b.machine(json!({"Name": name, "BootEnv": "debian-12-install", "OS": "debian-12",
+            "Params": {"package-repositories": repositories}}));
+        let path = format!("machines/{}/ipxe", text(&machine, "Uuid"));
+        assert_eq!(o.rendered_file(&path, &at).unwrap().unwrap(), told, "{name}");
+    }
 }
