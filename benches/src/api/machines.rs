@@ -43,7 +43,7 @@ fn mac(number: usize, card: usize) -> String {
 }
 
 fn inventory(number: usize) -> Value {
-    let nics: Vec<Value> = (0..4)
+    let nics: Vec<Value> = (0..6)
         .map(|n| {
             json!({"Name": format!("enp{n}s0f{n}"), "MacAddr": mac(number, n), "MTU": 1500, "Driver": "i40e",
                    "SpeedMbps": 25_000, "Link": n < 2, "PciAddress": format!("0000:{n:02x}:00.{n}")})
@@ -55,7 +55,7 @@ fn inventory(number: usize) -> Value {
                    "Serial": format!("S4YN{number:06}{n:04}"), "PhysicalBlockSize": 4096, "Rotational": false})
         })
         .collect();
-    let dimms: Vec<Value> = (0..8)
+    let dimms: Vec<Value> = (0..24)
         .map(|n| {
             json!({"Locator": format!("DIMM_{n}"), "SizeMiB": 32_768, "SpeedMTs": 3200, "Serial": format!("{number:06X}{n:02X}")})
         })
