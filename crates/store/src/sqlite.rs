@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{broadcast, oneshot};
 
@@ -111,6 +112,9 @@ impl Place {
         conn.busy_timeout(std::time::Duration::from_secs(10))
             .map_err(|e| self.failed(&e))?;
         conn.set_prepared_statement_cache_capacity(64);
+        // Without it a statement that may use a partial index is compiled again each time that a value is bound to it.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .map_err(|e| self.failed(&e))?;
         Ok(conn)
     }
 
