@@ -20,6 +20,7 @@ mod audit;
 mod blobs;
 mod content;
 mod core;
+mod grants;
 mod hook;
 mod jobs;
 mod login;

@@ -12,10 +12,14 @@ use crate::core::{Draft, Order, store_failed};
 use crate::objects::FEATURES;
 use crate::refs::{DEPENDENT, in_use};
 use crate::view::View;
-use crate::{Objects, Principal, secure};
+use crate::write::refuse_secrets;
+use crate::{Objects, Principal, grants, secure};
 
 /// DRP's words before the problems of a pack that does not load.
 const DOES_NOT_LOAD: &str = "Failed to load backing objects from cache";
+
+/// What is made and moved on while the server runs.
+const NO_CONTENT: &[&str] = &["machines", "jobs", "leases"];
 
 fn no_such(verb: &str, name: &str) -> ApiError {
     ApiError::new(404, verb, "contents", name, "No such content store")
@@ -67,6 +71,12 @@ impl Objects {
         if let Some(key) = replace.filter(|key| *key != name) {
             return Err(ApiError::key_change("contents", key, &name));
         }
+        for state in NO_CONTENT {
+            if pack.sections.remove(state).is_some() {
+                let text = format!("section {state} is left out: a layer does not change, and these do");
+                pack.warnings.push(text);
+            }
+        }
         if pack.sections.remove("plugin_providers").is_some() {
             return Err(refused(400, "plugin providers are programs and no content".to_owned()));
         }
@@ -92,6 +102,13 @@ impl Objects {
                 {
                     return Err(refused(422, restricted(&key, "")));
                 }
+            }
+            let with_pack = View::with_content(&self.core, Arc::new(new.clone()));
+            for (noun, object) in pack.objects() {
+                let key = noun.key_of(object);
+                let old = now.get(noun.name, &key).map(AsRef::as_ref);
+                refuse_secrets(&with_pack, by, noun, &key, old, object)?;
+                grants::check(&with_pack, by, noun, &key, old, Some(object))?;
             }
             let problems = wants(&new);
             if !problems.is_empty() {

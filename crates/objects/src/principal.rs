@@ -34,6 +34,30 @@ impl Claim {
             .collect()
     }
 
+    /// Each combination of one scope, one action and one key by itself; none when there are too many to look at.
+    fn singles(&self) -> Option<Vec<Claim>> {
+        let parts = [&self.scope, &self.action, &self.specific].map(|part| words(part).collect::<BTreeSet<_>>());
+        let [scopes, actions, keys] = &parts;
+        let number = scopes.len().checked_mul(actions.len())?.checked_mul(keys.len())?;
+        if number > MAX_SINGLES {
+            return None;
+        }
+        let of_scope = |scope| {
+            let of_action = move |action| keys.iter().map(move |key| Claim::new(scope, action, key));
+            actions.iter().copied().flat_map(of_action)
+        };
+        Some(scopes.iter().copied().flat_map(of_scope).collect())
+    }
+
+    /// Whether it gives all that a single right of another claim gives.
+    fn includes(&self, single: &Claim) -> bool {
+        let (scope, action, key) = (&single.scope, &single.action, &single.specific);
+        match action.strip_prefix(PART) {
+            Some(pointer) => self.covers_update_of(scope, key, &steps(pointer).collect::<Vec<_>>()),
+            None => self.covers(scope, action, key),
+        }
+    }
+
     fn is_about(&self, scope: &str, key: &str) -> bool {
         let covers = |part: &str, asked: &str| words(part).any(|one| one == "*" || one == asked);
         covers(&self.scope, scope) && covers(&self.specific, key)
@@ -64,9 +88,12 @@ impl Claim {
 }
 
 const PART: &str = "update:/";
+/// A claim that somebody else is to have is looked at right by right, so many at most.
+const MAX_SINGLES: usize = 4096;
 
+/// An empty word names nothing: `m1,` is no claim on all objects.
 fn words(part: &str) -> impl Iterator<Item = &str> {
-    part.split(',').map(str::trim)
+    part.split(',').map(str::trim).filter(|word| !word.is_empty())
 }
 
 /// The steps of a JSON Pointer (RFC 6901) without its first slash.
@@ -289,6 +316,20 @@ impl Principal {
     /// Whether they may change this part of an object.
     pub(crate) fn allows_update_of(&self, scope: &str, key: &str, path: &[String]) -> bool {
         self.sees(scope, key) && self.each(|claim| claim.covers_update_of(scope, key, path))
+    }
+
+    /// The first of these rights that they do not have themselves.
+    pub(crate) fn lacks<'a>(&self, claims: &'a [Claim]) -> Option<&'a Claim> {
+        let has = |claim: &Claim| {
+            let singles = claim.singles();
+            singles.is_some_and(|singles| singles.iter().all(|single| self.each(|own| own.includes(single))))
+        };
+        claims.iter().find(|claim| !has(claim))
+    }
+
+    /// Whether a tenant bounds what they see.
+    pub(crate) fn is_in_a_tenant(&self) -> bool {
+        !self.tenants.is_empty()
     }
 
     /// Whether one of the claims, and one of each limit, does this.

@@ -16,7 +16,7 @@ use crate::login::random;
 use crate::principal::Proof;
 use crate::view::View;
 use crate::write::new_secret;
-use crate::{Claim, Objects, Principal};
+use crate::{Claim, Objects, Principal, grants, users};
 
 const KIND: &str = "_tokens";
 /// Lifetime of a user's token that asks for none.
@@ -133,6 +133,7 @@ impl Objects {
         if let Some((scope, action, specific)) = &request.claim {
             limits.push(vec![Claim::new(scope, action, specific)]);
         }
+        grants::check_token(&view, by, &user, &users::claims(&view, &found.object), &limits)?;
         let ttl = request.ttl.unwrap_or(DEFAULT_TTL);
         let mut detail = lasts(ttl);
         if !request.roles.is_empty() {

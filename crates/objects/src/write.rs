@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use isobar_model::machine::Change;
 use isobar_model::patch::Patch;
+use isobar_model::tasks::Entry;
 use isobar_model::{ApiError, Lookup, Noun, Object};
 use isobar_store::{Delete, Event, Put, Txn};
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::principal::differences;
 use crate::read::public;
 use crate::tokens::list;
 use crate::view::{Found, Place, View, entries};
-use crate::{Objects, Principal, audit, refs, rules, secure};
+use crate::{Objects, Principal, audit, grants, refs, rules, secure};
 
 /// Members of its own machine that a machine's token does not change.
 const NOT_BY_MACHINES: &[&str] = &["Name", "Secret", "Locked", "Pool", "PoolAllocated", "PoolStatus"];
@@ -81,6 +82,7 @@ impl Objects {
                     return Err(ApiError::already_exists(noun.name, &key));
                 }
                 refuse_secrets(view, by, noun, &key, None, &base)?;
+                grants::check(view, by, noun, &key, None, Some(&base))?;
                 self.finish(view, draft, noun, &key, None, base.clone(), How::of(by))
             })
     }
@@ -194,6 +196,7 @@ impl Objects {
                     return Err(ApiError::read_only("DELETE", noun.name, &key));
                 }
                 rules::deletable(noun, &key, &old.object)?;
+                grants::check(view, by, noun, &key, Some(&old.object), None)?;
                 if noun.name == "jobs" {
                     self.forget_job(view, draft, &key, &old.object)?;
                 }
@@ -245,6 +248,7 @@ impl Objects {
                     refuse_parts(how.by, noun, &key, &old.object, &new)?;
                 }
                 refuse_secrets(view, how.by, noun, &key, Some(&old.object), &new)?;
+                grants::check(view, how.by, noun, &key, Some(&old.object), Some(&new))?;
                 self.finish(view, draft, noun, &key, Some(&old), new, how)
             })
     }
@@ -448,7 +452,30 @@ fn refuse_machine_change(
             return Err(forbidden(noun, key, &what));
         }
     }
+    if noun.name == "machines" {
+        for stage in stages_ahead(view, new).difference(&stages_ahead(view, old)) {
+            let Some(stage_object) = Lookup::get(view, "stages", stage) else {
+                continue;
+            };
+            if let Some(param) = guarded_in(view, &stage_object, &mut BTreeSet::new()) {
+                let what = format!("go to the stage {stage}, which holds the param {param}");
+                return Err(forbidden(noun, key, &what));
+            }
+        }
+    }
     Ok(())
+}
+
+/// The stages that a machine is in, or comes to by its workflow and its tasks.
+fn stages_ahead(view: &View<'_>, machine: &Object) -> BTreeSet<String> {
+    let workflow = Lookup::get(view, "workflows", isobar_model::text(machine, "Workflow"));
+    let of_workflow = workflow.iter().flat_map(|workflow| list(workflow, "Stages"));
+    let in_tasks = list(machine, "Tasks").filter_map(|entry| match Entry::parse(entry) {
+        Some(Entry::Stage(stage)) => Some(stage),
+        _ => None,
+    });
+    let now = std::iter::once(isobar_model::text(machine, "Stage"));
+    of_workflow.chain(in_tasks).chain(now).map(str::to_owned).collect()
 }
 
 /// A param of a profile, or of one that it includes, that no machine brings to itself: a secret, or where its BMC is.
@@ -456,12 +483,16 @@ fn guarded_param(view: &View<'_>, profile: &str, seen: &mut BTreeSet<String>) ->
     if !seen.insert(profile.to_owned()) {
         return None;
     }
-    let profile = Lookup::get(view, "profiles", profile)?;
+    guarded_in(view, &*Lookup::get(view, "profiles", profile)?, seen)
+}
+
+/// The same of a profile or a stage at hand.
+fn guarded_in(view: &View<'_>, object: &Object, seen: &mut BTreeSet<String>) -> Option<String> {
     let guarded = |param: &&String| {
         PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix)) || secure::declared_secure(view, param)
     };
-    let own = changed_params(None, &profile).into_iter().find(guarded).cloned();
-    own.or_else(|| list(&profile, "Profiles").find_map(|included| guarded_param(view, included, seen)))
+    let own = changed_params(None, object).into_iter().find(guarded).cloned();
+    own.or_else(|| list(object, "Profiles").find_map(|included| guarded_param(view, included, seen)))
 }
 
 fn changed_params<'a>(old: Option<&'a Object>, new: &'a Object) -> Vec<&'a String> {
@@ -493,10 +524,10 @@ fn refuse_parts(by: &Principal, noun: &Noun, key: &str, old: &Object, new: &Obje
 }
 
 /// Secrets are set by who may (`updateSecure`), and where they are sent is said by who could read them (`getSecure`).
-fn refuse_secrets(
+pub(crate) fn refuse_secrets(
     view: &View<'_>,
     by: &Principal,
-    noun: &Noun,
+    noun: &'static Noun,
     key: &str,
     old: Option<&Object>,
     new: &Object,
@@ -515,6 +546,22 @@ fn refuse_secrets(
         if !by.allows(noun.name, right, key) {
             let text = format!(
                 "{} does not have the right {}:{right} here, which the param {param} needs",
+                by.name(),
+                noun.name
+            );
+            return Err(ApiError::new(403, "AUTH", noun.name, key, text));
+        }
+    }
+    // A profile or a stage may bring another address along.
+    if noun.name == "machines" && !by.allows(noun.name, "getSecure", key) {
+        let at = |machine: &Object| {
+            let found = isobar_model::params::find(noun, machine, "ipmi/address", view);
+            found.filter(|found| found.holder.is_some()).map(|found| found.value)
+        };
+        if old.is_some_and(|old| at(old) != at(new)) {
+            let text = format!(
+                "{} does not have the right {}:getSecure here: profiles and stage would give the machine another \
+                 ipmi/address",
                 by.name(),
                 noun.name
             );
