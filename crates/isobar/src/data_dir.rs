@@ -21,11 +21,16 @@ impl DataDir {
     /// # Errors
     /// When it cannot be made, or another server holds it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let holders = holders_of_new(path);
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .with_context(|| format!("making the data directory {}", path.display()))?;
+        // What is acknowledged later is worth nothing in a folder whose own name a power loss takes away.
+        for holder in &holders {
+            sync(holder).with_context(|| format!("writing {} to disk", holder.display()))?;
+        }
         let path = path
             .canonicalize()
             .with_context(|| format!("the data directory {}", path.display()))?;
@@ -73,6 +78,22 @@ impl DataDir {
     }
 }
 
+/// The folders that get a new name in them when this one is made.
+fn holders_of_new(path: &Path) -> Vec<PathBuf> {
+    let new = path.ancestors().take_while(|folder| !folder.exists());
+    let holder = |folder: &Path| match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    new.filter(|folder| !folder.as_os_str().is_empty())
+        .map(holder)
+        .collect()
+}
+
+fn sync(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 /// Writes a secret to a new file of mode 0600, whole or not at all; replaces an old one.
 pub(crate) fn write_secret(path: &Path, secret: &str) -> std::io::Result<()> {
     let half = path.with_extension("new");
@@ -87,7 +108,8 @@ pub(crate) fn write_secret(path: &Path, secret: &str) -> std::io::Result<()> {
         .open(&half)?;
     writeln!(file, "{secret}")?;
     file.sync_all()?;
-    std::fs::rename(&half, path)
+    std::fs::rename(&half, path)?;
+    path.parent().map_or(Ok(()), sync)
 }
 
 /// 24 characters that survive a shell, a URL and reading aloud: 139 bits.
@@ -135,6 +157,18 @@ mod tests {
         );
         drop(held);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn each_folder_that_gets_a_new_name_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path();
+        assert_eq!(holders_of_new(&top.join("a/b")), [top.join("a"), top.to_path_buf()]);
+        assert_eq!(holders_of_new(&top.join("a")), [top.to_path_buf()]);
+        assert!(holders_of_new(top).is_empty() && holders_of_new(Path::new(".")).is_empty());
+        let (one, two) = (Path::new("not-there"), Path::new("not-there/data"));
+        assert_eq!(holders_of_new(one), [Path::new(".")]);
+        assert_eq!(holders_of_new(two), [one, Path::new(".")]);
     }
 
     #[test]
