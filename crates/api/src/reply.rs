@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, WWW_AUTHENTICATE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -75,7 +75,11 @@ pub(crate) fn error(error: &ApiError) -> Response {
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // Text, numbers: this cannot fail.
     let body = serde_json::to_vec(error).unwrap_or_default();
-    raw_json(status, body)
+    let mut response = raw_json(status, body);
+    if let Some(seconds) = error.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
 }
 
 /// Longest JSON that gets a tag. What is longer is sent as it is made.

@@ -201,10 +201,8 @@ impl Connection {
         let most = self.limits.connections;
         let service = hyper::service::service_fn(move |_: Request<Incoming>| async move {
             let text = format!("{most} connections are open, as many as max-connections allows: try again in a moment");
-            let mut answer = reply::error(&ApiError::new(503, "CONNECT", "", "", text));
-            let headers = answer.headers_mut();
-            headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("5"));
-            Ok::<_, std::convert::Infallible>(answer)
+            let error = ApiError::new(503, "CONNECT", "", "", text).with_retry_after(5);
+            Ok::<_, std::convert::Infallible>(reply::error(&error))
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().keep_alive(false);

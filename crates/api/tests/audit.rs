@@ -227,6 +227,8 @@ async fn who_guesses_waits_and_fills_no_disk() {
             text.starts_with("too many wrong passwords: try again in ") && text.ends_with(" s"),
             "{text}"
         );
+        let seconds = text.split(' ').rev().nth(1).unwrap();
+        assert_eq!(slowed.header("retry-after"), seconds);
     }
     let token = {
         let issue = |o: &isobar_objects::Objects| {

@@ -46,6 +46,7 @@ impl Noun {
             type_: String::new(),
             messages: problems,
             code: 400,
+            retry_after: None,
         })
     }
 

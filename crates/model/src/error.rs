@@ -26,6 +26,9 @@ pub struct ApiError {
     /// HTTP status of the response.
     #[serde(rename = "Code")]
     pub code: u16,
+    /// Seconds after which it is worth to try again, where that is known: the header `Retry-After` (RFC 9110 §10.2.3).
+    #[serde(skip)]
+    pub retry_after: Option<u64>,
 }
 
 fn null_as_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
@@ -67,6 +70,7 @@ impl ApiError {
             type_: type_.to_owned(),
             messages: vec![message.into()],
             code,
+            retry_after: None,
         }
     }
 
@@ -81,6 +85,13 @@ impl ApiError {
     #[must_use]
     pub fn with_key(mut self, key: &str) -> Self {
         self.key = key.to_owned();
+        self
+    }
+
+    /// The same error with the time after which it is worth to try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -122,6 +133,7 @@ impl ApiError {
             type_: "ValidationError".to_owned(),
             messages,
             code: 422,
+            retry_after: None,
         }
     }
 
@@ -133,6 +145,7 @@ impl ApiError {
             type_: "StillInUseError".to_owned(),
             messages: reasons,
             code: 409,
+            retry_after: None,
         }
     }
 

@@ -34,7 +34,7 @@ impl Objects {
         if wait > 0 {
             tell("had to wait");
             let text = format!("too many wrong passwords: try again in {wait} s");
-            return Err(ApiError::new(429, "AUTH", "", "", text));
+            return Err(ApiError::new(429, "AUTH", "", "", text).with_retry_after(wait));
         }
         let hash = found
             .as_ref()

@@ -170,7 +170,10 @@ async fn websocket(call: Call) -> Answer {
 
 fn watcher(call: &Call) -> Result<OwnedSemaphorePermit, ApiError> {
     let slot = Arc::clone(&call.app.watchers).try_acquire_owned();
-    slot.map_err(|_| call.refused(503, "too many are watching events: try again later"))
+    slot.map_err(|_| {
+        let error = call.refused(503, "too many are watching events: try again later");
+        error.with_retry_after(ALIVE.as_secs())
+    })
 }
 
 async fn serve(mut reader: Reader, mut writer: Writer, mut events: Live, mut who: Principal, objects: Objects) {
