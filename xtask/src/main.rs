@@ -11,6 +11,7 @@ mod run;
 mod server;
 mod test;
 mod tidy;
+mod trees;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,10 @@ cargo xtask COMMAND
           --have      features of the test bed without which cases are skipped (default incrementer)
           --show      print that many failures in full
           --at-least  fail below this rate
+  trees [--dir DIR]
+          resource trees of real BMCs, each served by its mock server: finds, inserts, boots once, power, ejects, and
+          compares what was sent with the tree's answer sheet; a row each
+          --dir       folder of the trees, or one tree (default ../shared/bmc-trees; not there: skipped, with CI=true a failure)
   test [--full]
           all tests; --full adds the demo with every firmware, 100 random kills and 1,000 machines
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Some((&"demo", rest)) => demo::Options::parse(rest).and_then(|options| demo::demo(&options)),
         Some((&"peers", rest)) => peers::Options::parse(rest).and_then(|options| peers::peers(&options)),
         Some((&"cases", rest)) => cases::Options::parse(rest).and_then(|options| cases::cases(&options)),
+        Some((&"trees", rest)) => trees::Options::parse(rest).and_then(|options| trees::trees(&options)),
         Some((&"test", rest)) => test::test(rest),
         Some((&"bench", rest)) => match bench::bench(rest) {
             // It has said why.

@@ -59,9 +59,9 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
         (PowerAction::Cycle, _) => &["PowerCycle", "ForceRestart"],
     };
     let mut kinds: Vec<&str> = wanted.iter().copied().filter(|kind| has(kind)).collect();
-    if action == PowerAction::Cycle && listed.is_none() {
+    if action == PowerAction::Cycle && now != PowerState::Off && listed.is_none() {
         // Not told what there is, and PowerCycle is the rarer one: an unknown type is refused, no more.
-        kinds = wanted.to_vec();
+        kinds = vec!["ForceRestart", "PowerCycle"];
     }
     let mut refused = None;
     for kind in &kinds {

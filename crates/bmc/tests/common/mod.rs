@@ -64,6 +64,11 @@ pub async fn open(address: &str) -> Result<(Redfish, Arc<Records>), BmcError> {
     Ok((bmc, records))
 }
 
+/// With another password than the one that all tests use.
+pub async fn open_as(address: &str, password: &str) -> Result<Redfish, BmcError> {
+    connect(endpoint(address, password), Arc::new(Records::default()), options()).await
+}
+
 /// A request as a scripted BMC sees it.
 #[derive(Clone, Debug)]
 pub struct Seen {
