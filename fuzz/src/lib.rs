@@ -12,7 +12,7 @@ use isobar_model::lookup::Nothing;
 use isobar_model::patch::{Patch, Target, diff};
 use isobar_model::table::NOUNS;
 use isobar_model::{Object, noun};
-use isobar_template::{Limits, Members, Scope};
+use isobar_template::{Limits, Scope, Shown};
 use serde_json::{Value, json};
 
 /// A target: its name, which is that of its corpus, and the function.
@@ -134,8 +134,8 @@ pub fn templates(data: &[u8]) {
 struct OneMachine;
 
 impl Scope for OneMachine {
-    fn machine(&self) -> Option<Members> {
-        noun("machines").map(sample)
+    fn machine(&self) -> Option<Shown<'_>> {
+        Some(noun("machines").map(sample)?.into())
     }
 
     fn provisioner_address(&self) -> Result<String, String> {
@@ -151,7 +151,9 @@ impl Scope for OneMachine {
     }
 
     fn param(&self, name: &str) -> Result<Option<Value>, String> {
-        let params = self.machine().and_then(|machine| machine.get("Params").cloned());
+        let params = noun("machines")
+            .map(sample)
+            .and_then(|machine| machine.get("Params").cloned());
         Ok(params.and_then(|params| params.get(name).cloned()))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isobar_model::Object;
 use isobar_model::network::Provisioning;
 use isobar_objects::{BootWindow, Objects};
-use isobar_template::{BootFiles, Repos, TemplateError, TokenKind};
+use isobar_template::{BootFiles, Repos, Shown, TemplateError, TokenKind};
 use serde_json::Value;
 
 use crate::address::ServerAddr;
@@ -136,16 +136,13 @@ struct Scope {
 }
 
 impl isobar_template::Scope for Scope {
-    fn machine(&self) -> Option<Object> {
-        let mut shown = self.machine.clone();
+    fn machine(&self) -> Option<Shown<'_>> {
         // Params are read through `.Param`, which refuses secrets.
-        shown.remove("Params");
-        shown.remove("Secret");
-        Some(shown)
+        Some(Shown::without(&["Params", "Secret"], &self.machine))
     }
 
-    fn env(&self) -> Option<Object> {
-        Some(self.bootenv.clone())
+    fn env(&self) -> Option<Shown<'_>> {
+        Some(Shown::all(&self.bootenv))
     }
 
     fn provisioner_address(&self) -> Result<String, String> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use isobar_model::repos::{self, Repo};
 use isobar_model::{ApiError, Lookup, Object, bootenv, list, text};
-use isobar_template::{BootFiles, Repos, Scope, TokenKind};
+use isobar_template::{BootFiles, Repos, Scope, Shown, TokenKind};
 use serde_json::Value;
 
 use crate::hook::BootWindow;
@@ -58,6 +58,8 @@ const NO_PASS: &str = "this path can be guessed, so no token is given here: writ
                        the kernel arguments, which a machine that boots from its virtual CD gets with its own pass";
 const NO_MACHINE: &str = "tokens are for machines, and there is none here";
 const AGENT: &str = "the machine is not booting from its virtual CD; its agent has a token already, in RS_TOKEN";
+/// Params are read through `.Param`, which refuses secrets; the other is the root of the machine's tokens.
+const HIDDEN: &[&str] = &["Params", "Secret"];
 /// Whether templates get secure params: none for nobody; else whether they took one.
 pub(crate) type Secrets = Option<Arc<AtomicBool>>;
 
@@ -194,23 +196,20 @@ impl World {
 }
 
 impl Scope for World {
-    fn machine(&self) -> Option<Object> {
-        // Params are read through `.Param`, which refuses secrets; the other is the root of the machine's tokens.
-        let hidden = |member: &str| matches!(member, "Params" | "Secret");
-        let shown = self.machine.as_ref()?.iter().filter(|(member, _)| !hidden(member));
-        Some(shown.map(|(member, value)| (member.clone(), value.clone())).collect())
+    fn machine(&self) -> Option<Shown<'_>> {
+        self.machine.as_ref().map(|machine| Shown::without(HIDDEN, machine))
     }
 
-    fn env(&self) -> Option<Object> {
-        self.env.as_ref().map(|env| Object::clone(env))
+    fn env(&self) -> Option<Shown<'_>> {
+        self.env.as_ref().map(|env| Shown::all(env))
     }
 
-    fn stage(&self) -> Option<Object> {
-        self.stage.as_ref().map(|stage| Object::clone(stage))
+    fn stage(&self) -> Option<Shown<'_>> {
+        self.stage.as_ref().map(|stage| Shown::all(stage))
     }
 
-    fn task(&self) -> Option<Object> {
-        self.task.as_ref().map(|task| Object::clone(task))
+    fn task(&self) -> Option<Shown<'_>> {
+        self.task.as_ref().map(|task| Shown::all(task))
     }
 
     fn path(&self) -> Option<String> {

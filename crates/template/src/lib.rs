@@ -7,16 +7,24 @@
 
 mod cache;
 mod engine;
+mod functions;
+mod join;
 mod methods;
 mod pass;
 mod printf;
+mod run;
+mod shown;
 mod sprig;
 mod sprig_more;
+mod value;
+mod wanted;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+pub use shown::Shown;
 
 /// A set of named values, as objects are.
 pub type Members = Map<String, Value>;
@@ -68,22 +76,22 @@ impl Default for Limits {
 /// An `Err` ends the rendering with its text, so it is written for the author of the template.
 pub trait Scope: Send + Sync {
     /// `.Machine`: the members of the machine object.
-    fn machine(&self) -> Option<Members> {
+    fn machine(&self) -> Option<Shown<'_>> {
         None
     }
 
     /// `.Env`: the members of the boot environment.
-    fn env(&self) -> Option<Members> {
+    fn env(&self) -> Option<Shown<'_>> {
         None
     }
 
     /// `.Stage`: the members of the stage.
-    fn stage(&self) -> Option<Members> {
+    fn stage(&self) -> Option<Shown<'_>> {
         None
     }
 
     /// `.Task`: the members of the task.
-    fn task(&self) -> Option<Members> {
+    fn task(&self) -> Option<Shown<'_>> {
         None
     }
 
@@ -196,7 +204,7 @@ pub fn render(name: &str, text: &str, scope: &Arc<dyn Scope>) -> Result<String, 
 /// # Errors
 /// As `render`.
 pub fn render_with(name: &str, text: &str, scope: &Arc<dyn Scope>, limits: Limits) -> Result<String, TemplateError> {
-    let rendered = engine::Run::new(scope.clone(), limits).render(named(name), text);
+    let rendered = run::Run::new(scope.clone(), limits).render(named(name), text);
     rendered.map_err(|error| TemplateError {
         machine: scope
             .machine()

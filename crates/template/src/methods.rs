@@ -1,14 +1,17 @@
 //! DRP's methods: what `.Param`, `.Machine.Url`, `.Env.PathFor` and their kin answer.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use gotmpl::Value;
 use serde_json::Value as Json;
 
-use crate::engine::{EngineValue, Run, from_json, map_of, method, object_names, value_method};
+use crate::engine::exec;
+use crate::run::{Run, running};
 use crate::sprig::as_go_writes;
-use crate::{Members, Repos, Scope, TokenKind};
+use crate::value::{Map, from_json, map_of, to_json};
+use crate::wanted::Wanted;
+use crate::{Members, Repos, Scope, Shown, TokenKind};
 
 /// Names that are called, wherever they end a path. Everything else is looked up.
 const METHODS: &[&str] = &[
@@ -54,18 +57,205 @@ pub(crate) fn is_method(name: &str) -> bool {
     METHODS.binary_search(&name).is_ok()
 }
 
-/// The objects below the render object, fetched once for a rendering.
-pub(crate) struct Objects {
-    machine: Option<Members>,
-    env: Option<Members>,
-    stage: Option<Members>,
-    task: Option<Members>,
+/// Top-level names that are nothing without what they stand for.
+const OBJECTS: &[&str] = &["Machine", "Env", "Stage", "Task"];
+
+type Method = fn(&Arc<Run>, &[Json]) -> Result<Json, String>;
+/// As [`Method`], for what has methods itself.
+type ValueMethod = fn(&Arc<Run>, &[Json]) -> Result<Value, String>;
+
+/// Methods of the render object.
+const ROOT: &[(&str, Method)] = &[
+    ("Param", |run, a| param(run, a, false)),
+    ("ParamExists", |run, a| {
+        Ok(run.scope.param(text(a, 0, "the name of a param")?)?.is_some().into())
+    }),
+    ("ParamExpand", |run, a| expand(run, &param(run, a, false)?)),
+    ("ParamAsJSON", |run, a| {
+        Ok(as_go_writes(&expand(run, &param(run, a, false)?)?).to_string().into())
+    }),
+    ("ParamAsYAML", |run, a| {
+        let value = as_go_writes(&expand(run, &param(run, a, false)?)?);
+        serde_yaml_ng::to_string(&value)
+            .map(Json::from)
+            .map_err(|err| err.to_string())
+    }),
+    ("ComposeParam", |run, a| param(run, a, true)),
+    ("ParamCompose", |run, a| param(run, a, true)),
+    ("ParamComposeExpand", |run, a| expand(run, &param(run, a, true)?)),
+    ("ProvisionerAddress", |run, _| {
+        run.scope.provisioner_address().map(Json::from)
+    }),
+    ("ProvisionerURL", |run, _| run.scope.provisioner_url().map(Json::from)),
+    ("ApiURL", |run, _| run.scope.api_url().map(Json::from)),
+    ("BootParams", |run, _| boot_params(run, None)),
+    ("StringExpand", |run, a| {
+        run.nested("StringExpand", text(a, 0, "a text")?, None).map(Json::from)
+    }),
+    ("ObjectExpand", |run, a| {
+        expand(run, a.first().ok_or("give it a value")?)
+    }),
+    ("CallTemplate", |run, a| {
+        let id = text(a, 0, "the ID of a template")?;
+        let template = run
+            .scope
+            .template(id)
+            .ok_or_else(|| format!("there is no template {id}"))?;
+        // The render object cannot travel as a value; passing it on means "the same".
+        let data = a.get(1).filter(|data| !is_render_object(data)).cloned();
+        run.nested(id, &template, data).map(Json::from)
+    }),
+    ("ParseUrl", |_, a| {
+        parse_url(text(a, 0, "a part of a URL")?, text(a, 1, "a URL")?)
+    }),
+    ("NetmaskToCIDR", |_, a| {
+        netmask_to_cidr(a.first().unwrap_or(&Json::Null))
+    }),
+    ("GenerateToken", |run, _| {
+        run.scope.token(TokenKind::Short).map(Json::from)
+    }),
+    ("GenerateInfiniteToken", |run, _| {
+        run.scope.token(TokenKind::Long).map(Json::from)
+    }),
+    ("GenerateProfileToken", |run, a| {
+        let seconds = a.get(1).and_then(Json::as_u64).unwrap_or(0);
+        run.scope
+            .token(TokenKind::Profile {
+                profile: text(a, 0, "a profile")?,
+                seconds,
+            })
+            .map(Json::from)
+    }),
+];
+
+/// Methods of the render object that give what has methods.
+const ROOT_VALUES: &[(&str, ValueMethod)] = &[
+    ("Repos", |run, a| {
+        let tags: Vec<_> = a.iter().filter_map(Json::as_str).collect();
+        repos(run, Repos::Tagged(&tags))
+    }),
+    ("MachineRepos", |run, _| repos(run, Repos::Machine)),
+    ("InstallRepos", |run, _| repos(run, Repos::Install)),
+];
+
+/// Methods of `.Machine`.
+const MACHINE: &[(&str, Method)] = &[("MacAddr", |run, a| {
+    let mac = run
+        .scope
+        .mac_addr()
+        .ok_or("this file is not rendered for a MAC address")?
+        .to_ascii_lowercase();
+    Ok(match a.first().and_then(Json::as_str) {
+        Some("pxelinux") => format!("01-{}", mac.replace(':', "-")),
+        Some("rpi4") => mac.replace(':', "-"),
+        _ => mac,
+    }
+    .into())
+})];
+
+/// Methods of `.Env`.
+const ENV: &[(&str, Method)] = &[
+    ("InstallUrl", |run, _| {
+        let repos = run.scope.repos(Repos::Install)?;
+        let url = repos.first().and_then(|repo| repo.get("URL")).cloned();
+        url.ok_or_else(|| "there is no repository to install this operating system from".to_owned())
+    }),
+    ("KernelFor", |run, a| {
+        Ok(run.scope.boot(Some(text(a, 0, "an architecture")?))?.kernel.into())
+    }),
+    ("InitrdsFor", |run, a| {
+        Ok(run.scope.boot(Some(text(a, 0, "an architecture")?))?.initrds.into())
+    }),
+    ("BootParams", |run, _| boot_params(run, None)),
+    ("BootParamsFor", |run, a| {
+        boot_params(run, Some(text(a, 0, "an architecture")?))
+    }),
+    ("PathFor", |run, a| {
+        path_for(run, text(a, 0, "tftp or http")?, text(a, 1, "a file")?, None)
+    }),
+    ("PathForArch", |run, a| {
+        let arch = text(a, 2, "an architecture")?;
+        path_for(run, text(a, 0, "tftp or http")?, text(a, 1, "a file")?, Some(arch))
+    }),
+    ("JoinInitrds", |run, a| {
+        join_initrds(run, text(a, 0, "tftp or http")?, None)
+    }),
+    ("JoinInitrdsFor", |run, a| {
+        let arch = text(a, 1, "an architecture")?;
+        join_initrds(run, text(a, 0, "tftp or http")?, Some(arch))
+    }),
+];
+
+/// A method for a map of the engine.
+fn method(
+    name: &'static str,
+    body: impl Fn(&Arc<Run>, &[Json]) -> Result<Json, String> + Send + Sync + 'static,
+) -> (Arc<str>, Value) {
+    value_method(name, move |run, arguments| {
+        body(run, arguments).map(|json| from_json(&json))
+    })
 }
 
-type Map = BTreeMap<Arc<str>, EngineValue>;
+/// As [`method`], for what has methods itself.
+fn value_method(
+    name: &'static str,
+    body: impl Fn(&Arc<Run>, &[Json]) -> Result<Value, String> + Send + Sync + 'static,
+) -> (Arc<str>, Value) {
+    let call = move |arguments: &[Value]| {
+        let run = running()?;
+        run.spend().map_err(exec)?;
+        let arguments = arguments
+            .iter()
+            .map(to_json)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(exec)?;
+        body(&run, &arguments).map_err(|reason| exec(format!(".{name}: {reason}")))
+    };
+    (name.into(), Value::Function(Arc::new(call)))
+}
 
-impl Objects {
-    pub(crate) fn fetch(scope: &dyn Scope) -> Objects {
+fn methods(table: &[(&'static str, Method)]) -> Map {
+    table.iter().map(|(name, body)| method(name, *body)).collect()
+}
+
+/// What is wanted of a map that is there already.
+fn take(map: &mut Map, wanted: &Wanted, from: &Map) {
+    let wanted = from.iter().filter(|(name, _)| wanted.of(name).is_some());
+    map.extend(wanted.map(|(name, value)| (Arc::clone(name), value.clone())));
+}
+
+/// What is wanted of an object.
+fn members_of(object: &Shown<'_>, wanted: &Wanted) -> Map {
+    let one = |(name, value): (&str, &Json)| (name.into(), from_json(value));
+    match wanted {
+        Wanted::All => object.iter().map(one).collect(),
+        Wanted::Members(members) => {
+            let named = members
+                .keys()
+                .filter_map(|name| Some((name.as_str(), object.get(name)?)));
+            named.map(one).collect()
+        }
+    }
+}
+
+/// A map that is as true as the whole of it: only whether it is there may be asked.
+fn value_of(mut map: Map, whole_is_empty: bool) -> Value {
+    if map.is_empty() && !whole_is_empty {
+        map.insert("".into(), Value::Nil);
+    }
+    Value::Map(Arc::new(map))
+}
+
+/// The objects below the render object.
+pub(crate) struct Objects<'a> {
+    machine: Option<Shown<'a>>,
+    env: Option<Shown<'a>>,
+    stage: Option<Shown<'a>>,
+    task: Option<Shown<'a>>,
+}
+
+impl<'a> Objects<'a> {
+    pub(crate) fn fetch(scope: &'a dyn Scope) -> Self {
         Objects {
             machine: scope.machine(),
             env: scope.env(),
@@ -82,7 +272,7 @@ impl Objects {
             self.stage.is_some(),
             self.task.is_some(),
         ];
-        object_names()
+        OBJECTS
             .iter()
             .zip(there)
             .filter(|(_, there)| !there)
@@ -90,72 +280,27 @@ impl Objects {
             .collect()
     }
 
-    /// The render object.
-    pub(crate) fn dot(&self, run: &Arc<Run>) -> EngineValue {
+    /// The render object, as far as it is wanted.
+    pub(crate) fn dot(&self, run: &Arc<Run>, wanted: &Wanted) -> Value {
+        static METHODS: LazyLock<Map> = LazyLock::new(|| {
+            let mut all = methods(ROOT);
+            all.extend(ROOT_VALUES.iter().map(|(name, body)| value_method(name, *body)));
+            all
+        });
         let mut dot = Map::new();
-        let object = |map: Option<Map>| map.map_or(EngineValue::Nil, |map| EngineValue::Map(Arc::new(map)));
-        dot.insert(
-            "Machine".into(),
-            object(self.machine.as_ref().map(|machine| machine_map(run, machine))),
-        );
-        dot.insert("Env".into(), object(self.env.as_ref().map(|env| env_map(run, env))));
-        dot.insert("Stage".into(), object(self.stage.as_ref().map(map_of)));
-        dot.insert("Task".into(), object(self.task.as_ref().map(map_of)));
-        dot.extend(param_methods(run));
-        dot.extend([
-            method(run, "ProvisionerAddress", |run, _| {
-                run.scope.provisioner_address().map(Json::from)
-            }),
-            method(run, "ProvisionerURL", |run, _| {
-                run.scope.provisioner_url().map(Json::from)
-            }),
-            method(run, "ApiURL", |run, _| run.scope.api_url().map(Json::from)),
-            method(run, "BootParams", |run, _| boot_params(run, None)),
-            method(run, "StringExpand", |run, a| {
-                run.nested("StringExpand", text(a, 0, "a text")?, None).map(Json::from)
-            }),
-            method(run, "ObjectExpand", |run, a| {
-                expand(run, a.first().ok_or("give it a value")?)
-            }),
-            method(run, "CallTemplate", |run, a| {
-                let id = text(a, 0, "the ID of a template")?;
-                let template = run
-                    .scope
-                    .template(id)
-                    .ok_or_else(|| format!("there is no template {id}"))?;
-                // The render object cannot travel as a value; passing it on means "the same".
-                let data = a.get(1).filter(|data| !is_render_object(data)).cloned();
-                run.nested(id, &template, data).map(Json::from)
-            }),
-            method(run, "ParseUrl", |_, a| {
-                parse_url(text(a, 0, "a part of a URL")?, text(a, 1, "a URL")?)
-            }),
-            method(run, "NetmaskToCIDR", |_, a| {
-                netmask_to_cidr(a.first().unwrap_or(&Json::Null))
-            }),
-            value_method(run, "Repos", |run, a| {
-                let tags: Vec<_> = a.iter().filter_map(Json::as_str).collect();
-                repos(run, Repos::Tagged(&tags))
-            }),
-            value_method(run, "MachineRepos", |run, _| repos(run, Repos::Machine)),
-            value_method(run, "InstallRepos", |run, _| repos(run, Repos::Install)),
-            method(run, "GenerateToken", |run, _| {
-                run.scope.token(TokenKind::Short).map(Json::from)
-            }),
-            method(run, "GenerateInfiniteToken", |run, _| {
-                run.scope.token(TokenKind::Long).map(Json::from)
-            }),
-            method(run, "GenerateProfileToken", |run, a| {
-                let seconds = a.get(1).and_then(Json::as_u64).unwrap_or(0);
-                run.scope
-                    .token(TokenKind::Profile {
-                        profile: text(a, 0, "a profile")?,
-                        seconds,
-                    })
-                    .map(Json::from)
-            }),
-        ]);
-        EngineValue::Map(Arc::new(dot))
+        take(&mut dot, wanted, &METHODS);
+        let plain =
+            |object: &Shown<'_>, wanted: &Wanted| value_of(members_of(object, wanted), object.iter().next().is_none());
+        let mut put = |name: &str, make: &dyn Fn(&Wanted) -> Option<Value>| {
+            if let Some(wanted) = wanted.of(name) {
+                dot.insert(name.into(), make(wanted).unwrap_or(Value::Nil));
+            }
+        };
+        put("Machine", &|wanted| Some(machine(self.machine.as_ref()?, wanted)));
+        put("Env", &|wanted| Some(env(run, self.env.as_ref()?, wanted)));
+        put("Stage", &|wanted| Some(plain(self.stage.as_ref()?, wanted)));
+        put("Task", &|wanted| Some(plain(self.task.as_ref()?, wanted)));
+        Value::Map(Arc::new(dot))
     }
 }
 
@@ -163,21 +308,23 @@ impl Objects {
 const COMPONENT: &str = "{component}";
 
 /// Repositories with what can be asked of them: where a component is, and the render object.
-fn repos(run: &Arc<Run>, which: Repos<'_>) -> Result<EngineValue, String> {
+fn repos(run: &Arc<Run>, which: Repos<'_>) -> Result<Value, String> {
     let found = run.scope.repos(which)?;
     let repo = |repo: &Json| {
         let members = repo.as_object().cloned().unwrap_or_default();
         let mut map = map_of(&members);
-        let place = member(&members, "UrlFor").to_owned();
+        let place = repo.get("UrlFor").and_then(Json::as_str).unwrap_or_default().to_owned();
         map.extend([
-            method(run, "UrlFor", move |_, a| {
+            method("UrlFor", move |_, a| {
                 Ok(place.replace(COMPONENT, text(a, 0, "a component")?).into())
             }),
-            value_method(run, "R", |run, _| Ok(Objects::fetch(run.scope.as_ref()).dot(run))),
+            value_method("R", |run, _| {
+                Ok(Objects::fetch(run.scope.as_ref()).dot(run, &Wanted::All))
+            }),
         ]);
-        EngineValue::Map(Arc::new(map))
+        Value::Map(Arc::new(map))
     };
-    Ok(EngineValue::List(found.iter().map(repo).collect()))
+    Ok(Value::List(found.iter().map(repo).collect()))
 }
 
 fn is_render_object(value: &Json) -> bool {
@@ -191,30 +338,8 @@ fn text<'a>(arguments: &'a [Json], at: usize, what: &str) -> Result<&'a str, Str
         .ok_or_else(|| format!("argument {} must be {what}", at + 1))
 }
 
-fn member<'a>(object: &'a Members, name: &str) -> &'a str {
+fn member<'a>(object: &'a Shown<'_>, name: &str) -> &'a str {
     object.get(name).and_then(Json::as_str).unwrap_or_default()
-}
-
-fn param_methods(run: &Arc<Run>) -> [(Arc<str>, EngineValue); 8] {
-    [
-        method(run, "Param", |run, a| param(run, a, false)),
-        method(run, "ParamExists", |run, a| {
-            Ok(run.scope.param(text(a, 0, "the name of a param")?)?.is_some().into())
-        }),
-        method(run, "ParamExpand", |run, a| expand(run, &param(run, a, false)?)),
-        method(run, "ParamAsJSON", |run, a| {
-            Ok(as_go_writes(&expand(run, &param(run, a, false)?)?).to_string().into())
-        }),
-        method(run, "ParamAsYAML", |run, a| {
-            let value = as_go_writes(&expand(run, &param(run, a, false)?)?);
-            serde_yaml_ng::to_string(&value)
-                .map(Json::from)
-                .map_err(|err| err.to_string())
-        }),
-        method(run, "ComposeParam", |run, a| param(run, a, true)),
-        method(run, "ParamCompose", |run, a| param(run, a, true)),
-        method(run, "ParamComposeExpand", |run, a| expand(run, &param(run, a, true)?)),
-    ]
 }
 
 fn param(run: &Run, arguments: &[Json], compose: bool) -> Result<Json, String> {
@@ -248,95 +373,71 @@ fn expand(run: &Arc<Run>, value: &Json) -> Result<Json, String> {
     Ok(expanded)
 }
 
-fn machine_map(run: &Arc<Run>, machine: &Members) -> Map {
-    let mut map = map_of(machine);
+fn machine(machine: &Shown<'_>, wanted: &Wanted) -> Value {
+    static METHODS: LazyLock<Map> = LazyLock::new(|| methods(MACHINE));
+    let mut map = members_of(machine, wanted);
     let uuid = member(machine, "Uuid");
-    let path = format!("machines/{uuid}");
-    let name = member(machine, "Name");
-    let hex = member(machine, "Address")
-        .parse::<Ipv4Addr>()
-        .map(|ip| format!("{:08X}", u32::from(ip)));
-    for (key, value) in [
-        ("UUID", uuid),
-        ("Path", &path),
-        ("ShortName", name.split('.').next().unwrap_or_default()),
-        ("HexAddress", &hex.unwrap_or_default()),
-    ] {
-        map.insert(key.into(), from_json(&value.into()));
-    }
-    map.extend([
-        method(run, "Url", move |run, _| {
+    let path = || format!("machines/{uuid}");
+    let mut put = |name: &str, make: &dyn Fn() -> String| {
+        if wanted.of(name).is_some() {
+            map.insert(name.into(), Value::String(make().into()));
+        }
+    };
+    put("UUID", &|| uuid.to_owned());
+    put("Path", &path);
+    put("ShortName", &|| {
+        let name = member(machine, "Name");
+        name.split('.').next().unwrap_or_default().to_owned()
+    });
+    put("HexAddress", &|| {
+        let address = member(machine, "Address").parse::<Ipv4Addr>();
+        address.map(|ip| format!("{:08X}", u32::from(ip))).unwrap_or_default()
+    });
+    if wanted.of("Url").is_some() {
+        let path = path();
+        map.extend([method("Url", move |run, _| {
             Ok(format!("{}/{path}", run.scope.machine_url()?).into())
-        }),
-        method(run, "MacAddr", |run, a| {
-            let mac = run
-                .scope
-                .mac_addr()
-                .ok_or("this file is not rendered for a MAC address")?
-                .to_ascii_lowercase();
-            Ok(match a.first().and_then(Json::as_str) {
-                Some("pxelinux") => format!("01-{}", mac.replace(':', "-")),
-                Some("rpi4") => mac.replace(':', "-"),
-                _ => mac,
-            }
-            .into())
-        }),
-    ]);
-    map
+        })]);
+    }
+    take(&mut map, wanted, &METHODS);
+    value_of(map, false)
 }
 
-fn env_map(run: &Arc<Run>, env: &Members) -> Map {
-    let mut map = map_of(env);
-    let files = run.scope.boot(None).unwrap_or_default();
-    map.insert("Kernel".into(), from_json(&files.kernel.into()));
-    map.insert("Initrds".into(), from_json(&files.initrds.into()));
+fn env(run: &Run, env: &Shown<'_>, wanted: &Wanted) -> Value {
+    static METHODS: LazyLock<Map> = LazyLock::new(|| methods(ENV));
+    let mut map = members_of(env, wanted);
+    let wants = |name: &str| wanted.of(name).is_some();
+    if wants("Kernel") || wants("Initrds") {
+        let files = run.scope.boot(None).unwrap_or_default();
+        let members = [("Kernel", files.kernel.into()), ("Initrds", files.initrds.into())];
+        let members = members.iter().filter(|(name, _)| wants(name));
+        map.extend(members.map(|(name, value)| ((*name).into(), from_json(value))));
+    }
+    if wants("OS") {
+        map.insert("OS".into(), operating_system(env.get("OS").and_then(Json::as_object)));
+    }
+    take(&mut map, wanted, &METHODS);
+    value_of(map, false)
+}
+
+/// `.Env.OS`.
+fn operating_system(os: Option<&Members>) -> Value {
     let empty = Members::new();
-    let os = env.get("OS").and_then(Json::as_object).unwrap_or(&empty);
-    let mut os_map = map_of(os);
-    let family = match member(os, "Family") {
-        "" => member(os, "Name").split('-').next().unwrap_or_default(),
+    let os = os.unwrap_or(&empty);
+    let mut map = map_of(os);
+    let member = |name: &str| os.get(name).and_then(Json::as_str).unwrap_or_default();
+    let family = match member("Family") {
+        "" => member("Name").split('-').next().unwrap_or_default(),
         family => family,
     };
-    os_map.insert("FamilyName".into(), from_json(&family.into()));
-    let version = member(os, "Version").to_owned();
-    os_map.extend([method(run, "VersionEq", move |_, a| {
+    map.insert("FamilyName".into(), Value::String(family.into()));
+    let version = member("Version").to_owned();
+    map.extend([method("VersionEq", move |_, a| {
         let wanted = text(a, 0, "a version")?;
         let mut parts = version.split('.');
         Ok(wanted.split('.').all(|part| parts.next() == Some(part)).into())
     })]);
-    map.insert("OS".into(), EngineValue::Map(Arc::new(os_map)));
-    map.extend([
-        method(run, "InstallUrl", |run, _| {
-            let repos = run.scope.repos(Repos::Install)?;
-            let url = repos.first().and_then(|repo| repo.get("URL")).cloned();
-            url.ok_or_else(|| "there is no repository to install this operating system from".to_owned())
-        }),
-        method(run, "KernelFor", |run, a| {
-            Ok(run.scope.boot(Some(text(a, 0, "an architecture")?))?.kernel.into())
-        }),
-        method(run, "InitrdsFor", |run, a| {
-            Ok(run.scope.boot(Some(text(a, 0, "an architecture")?))?.initrds.into())
-        }),
-        method(run, "BootParams", |run, _| boot_params(run, None)),
-        method(run, "BootParamsFor", |run, a| {
-            boot_params(run, Some(text(a, 0, "an architecture")?))
-        }),
-        method(run, "PathFor", |run, a| {
-            path_for(run, text(a, 0, "tftp or http")?, text(a, 1, "a file")?, None)
-        }),
-        method(run, "PathForArch", |run, a| {
-            let arch = text(a, 2, "an architecture")?;
-            path_for(run, text(a, 0, "tftp or http")?, text(a, 1, "a file")?, Some(arch))
-        }),
-        method(run, "JoinInitrds", |run, a| {
-            join_initrds(run, text(a, 0, "tftp or http")?, None)
-        }),
-        method(run, "JoinInitrdsFor", |run, a| {
-            let arch = text(a, 1, "an architecture")?;
-            join_initrds(run, text(a, 0, "tftp or http")?, Some(arch))
-        }),
-    ]);
-    map
+    Value::Map(Arc::new(map))
 }
 
 fn boot_params(run: &Arc<Run>, arch: Option<&str>) -> Result<Json, String> {

@@ -15,8 +15,6 @@ pub(crate) struct Pass<'a> {
     absent: &'a [&'static str],
     pub(crate) included: Vec<String>,
     unknown: Option<(String, usize)>,
-    /// Functions that are called.
-    pub(crate) used: BTreeSet<SmolStr>,
     declared: BTreeSet<SmolStr>,
     /// Assigned to before anything declared it.
     undeclared: Option<(String, usize)>,
@@ -29,7 +27,6 @@ impl<'a> Pass<'a> {
             absent,
             included: Vec::new(),
             unknown: None,
-            used: BTreeSet::new(),
             declared: BTreeSet::new(),
             undeclared: None,
         }
@@ -146,7 +143,6 @@ impl<'a> Pass<'a> {
                 if !known && self.unknown.is_none() {
                     self.unknown = Some((name.to_string(), position.line));
                 }
-                self.used.insert(name.clone());
             }
             Expr::Pipe(_, pipe) => self.pipe(pipe),
             Expr::Chain(_, inner, path) => {

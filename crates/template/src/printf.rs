@@ -2,7 +2,7 @@
 
 use gotmpl::Value;
 
-use crate::engine::from_json;
+use crate::value::from_json;
 
 /// Prepares arguments and format so that the engine's own `printf` gives what Go's gives. Formats with `*` or `[n]` are
 /// left as they are.

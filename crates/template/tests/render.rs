@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isobar_template::{BootFiles, Limits, Members, Repos, Scope, TemplateError, TokenKind, check, render, render_with};
+use isobar_template::{
+    BootFiles, Limits, Members, Repos, Scope, Shown, TemplateError, TokenKind, check, render, render_with,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -21,12 +23,12 @@ struct World {
 }
 
 impl Scope for World {
-    fn machine(&self) -> Option<Members> {
-        self.machine.clone()
+    fn machine(&self) -> Option<Shown<'_>> {
+        self.machine.as_ref().map(Shown::all)
     }
 
-    fn env(&self) -> Option<Members> {
-        self.env.clone()
+    fn env(&self) -> Option<Shown<'_>> {
+        self.env.as_ref().map(Shown::all)
     }
 
     fn path(&self) -> Option<String> {
@@ -473,10 +475,10 @@ const METHODS: &[(&str, &str)] = &[
 struct Rich(World);
 
 impl Scope for Rich {
-    fn machine(&self) -> Option<Members> {
+    fn machine(&self) -> Option<Shown<'_>> {
         self.0.machine()
     }
-    fn env(&self) -> Option<Members> {
+    fn env(&self) -> Option<Shown<'_>> {
         self.0.env()
     }
     fn provisioner_address(&self) -> Result<String, String> {
