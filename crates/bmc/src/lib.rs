@@ -57,7 +57,7 @@ pub struct Media {
 }
 
 /// What the power is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerState {
     /// On.
     On,
@@ -68,6 +68,7 @@ pub enum PowerState {
     /// On its way down.
     PoweringOff,
     /// The BMC does not say.
+    #[default]
     Unknown,
 }
 
@@ -116,6 +117,36 @@ pub struct Probe {
     pub media_slot: Option<String>,
 }
 
+/// Secure Boot, as the BMC says; none: it does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecureBoot {
+    /// Set for the next boot (`SecureBootEnable`).
+    pub enabled: Option<bool>,
+    /// In force since the last one (`SecureBootCurrentBoot`).
+    pub in_force: Option<bool>,
+    /// `SecureBootMode`: `UserMode`, `SetupMode` …
+    pub mode: Option<String>,
+}
+
+/// What the machine behind a BMC is like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostState {
+    /// Power.
+    pub power: PowerState,
+    /// `BootSourceOverrideMode`: `UEFI` or `Legacy`.
+    pub boot_mode: Option<String>,
+    /// `BootSourceOverrideTarget`.
+    pub boot_target: Option<String>,
+    /// `BootSourceOverrideEnabled`.
+    pub boot_enabled: Option<String>,
+    /// Whether [`Bmc::boot_http_once`] is offered.
+    pub http_boot: bool,
+    /// Secure Boot; none where the BMC has no such resource.
+    pub secure_boot: Option<SecureBoot>,
+    /// How far the machine has come, in the BMC's words.
+    pub boot_progress: Option<String>,
+}
+
 /// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out.
 #[async_trait]
 pub trait Bmc: Send {
@@ -129,6 +160,12 @@ pub trait Bmc: Send {
     async fn insert(&mut self, url: &str) -> Result<Media, BmcError>;
     /// One-time boot override, read back.
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError>;
+    /// One-time UEFI HTTP boot of `url`, where the BMC takes an `HttpBootUri`.
+    async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError>;
+    /// What the machine is like.
+    async fn host(&mut self) -> Result<HostState, BmcError>;
+    /// Restarts the BMC itself: it is deaf for minutes then, and what is in its virtual CD is lost.
+    async fn reset_bmc(&mut self) -> Result<(), BmcError>;
     /// Removes an override that is still set.
     async fn clear_boot_override(&mut self) -> Result<(), BmcError>;
     /// Power state.

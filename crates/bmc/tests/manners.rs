@@ -263,7 +263,7 @@ async fn no_virtual_media_is_one_clear_error() {
     let (mut client, _) = open(&bmc.address).await.unwrap();
     let err = client.insert("http://10.0.0.1/x/boot.iso").await.unwrap_err();
     assert_eq!(err.class, ErrorClass::Unsupported);
-    assert!(err.message.contains("no virtual media"), "{err}");
+    assert!(err.message.contains("no usable virtual media"), "{err}");
     assert_eq!(client.probe().await.unwrap().media_slot, None);
     let bmc = small(|seen| (seen.path == "/vm").then(|| ok(&json!({"Name": "no members at all"}))));
     let (mut client, _) = open(&bmc.address).await.unwrap();
@@ -273,7 +273,7 @@ async fn no_virtual_media_is_one_clear_error() {
             .await
             .unwrap_err()
             .message
-            .contains("no usable virtual CD slot")
+            .contains("no usable virtual media: it lists no slot")
     );
 }
 

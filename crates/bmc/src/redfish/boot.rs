@@ -9,11 +9,12 @@ use super::json;
 use super::quirks::Quirk;
 use super::task;
 use super::transport::{Reply, Transport};
-use crate::{BmcError, BootTarget, ErrorClass};
+use crate::{BmcError, BootTarget, ErrorClass, HostState};
 
 const TARGET: &str = "BootSourceOverrideTarget";
 const ENABLED: &str = "BootSourceOverrideEnabled";
 const MODE: &str = "BootSourceOverrideMode";
+const HTTP_URI: &str = "HttpBootUri";
 
 /// A resource with a `Boot`, as it was read.
 type Place = (String, Reply);
@@ -62,29 +63,136 @@ impl Places {
         places
             .into_iter()
             .flatten()
-            .find_map(|(_, r)| json::texts(&r.body, &["Boot", &list]))
+            .find_map(|(_, r)| {
+                let old =
+                    || json::texts(&r.body, &["Boot", "BootSourceOverrideSupported"]).filter(|_| property == TARGET);
+                json::texts(&r.body, &["Boot", &list]).or_else(old)
+            })
             .filter(|l| !l.is_empty())
+    }
+
+    /// Which of `names` this machine may know, best first. Of two that differ in UEFI alone, the one of its boot mode.
+    fn candidates<'a>(&self, http: &Transport, names: &[&'a str]) -> Result<Vec<&'a str>, BmcError> {
+        let legacy = self.value(MODE) != Some("UEFI");
+        let (uefi, plain): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.starts_with("Uefi"));
+        let mut ordered: Vec<&str> = Vec::new();
+        for name in plain {
+            let twin = uefi.iter().copied().find(|u| u.strip_prefix("Uefi") == Some(name));
+            match twin {
+                Some(twin) if legacy || name == "Cd" => ordered.extend([name, twin]),
+                Some(twin) => ordered.extend([twin, name]),
+                None => ordered.push(name),
+            }
+        }
+        let alone: Vec<&str> = uefi.into_iter().filter(|u| !ordered.contains(u)).collect();
+        ordered.extend(alone);
+        let Some(allowed) = self.allowable(TARGET) else {
+            let known = [TARGET, ENABLED].iter().any(|name| {
+                let held = |(_, reply): &Place| json::at(&reply.body, &["Boot"]).get(name).is_some();
+                held(&self.system) || self.settings.as_ref().is_some_and(held)
+            });
+            return match known {
+                true => Ok(ordered),
+                false => Err(http.error(ErrorClass::Unsupported, "it has no one-time boot override")),
+            };
+        };
+        ordered.retain(|name| allowed.iter().any(|a| a == name));
+        if ordered.is_empty() {
+            let text = format!("it cannot boot from {}: it offers {}", names[0], allowed.join(", "));
+            return Err(http.error(ErrorClass::Unsupported, text));
+        }
+        Ok(ordered)
     }
 }
 
 pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget) -> Result<(), BmcError> {
+    if target == BootTarget::Cd
+        && found.quirks.has(Quirk::BootByProfile)
+        && let Some(import) = profile_import(found)
+    {
+        return by_profile(http, &import).await;
+    }
     let places = Places::read(http, found).await?;
     let names: &[&str] = match target {
         BootTarget::Cd => found.quirks.cd_targets(),
         BootTarget::Pxe => &["Pxe"],
         BootTarget::Disk => &["Hdd"],
     };
-    let allowed = places.allowable(TARGET);
-    let target = match &allowed {
-        Some(allowed) => names
-            .iter()
-            .find(|name| allowed.iter().any(|a| a == *name))
-            .ok_or_else(|| {
-                let text = format!("it cannot boot from {}: it offers {}", names[0], allowed.join(", "));
-                http.error(ErrorClass::Unsupported, text)
-            })?,
-        None => &names[0],
+    let mut last = None;
+    for name in places.candidates(http, names)? {
+        match set(http, found, &places, name, Map::new()).await {
+            // Not listed, and not taken: it may know it by another name.
+            Err(error) if error.class == ErrorClass::Refused && places.allowable(TARGET).is_none() => {
+                last.get_or_insert(error);
+            }
+            done => return done,
+        }
+    }
+    Err(last.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no one-time boot override")))
+}
+
+/// Boot mode and override, as they are.
+pub(crate) async fn describe(http: &mut Transport, found: &Found, state: &mut HostState) -> Result<(), BmcError> {
+    let places = Places::read(http, found).await?;
+    let owned = |property: &str| places.value(property).map(str::to_owned);
+    state.boot_mode = owned(MODE);
+    state.boot_target = owned(TARGET);
+    state.boot_enabled = owned(ENABLED);
+    state.http_boot = places.candidates(http, &["UefiHttp"]).is_ok()
+        && json::at(&places.of(TARGET).1.body, &["Boot"]).get(HTTP_URI).is_some();
+    Ok(())
+}
+
+/// UEFI HTTP boot of `url` once.
+pub(crate) async fn http_once(http: &mut Transport, found: &Found, url: &str) -> Result<(), BmcError> {
+    let places = Places::read(http, found).await?;
+    let name = places.candidates(http, &["UefiHttp"])?[0];
+    let at = places.of(TARGET);
+    let more = match json::at(&at.1.body, &["Boot"]).get(HTTP_URI) {
+        Some(_) => Map::from_iter([(HTTP_URI.to_owned(), url.into())]),
+        // Lists the target and has no member for the address: it would boot what DHCP says.
+        None => {
+            let text = "it knows UEFI HTTP boot, but takes no HttpBootUri: the address would be DHCP's";
+            return Err(http.error(ErrorClass::Unsupported, text));
+        }
     };
+    set(http, found, &places, name, more).await
+}
+
+/// Dell before 6.00: where a configuration profile is imported.
+fn profile_import(found: &Found) -> Option<String> {
+    let actions = super::slots::actions(&found.manager);
+    let import = actions
+        .into_iter()
+        .find(|(name, _)| name.ends_with("OemManager.ImportSystemConfiguration"));
+    import.map(|(_, target)| target)
+}
+
+/// Boots once from the virtual CD by a configuration profile. White space between its elements makes the job fail.
+async fn by_profile(http: &mut Transport, target: &str) -> Result<(), BmcError> {
+    let attribute = |name: &str, value: &str| format!("<Attribute Name=\"ServerBoot.1#{name}\">{value}</Attribute>");
+    let profile = format!(
+        "<SystemConfiguration><Component FQDD=\"iDRAC.Embedded.1\">{}{}</Component></SystemConfiguration>",
+        attribute("BootOnce", "Enabled"),
+        attribute("FirstBootDevice", "VCD-DVD")
+    );
+    let body = json!({"ShareParameters": {"Target": ["IDRAC"]}, "ImportBuffer": profile});
+    let reply = http.post(target, Some(&body)).await?;
+    let reply = task::finish(http, reply).await?;
+    match reply.is_good() {
+        true => Ok(()),
+        false => Err(http.refusal("POST", target, &reply)),
+    }
+}
+
+/// Sets the override and reads it back.
+async fn set(
+    http: &mut Transport,
+    found: &Found,
+    places: &Places,
+    target: &str,
+    more: Map<String, Value>,
+) -> Result<(), BmcError> {
     let enabled = match places.allowable(ENABLED) {
         Some(allowed) if !allowed.iter().any(|a| a == "Once") && allowed.iter().any(|a| a == "Continuous") => {
             "Continuous"
@@ -93,22 +201,27 @@ pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget
     };
     let full = found.quirks.has(Quirk::FullBootPayload);
     let mode = places.value(MODE).map(str::to_owned);
-    let mut wanted = Map::new();
-    wanted.insert(TARGET.into(), (*target).into());
+    let mut wanted = more;
+    wanted.insert(TARGET.into(), target.into());
     // Some refuse what is set already; some forget it unless it is said again.
     let unchanged = places.value(ENABLED) == Some(enabled);
     if full || !unchanged || found.quirks.has(Quirk::AlwaysSendEnabled) {
         wanted.insert(ENABLED.into(), enabled.into());
     }
-    if full {
-        wanted.insert(MODE.into(), mode.clone().unwrap_or_else(|| "UEFI".into()).into());
+    // HTTP boot is UEFI's; a legacy mode that stays would win.
+    if full || wanted.contains_key(HTTP_URI) {
+        let kept = mode.clone().filter(|_| !wanted.contains_key(HTTP_URI));
+        if full || places.value(MODE).is_some_and(|mode| mode != "UEFI") {
+            wanted.insert(MODE.into(), kept.unwrap_or_else(|| "UEFI".into()).into());
+        }
     }
-    write(http, &places, wanted, mode.as_deref()).await?;
+    write(http, places, wanted, mode.as_deref(), full).await?;
 
     let end = Instant::now() + http.options.settle;
     loop {
         let now = Places::read(http, found).await?;
         if let (true, Some(before)) = (found.quirks.has(Quirk::RestoreBootMode), &mode)
+            && target != "UefiHttp"
             && now.value(MODE).is_some_and(|mode| mode != before)
         {
             let again = [(MODE, before.as_str()), (TARGET, target), (ENABLED, enabled)];
@@ -116,10 +229,10 @@ pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), Value::from(value)))
                 .collect();
-            write(http, &now, again, Some(before)).await?;
+            write(http, &now, again, Some(before), full).await?;
         }
         // What a BMC does not show cannot be checked; `Continuous` is what some store for `Once`.
-        let set = now.value(TARGET).is_none_or(|t| t == *target)
+        let set = now.value(TARGET).is_none_or(|t| t == target)
             && now.value(ENABLED).is_none_or(|e| e == "Once" || e == "Continuous");
         if set {
             return Ok(());
@@ -152,7 +265,8 @@ pub(crate) async fn clear(http: &mut Transport, found: &Found) -> Result<(), Bmc
         wanted.insert(MODE.into(), places.value(MODE).unwrap_or("UEFI").into());
     }
     let mode = places.value(MODE).map(str::to_owned);
-    let refused = match write(http, &places, wanted, mode.as_deref()).await {
+    let full = found.quirks.has(Quirk::FullBootPayload);
+    let refused = match write(http, &places, wanted, mode.as_deref(), full).await {
         Err(error) if matches!(error.class, ErrorClass::Refused | ErrorClass::Unsupported) => error,
         done => return done,
     };
@@ -163,19 +277,20 @@ pub(crate) async fn clear(http: &mut Transport, found: &Found) -> Result<(), Bmc
         return Err(refused);
     }
     let disk = Map::from_iter([(TARGET.to_owned(), "Hdd".into())]);
-    write(http, &places, disk, mode.as_deref()).await
+    write(http, &places, disk, mode.as_deref(), full).await
 }
 
-/// Writes each property to its place; adds or drops what the BMC names in a refusal.
+/// Writes each property to its place, or `together` where the target goes; adds or drops what the BMC names in a refusal.
 async fn write(
     http: &mut Transport,
     places: &Places,
     wanted: Map<String, Value>,
     mode: Option<&str>,
+    together: bool,
 ) -> Result<(), BmcError> {
     let mut groups: Vec<(&Place, Map<String, Value>)> = Vec::new();
     for (name, value) in wanted {
-        let place = places.of(&name);
+        let place = places.of(if together || name == HTTP_URI { TARGET } else { &name });
         match groups.iter_mut().find(|(known, _)| known.0 == place.0) {
             Some((_, group)) => {
                 group.insert(name, value);

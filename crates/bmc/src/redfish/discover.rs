@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::json;
 use super::quirks::Quirks;
+use super::slots::any_media;
 use super::transport::{ROOT, Transport};
 use crate::{BmcError, ErrorClass};
 
@@ -27,7 +28,7 @@ pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
     let root = match http.get(ROOT).await {
         // Against the standard, some want a login even here.
         Err(err) if err.status == Some(401) => {
-            http.set_sessions(Some(format!("{ROOT}SessionService/Sessions")), None);
+            http.set_sessions(vec![format!("{ROOT}SessionService/Sessions")], None);
             http.log_in().await?;
             http.get(ROOT).await?.body
         }
@@ -39,12 +40,17 @@ pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
             "the answer at /redfish/v1/ is no Redfish service root",
         ));
     }
-    let sessions = json::link(&root, &["Links", "Sessions"]).or_else(|| {
-        json::link(&root, &["SessionService"]).map(|service| format!("{}/Sessions", service.trim_end_matches('/')))
-    });
+    let service = json::link(&root, &["SessionService"]);
+    let usual = service.map(|service| format!("{}/Sessions", service.trim_end_matches('/')));
+    let sessions: Vec<String> = json::link(&root, &["Links", "Sessions"])
+        .into_iter()
+        .chain(usual)
+        .collect();
     let vendor = json::text(&root, &["Vendor"]).unwrap_or_default();
-    let oem = oem_vendor(&root).unwrap_or_default();
-    http.set_sessions(sessions, Quirks::of(&[vendor, &oem], "").session_oem());
+    let mut vendors = oem_vendors(&root);
+    vendors.push(vendor.to_owned());
+    let vendors: Vec<&str> = vendors.iter().map(String::as_str).collect();
+    http.set_sessions(sessions, Quirks::of(&vendors, &[], "").session_oem());
     Ok(root)
 }
 
@@ -60,7 +66,12 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
     }
     let chosen = match choose_system(&systems, http.wanted_system()) {
         Ok(chosen) => chosen,
-        Err(why) => {
+        Err(mut why) => {
+            let managers = all_managers(http, &root).await?;
+            if !any_media(systems.iter().chain(&managers).map(|(_, body)| body)) {
+                why.text
+                    .push_str(", and no usable virtual media: none of its systems and managers links to any");
+            }
             let missing = http.missing(why.text);
             return Err(match missing.class {
                 ErrorClass::Unsupported => missing.hinted(why.hint),
@@ -71,44 +82,31 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
     let (system_uri, system) = systems.swap_remove(chosen);
 
     let mut managers = Vec::new();
-    for entry in json::at(&system, &["Links", "ManagedBy"])
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-    {
+    let managed_by = match json::at(&system, &["Links", "ManagedBy"]) {
+        Value::Array(entries) => entries.clone(),
+        one => vec![one.clone()],
+    };
+    for entry in &managed_by {
         let Some(uri) = json::link(entry, &[]) else { continue };
         if let Some(reply) = http.get_if_there(&uri).await? {
             managers.push((uri, reply.body));
         }
     }
-    let has_media = |(_, m): &(String, Value)| json::link(m, &["VirtualMedia"]).is_some();
-    if json::link(&system, &["VirtualMedia"]).is_none() && !managers.iter().any(has_media) {
+    let has_media = |m: &(String, Value)| any_media(std::iter::once(&m.1));
+    let at_system = json::link(&system, &["VirtualMedia"]).is_some();
+    if managers.is_empty() || !(at_system || managers.iter().any(has_media)) {
         // The link names no manager, or (Cisco) one without media: look at all of them.
-        let collection = json::link(&root, &["Managers"]);
-        let listed = match collection {
-            Some(uri) => http
-                .get_if_there(&uri)
-                .await?
-                .map(|r| json::members(&r.body))
-                .unwrap_or_default(),
-            None => Vec::new(),
-        };
         let mut others = Vec::new();
-        for uri in listed
-            .into_iter()
-            .filter(|uri| !json::last_part(uri).starts_with("HGX_"))
-        {
-            if managers.iter().any(|(known, _)| json::same_uri(known, &uri)) {
-                continue;
-            }
-            if let Some(reply) = http.get_if_there(&uri).await? {
-                others.push((uri, reply.body));
+        for (uri, manager) in all_managers(http, &root).await? {
+            if !managers.iter().any(|(known, _)| json::same_uri(known, &uri)) {
+                others.push((uri, manager));
             }
         }
-        // Stable: a BMC before other managers, one with media before those.
-        others.sort_by_key(|m| (!has_media(m), json::text(&m.1, &["ManagerType"]) != Some("BMC")));
+        others.sort_by_key(|m| json::text(&m.1, &["ManagerType"]) != Some("BMC"));
         managers.extend(others);
     }
+    // Stable: no baseboard of GPUs, then one with media where the system has none itself.
+    managers.sort_by_key(|m| (is_baseboard(&m.0), !at_system && !has_media(m)));
     let (manager_uri, manager) = managers
         .first()
         .map_or((None, Value::Null), |(uri, body)| (Some(uri.clone()), body.clone()));
@@ -117,14 +115,15 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
         json::text(&root, &["Vendor"]).map(str::to_owned),
         json::text(&system, &["Manufacturer"]).map(str::to_owned),
         json::text(&manager, &["Manufacturer"]).map(str::to_owned),
-        oem_vendor(&root),
-        oem_vendor(&manager),
     ]
     .into_iter()
     .flatten()
+    .chain(oem_vendors(&root))
+    .chain(oem_vendors(&manager))
     .collect();
-    let model = json::text(&system, &["Model"]).unwrap_or_default();
-    let quirks = Quirks::of(&names.iter().map(String::as_str).collect::<Vec<_>>(), model);
+    let models = [&system, &manager].map(|holder| json::text(holder, &["Model"]).unwrap_or_default());
+    let firmware = json::text(&manager, &["FirmwareVersion"]).unwrap_or_default();
+    let quirks = Quirks::of(&names.iter().map(String::as_str).collect::<Vec<_>>(), &models, firmware);
     let vendor = names
         .first()
         .cloned()
@@ -141,13 +140,31 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
     })
 }
 
-/// The first key of `Oem`: `Hpe`, `Supermicro`, `Ami`.
-fn oem_vendor(resource: &Value) -> Option<String> {
-    json::at(resource, &["Oem"])
-        .as_object()?
-        .keys()
-        .find(|k| !k.contains('@'))
-        .cloned()
+/// The keys of `Oem`: `Hpe`, `Supermicro`, `Ami`.
+fn oem_vendors(resource: &Value) -> Vec<String> {
+    let keys = json::at(resource, &["Oem"]).as_object().into_iter().flatten();
+    keys.map(|(name, _)| name.clone())
+        .filter(|k| !k.contains('@'))
+        .collect()
+}
+
+/// NVIDIA: systems and managers of the GPUs' baseboard, beside the host's.
+fn is_baseboard(uri: &str) -> bool {
+    json::last_part(uri).to_ascii_uppercase().starts_with("HGX_")
+}
+
+async fn all_managers(http: &mut Transport, root: &Value) -> Result<Vec<(String, Value)>, BmcError> {
+    let Some(collection) = json::link(root, &["Managers"]) else {
+        return Ok(Vec::new());
+    };
+    let listed = http.get_if_there(&collection).await?;
+    let mut managers = Vec::new();
+    for uri in listed.map(|r| json::members(&r.body)).unwrap_or_default() {
+        if let Some(reply) = http.get_if_there(&uri).await? {
+            managers.push((uri, reply.body));
+        }
+    }
+    Ok(managers)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -192,17 +209,20 @@ fn choose_system(systems: &[(String, Value)], wanted: Wanted<'_>) -> Result<usiz
     {
         return Ok(ours);
     }
-    let host = |(uri, body): &(String, Value)| {
+    let physical = |i: &usize| {
+        let (uri, body) = &systems[*i];
         let kind = json::text(body, &["SystemType"]).unwrap_or("Physical");
-        !json::last_part(uri).starts_with("HGX_")
-            && !["Virtual", "Composed", "VirtuallyPartitioned", "DPU"].contains(&kind)
-            && json::at(body, &["Boot"])
-                .as_object()
-                .is_some_and(|boot| !boot.is_empty())
+        !is_baseboard(uri) && !["Virtual", "Composed", "VirtuallyPartitioned", "DPU"].contains(&kind)
     };
-    let hosts: Vec<usize> = (0..systems.len()).filter(|&i| host(&systems[i])).collect();
-    match hosts.as_slice() {
-        [one] => Ok(*one),
+    let boots = |i: &usize| {
+        json::at(&systems[*i].1, &["Boot"])
+            .as_object()
+            .is_some_and(|boot| !boot.is_empty())
+    };
+    let physical: Vec<usize> = (0..systems.len()).filter(physical).collect();
+    let hosts: Vec<usize> = physical.iter().copied().filter(boots).collect();
+    match (hosts.as_slice(), physical.as_slice()) {
+        ([one], _) | ([], [one]) => Ok(*one),
         _ if systems.is_empty() => Err(NoSystem {
             text: "it lists no system".into(),
             hint: "is the machine powered and fully inserted? Some BMCs list it only after its first start".into(),

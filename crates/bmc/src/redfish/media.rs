@@ -1,4 +1,4 @@
-//! The virtual CD: which slot, eject, insert.
+//! The virtual CD: eject, insert, read back.
 
 use std::time::{Duration, Instant};
 
@@ -8,192 +8,20 @@ use super::discover::Found;
 use super::json;
 use super::message::{self, Message};
 use super::quirks::Quirk;
+use super::slots::{Enable, Insert, Slot, slots};
 use super::task;
 use super::transport::{Reply, Transport};
 use crate::{BmcError, ErrorClass, Media};
 
-/// Whether virtual media may be switched on to look for slots (AMI lists none before).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Enable {
-    Yes,
-    No,
-}
-
-/// A slot that can hold our CD.
-#[derive(Clone, Debug)]
-pub(crate) struct Slot {
-    pub(crate) uri: String,
-    body: Value,
-    etag: Option<String>,
-    insert: Insert,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Insert {
-    /// POST to this action's target.
-    Action(String),
-    /// PATCH of the slot itself.
-    Patch,
-}
-
-impl Slot {
-    fn media(&self, found: &Found) -> Media {
-        let image = json::text(&self.body, &["Image"]);
-        let apart =
-            json::text(&self.body, &["ConnectedVia"]).is_some_and(|via| via.eq_ignore_ascii_case("NotConnected"));
-        let inserted = json::flag(&self.body, &["Inserted"]).unwrap_or(image.is_some() && !apart)
-            && !(apart && found.quirks.has(Quirk::ConnectedViaIsTruth));
-        Media {
-            slot: self.uri.clone(),
-            image: image.filter(|_| inserted).map(str::to_owned),
-            inserted,
-        }
-    }
-
-    fn eject_target(&self) -> Option<String> {
-        let listed = json::action_target(json::at(&self.body, &["Actions", "#VirtualMedia.EjectMedia"]));
-        listed.or_else(|| match &self.insert {
-            // Not listed while the slot is empty, on some; its place follows from the insert's.
-            Insert::Action(target) if json::flag(&self.body, &["Inserted"]) == Some(true) => target
-                .strip_suffix("InsertMedia")
-                .map(|stem| format!("{stem}EjectMedia")),
-            _ => None,
-        })
-    }
-}
-
-/// The slots that can take a CD, best first.
-///
-/// # Errors
-/// [`ErrorClass::Unsupported`] when there is none.
-pub(crate) async fn slots(http: &mut Transport, found: &Found, enable: Enable) -> Result<Vec<Slot>, BmcError> {
-    let mut collections: Vec<String> = Vec::new();
-    let holders = std::iter::once(&found.system).chain(found.managers.iter().map(|(_, m)| m));
-    for uri in holders.filter_map(|h| json::link(h, &["VirtualMedia"])) {
-        if !collections.iter().any(|known| json::same_uri(known, &uri)) {
-            collections.push(uri);
-        }
-    }
-    let mut slots = list(http, found, &collections).await?;
-    if slots.is_empty() && enable == Enable::Yes && switch_on(http, found).await? {
-        let end = Instant::now() + Duration::from_secs(30);
-        while slots.is_empty() && Instant::now() < end {
-            let poll = http.options.poll;
-            http.wait(poll).await?;
-            slots = list(http, found, &collections).await?;
-        }
-    }
-    if slots.is_empty() {
-        let (text, hint) = if collections.is_empty() {
-            (
-                "it has no virtual media",
-                "this BMC cannot boot an ISO: use PXE, or another way, for this machine",
-            )
-        } else {
-            (
-                "it has no usable virtual CD slot",
-                "check that virtual media is enabled and licensed on the BMC",
-            )
-        };
-        let missing = http.missing(text);
-        return Err(match missing.class {
-            ErrorClass::Unsupported => missing.hinted(hint),
-            _ => missing,
-        });
-    }
-    Ok(slots)
-}
-
-async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Result<Vec<Slot>, BmcError> {
-    let mut slots = Vec::new();
-    for (rank, collection) in collections.iter().enumerate() {
-        let Some(listed) = http.get_if_there(collection).await? else {
-            continue;
-        };
-        for uri in json::members(&listed.body) {
-            let Some(reply) = http.get_if_there(&uri).await? else {
-                continue;
-            };
-            let id = json::text(&reply.body, &["Id"])
-                .unwrap_or(json::last_part(&uri))
-                .to_owned();
-            if !holds_cd(&id, &reply.body) || found.quirks.skips_slot(&id) {
-                continue;
-            }
-            let Some(insert) = way_in(&reply) else { continue };
-            let key = (insert == Insert::Patch, rank, json::natural(&id));
-            slots.push((
-                key,
-                Slot {
-                    uri,
-                    etag: reply.etag,
-                    body: reply.body,
-                    insert,
-                },
-            ));
-        }
-    }
-    slots.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(slots.into_iter().map(|(_, slot)| slot).collect())
-}
-
-/// Whether a slot is for CDs: by its media types, else by its name.
-fn holds_cd(id: &str, slot: &Value) -> bool {
-    let types = json::texts(slot, &["MediaTypes"]).unwrap_or_default();
-    if !types.is_empty() {
-        return types
-            .iter()
-            .any(|t| t.eq_ignore_ascii_case("CD") || t.eq_ignore_ascii_case("DVD"));
-    }
-    let name = format!("{id} {}", json::text(slot, &["Name"]).unwrap_or_default()).to_ascii_lowercase();
-    ["cd", "dvd", "ext"].iter().any(|yes| name.contains(yes))
-        && !["floppy", "usb", "hdd", "removable"].iter().any(|no| name.contains(no))
-}
-
-/// How to insert into a slot; `None` for those that only somebody's browser can fill.
-fn way_in(reply: &Reply) -> Option<Insert> {
-    let actions = json::at(&reply.body, &["Actions"]);
-    let standard = json::action_target(json::at(actions, &["#VirtualMedia.InsertMedia"]));
-    if let Some(target) = standard {
-        return Some(Insert::Action(target));
-    }
-    // Other actions and no insert: a proxy's slot. No actions at all: the resource itself is written.
-    let other = actions
-        .as_object()
-        .is_some_and(|a| a.keys().any(|k| k.starts_with('#')));
-    let writable = reply
-        .allow
-        .as_ref()
-        .is_none_or(|allow| allow.to_ascii_uppercase().contains("PATCH"));
-    (!other && writable).then_some(Insert::Patch)
-}
-
-/// AMI: remote media is an option of the manager. Answers whether there was something to switch on.
-async fn switch_on(http: &mut Transport, found: &Found) -> Result<bool, BmcError> {
-    for (_, manager) in &found.managers {
-        let actions = json::at(manager, &["Actions", "Oem"]);
-        // Directly, or in the vendor's own object.
-        let direct = actions.as_object().into_iter().flatten();
-        let nested = direct.clone().filter_map(|(_, v)| v.as_object()).flatten();
-        let action = direct.chain(nested).find(|(name, _)| name.ends_with(".EnableRMedia"));
-        if let Some(target) = action.and_then(|(_, action)| json::action_target(action)) {
-            let reply = http.post(&target, Some(&json!({"RMediaState": "Enable"}))).await?;
-            return if reply.is_good() {
-                Ok(true)
-            } else {
-                Err(http.refusal("POST", &target, &reply))
-            };
-        }
-    }
-    Ok(false)
-}
+/// A vendor's connect that fails for no reason is tried so often (Huawei).
+const FLAKY: usize = 3;
 
 /// State of the virtual CD: of the slot that has something in, else of the one that would be used.
 pub(crate) async fn state(http: &mut Transport, found: &Found) -> Result<Media, BmcError> {
     let slots = slots(http, found, Enable::No).await?;
     let media: Vec<Media> = slots.iter().map(|slot| slot.media(found)).collect();
     let shown = media.iter().find(|m| m.inserted).or(media.first()).cloned();
-    shown.ok_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual CD slot"))
+    shown.ok_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media"))
 }
 
 /// Ejects from every slot that has something in, and from the one that would be used even when it says
@@ -209,49 +37,51 @@ pub(crate) async fn eject_all(http: &mut Transport, found: &Found) -> Result<Vec
 }
 
 async fn eject(http: &mut Transport, found: &Found, slot: &Slot) -> Result<(), BmcError> {
-    let (method, uri, reply) = match &slot.insert {
+    let bare = |target: &String| (target.clone(), json!({}));
+    let (target, body) = match &slot.insert {
         Insert::Patch => {
             let body = if found.quirks.has(Quirk::PatchImageOnly) {
                 json!({"Image": null})
             } else {
                 json!({"Image": null, "Inserted": false})
             };
-            (
-                "PATCH",
-                slot.uri.clone(),
-                http.patch(&slot.uri, &body, slot.etag.as_deref()).await?,
-            )
+            let reply = http.patch(&slot.uri, &body, slot.etag.as_deref()).await?;
+            return ejected(http, found, slot, "PATCH", &slot.uri, reply).await;
         }
-        Insert::Action(_) => {
-            let Some(target) = slot.eject_target() else {
-                return Ok(());
-            };
-            let mut reply = http.post(&target, Some(&json!({}))).await?;
-            if matches!(reply.status, 400 | 415) {
-                reply = http.post(&target, None).await?;
-            }
-            ("POST", target, reply)
-        }
+        Insert::Action(_) => match slot.eject_target() {
+            Some(target) => bare(&target),
+            None => return Ok(()),
+        },
+        Insert::Own(own, insert, eject) => (eject.as_ref().unwrap_or(insert).clone(), own.body(own.eject_with)),
+        // There is a slot only while something is mounted.
+        Insert::Config(_, Some(unmount)) if !slot.body.is_null() => bare(unmount),
+        Insert::Config(..) => return Ok(()),
     };
+    let mut reply = http.post(&target, Some(&body)).await?;
+    if matches!(reply.status, 400 | 415) && body == json!({}) {
+        reply = http.post(&target, None).await?;
+    }
+    ejected(http, found, slot, "POST", &target, reply).await
+}
+
+async fn ejected(
+    http: &mut Transport,
+    found: &Found,
+    slot: &Slot,
+    method: &str,
+    uri: &str,
+    reply: Reply,
+) -> Result<(), BmcError> {
     let reply = task::finish(http, reply).await?;
     if reply.is_good() {
         return Ok(());
     }
-    let error = http.refusal(method, &uri, &reply);
+    let error = http.refusal(method, uri, &reply);
     // Refused, perhaps because there was nothing to eject: then all is well.
-    match http.get_if_there(&slot.uri).await? {
-        Some(now)
-            if Slot {
-                body: now.body.clone(),
-                ..slot.clone()
-            }
-            .media(found)
-            .inserted =>
-        {
-            Err(error)
-        }
-        _ => Ok(()),
+    if slot.again(http).await?.media(found).inserted {
+        return Err(error);
     }
+    Ok(())
 }
 
 /// Ejects, inserts and reads back. Answers the slot's state and the members that the payload had.
@@ -267,10 +97,7 @@ pub(crate) async fn insert(
         // Even when it says that it is empty; and never left out because it shows the same URL.
         if i == 0 || slot.media(found).inserted {
             eject(http, found, slot).await?;
-            if let Some(now) = http.get_if_there(&slot.uri).await? {
-                slot.etag = now.etag;
-                slot.body = now.body;
-            }
+            *slot = slot.again(http).await?;
         }
     }
     for slot in &slots {
@@ -286,7 +113,7 @@ pub(crate) async fn insert(
             Err(error) => return Err(error),
         }
     }
-    Err(last.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual CD slot")))
+    Err(last.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media")))
 }
 
 /// The payload ladder: from the least that can work, adding or dropping what the BMC names.
@@ -297,9 +124,14 @@ async fn climb(
     url: &str,
     known: &[String],
 ) -> Result<Result<Vec<String>, BmcError>, BmcError> {
+    if let Insert::Config(mount, _) = &slot.insert {
+        return mount_config(http, slot, mount, url).await;
+    }
     let mut payload = Map::from_iter([("Image".to_owned(), Value::from(url))]);
     let value = |member: &str| member_value(member, url);
-    if let Insert::Action(_) = &slot.insert {
+    if let Insert::Own(own, ..) = &slot.insert {
+        payload.extend(own.insert_with.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))));
+    } else if let Insert::Action(_) = &slot.insert {
         let required = required_members(http, slot).await?;
         for member in known
             .iter()
@@ -315,18 +147,30 @@ async fn climb(
         payload.insert("WriteProtected".into(), true.into());
     }
     let mut dropped: Vec<&str> = Vec::new();
-    let (mut broken, mut vague) = (0, false);
-    for _ in 0..10 {
+    let (mut broken, mut vague, mut flaky) = (0, false, 0);
+    for _ in 0..12 {
         let body = Value::Object(payload.clone());
         let (method, uri) = match &slot.insert {
-            Insert::Action(target) => ("POST", target.as_str()),
-            Insert::Patch => ("PATCH", slot.uri.as_str()),
+            Insert::Action(target) | Insert::Own(_, target, _) => ("POST", target.as_str()),
+            Insert::Patch | Insert::Config(..) => ("PATCH", slot.uri.as_str()),
         };
-        let reply = match &slot.insert {
-            Insert::Action(_) => http.post(uri, Some(&body)).await?,
-            Insert::Patch => http.patch(uri, &body, slot.etag.as_deref()).await?,
+        let reply = match method {
+            "POST" => http.post(uri, Some(&body)).await?,
+            _ => http.patch(uri, &body, slot.etag.as_deref()).await?,
         };
-        let reply = task::finish(http, reply).await?;
+        let reply = match task::finish(http, reply).await {
+            // Their connect fails now and then for no reason that it gives.
+            Err(error) if matches!(slot.insert, Insert::Own(..)) && error.class == ErrorClass::Refused => {
+                flaky += 1;
+                if flaky >= FLAKY {
+                    return Err(error);
+                }
+                let pause = Duration::from_secs(4).min(http.options.longest_wait);
+                http.wait(pause).await?;
+                continue;
+            }
+            other => other?,
+        };
         if reply.is_good() {
             payload.remove("Image");
             return Ok(Ok(payload.into_iter().map(|(name, _)| name).collect()));
@@ -364,6 +208,30 @@ async fn climb(
     Ok(Err(
         http.error(ErrorClass::Refused, "it refuses every form of the insert")
     ))
+}
+
+/// Host and path are written beside the slots, and mounted.
+async fn mount_config(
+    http: &mut Transport,
+    slot: &Slot,
+    mount: &str,
+    url: &str,
+) -> Result<Result<Vec<String>, BmcError>, BmcError> {
+    let path = url.find("://").and_then(|i| url[i + 3..].find('/').map(|j| i + 3 + j));
+    let (host, path) = url.split_at(path.unwrap_or(url.len()));
+    let body = json!({"Host": host, "Path": path, "Username": "", "Password": ""});
+    let reply = http.patch(&slot.uri, &body, None).await?;
+    let reply = task::finish(http, reply).await?;
+    if !reply.is_good() {
+        let error = explained(http.refusal("PATCH", &slot.uri, &reply), &reply, url);
+        return Ok(Err(error));
+    }
+    let reply = http.post(mount, Some(&json!({}))).await?;
+    let reply = task::finish(http, reply).await?;
+    if !reply.is_good() {
+        return Ok(Err(explained(http.refusal("POST", mount, &reply), &reply, url)));
+    }
+    Ok(Ok(Vec::new()))
 }
 
 /// Follows a refusal's words: a member that it names is added, or dropped if it was there and is not
@@ -470,12 +338,7 @@ fn explained(error: BmcError, reply: &Reply, url: &str) -> BmcError {
 async fn read_back(http: &mut Transport, found: &Found, slot: &Slot, url: &str) -> Result<Media, BmcError> {
     let end = Instant::now() + http.options.settle;
     loop {
-        let now = http.get(&slot.uri).await?;
-        let media = Slot {
-            body: now.body,
-            ..slot.clone()
-        }
-        .media(found);
+        let media = slot.again(http).await?.media(found);
         // One that hides the URL is believed.
         if media.inserted && media.image.as_deref().is_none_or(|shown| same_image(shown, url)) {
             return Ok(media);
@@ -504,23 +367,6 @@ pub fn same_image(shown: &str, url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cd_slots_are_told_by_types_or_names() {
-        for (id, slot, want) in [
-            ("2", json!({"MediaTypes": ["CD", "DVD"]}), true),
-            ("3", json!({"MediaTypes": ["DVD"]}), true),
-            ("CD", json!({"MediaTypes": ["USBStick"]}), false),
-            ("CD1", json!({}), true),
-            ("CD1", json!({"MediaTypes": []}), true),
-            ("EXT1", json!({"Name": "VirtualMedia"}), true),
-            ("HDD1", json!({"Name": "virtual hdd"}), false),
-            ("1", json!({"Name": "USB CD"}), false),
-            ("1", json!({"Name": "Virtual DVD"}), true),
-        ] {
-            assert_eq!(holds_cd(id, &slot), want, "{id} {slot}");
-        }
-    }
 
     #[test]
     fn images_are_compared_as_bmcs_show_them() {

@@ -5,12 +5,14 @@
 
 mod boot;
 mod discover;
+mod host;
 mod json;
 mod media;
 pub use media::same_image;
 mod message;
 mod power;
 mod quirks;
+mod slots;
 mod task;
 mod tls;
 mod transport;
@@ -23,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AddressPolicy, Bmc, BmcError, BootTarget, Endpoint, ErrorClass, Media, PowerAction, PowerState, Probe, Recorder,
+    AddressPolicy, Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, Media, PowerAction, PowerState, Probe,
+    Recorder,
 };
 use discover::Found;
 use transport::Transport;
@@ -142,7 +145,7 @@ impl Bmc for Redfish {
     async fn probe(&mut self) -> Result<Probe, BmcError> {
         self.http.begin("probe");
         let (http, found) = self.found().await?;
-        let slot = match media::slots(http, found, media::Enable::No).await {
+        let slot = match slots::slots(http, found, slots::Enable::No).await {
             Ok(slots) => slots.into_iter().next().map(|s| s.uri),
             Err(err) if err.class == ErrorClass::Unsupported => None,
             Err(err) => return Err(err),
@@ -185,6 +188,24 @@ impl Bmc for Redfish {
         self.http.begin("set the one-time boot");
         let (http, found) = self.found().await?;
         boot::once(http, found, target).await
+    }
+
+    async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError> {
+        self.http.begin("set the one-time HTTP boot");
+        let (http, found) = self.found().await?;
+        boot::http_once(http, found, url).await
+    }
+
+    async fn host(&mut self) -> Result<HostState, BmcError> {
+        self.http.begin("look at the machine");
+        let (http, found) = self.found().await?;
+        host::state(http, found).await
+    }
+
+    async fn reset_bmc(&mut self) -> Result<(), BmcError> {
+        self.http.begin("reset the BMC");
+        let (http, found) = self.found().await?;
+        host::reset_bmc(http, found).await
     }
 
     async fn clear_boot_override(&mut self) -> Result<(), BmcError> {

@@ -16,7 +16,7 @@ pub(crate) async fn state(http: &mut Transport, found: &Found) -> Result<PowerSt
     Ok(state_of(&system))
 }
 
-fn state_of(system: &Value) -> PowerState {
+pub(crate) fn state_of(system: &Value) -> PowerState {
     match json::text(system, &["PowerState"])
         .unwrap_or_default()
         .to_ascii_lowercase()
@@ -40,7 +40,7 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
             format!("{} has no reset action", found.system_uri),
         )
     })?;
-    let listed = reset_types(http, &reset).await?;
+    let listed = listed_types(http, &reset).await?;
     let has = |kind: &str| match &listed {
         Some(listed) => listed.iter().any(|l| l == kind),
         None => UNLISTED.contains(&kind),
@@ -89,8 +89,12 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
 }
 
 /// The reset types that the BMC lists, in the action itself or in its ActionInfo.
-async fn reset_types(http: &mut Transport, reset: &Value) -> Result<Option<Vec<String>>, BmcError> {
-    if let Some(listed) = json::texts(reset, &["ResetType@Redfish.AllowableValues"]) {
+pub(crate) async fn listed_types(http: &mut Transport, reset: &Value) -> Result<Option<Vec<String>>, BmcError> {
+    // Before Redfish 1.0 was out the name was another one: `ResetType@DMTF.AllowableValues`.
+    let is_list = |name: &&String| name.starts_with("ResetType@") && name.ends_with(".AllowableValues");
+    if let Some(name) = reset.as_object().and_then(|reset| reset.keys().find(is_list))
+        && let Some(listed) = json::texts(reset, &[name]).filter(|listed| !listed.is_empty())
+    {
         return Ok(Some(listed));
     }
     let Some(uri) = json::link(reset, &["@Redfish.ActionInfo"]) else {

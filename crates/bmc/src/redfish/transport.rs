@@ -72,7 +72,8 @@ pub(crate) struct Transport {
     pub(crate) redactor: Redactor,
     shown: tls::Shown,
     login: Login,
-    sessions_uri: Option<String>,
+    /// Where to log in, best first.
+    sessions: Vec<String>,
     session_oem: Option<&'static str>,
     /// A resource that is linked and could not be read in this call: it may be the one that is missed later.
     broken: Option<String>,
@@ -119,7 +120,7 @@ impl Transport {
             redactor,
             shown,
             login: Login::Not,
-            sessions_uri: None,
+            sessions: Vec::new(),
             session_oem: None,
             broken: None,
             deadline,
@@ -155,8 +156,9 @@ impl Transport {
     }
 
     /// Where to log in, and what the vendor wants in it.
-    pub(crate) fn set_sessions(&mut self, uri: Option<String>, oem: Option<&'static str>) {
-        self.sessions_uri = uri;
+    pub(crate) fn set_sessions(&mut self, mut uris: Vec<String>, oem: Option<&'static str>) {
+        uris.dedup_by(|a, b| json::same_uri(a, b));
+        self.sessions = uris;
         self.session_oem = oem;
     }
 
@@ -555,11 +557,12 @@ impl Transport {
 
     /// Logs in: a session, else Basic where there are no sessions or too many.
     pub(crate) async fn log_in(&mut self) -> Result<(), BmcError> {
-        let Some(uri) = self.sessions_uri.clone() else {
+        let mut places = self.sessions.clone().into_iter();
+        let Some(first) = places.next() else {
             self.login = Login::Basic;
             return Ok(());
         };
-        let uri = self.local(&uri)?;
+        let mut uri = self.local(&first)?;
         let mut body = json!({
             "UserName": self.endpoint.username,
             "Password": self.endpoint.password.reveal(),
@@ -582,10 +585,14 @@ impl Transport {
             let pause = reply.retry_after.unwrap_or(Duration::from_secs(5));
             let pause = pause.min(self.options.longest_wait);
             match reply.status {
-                404 | 405 | 501 => {
-                    self.login = Login::Basic;
-                    return Ok(());
-                }
+                404 | 405 | 501 => match places.next() {
+                    // Linked, and not there: it may be at its usual place.
+                    Some(next) => uri = self.local(&next)?,
+                    None => {
+                        self.login = Login::Basic;
+                        return Ok(());
+                    }
+                },
                 401 | 403 => return Err(self.wrong_login("POST", &uri, &reply)),
                 // A login that is refused as such is never repeated: BMCs count and lock users out.
                 503 if waits < 3 && Instant::now() + pause < self.deadline => {
@@ -640,6 +647,11 @@ impl Transport {
             .hinted("user and password are right; the BMC loses its sessions: a BMC reset often helps");
         error.status = Some(401);
         error
+    }
+
+    /// The BMC has forgotten it.
+    pub(crate) fn forget_login(&mut self) {
+        self.login = Login::Not;
     }
 
     /// Ends the session. Best effort, with a short deadline of its own.

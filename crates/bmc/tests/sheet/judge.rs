@@ -74,7 +74,10 @@ pub(super) fn judge(served: &Served, told: &Told) -> Outcome {
         }
         // The rungs of the ladder, and entity tags.
         let climbing = matches!(kind, Kind::Insert | Kind::Boot) && matches!(request.status(), 400 | 412 | 428);
-        let again = request.status() >= 500 || (*kind == Kind::Eject && matches!(request.status(), 412 | 428));
+        // No sessions there: with every request, then.
+        let without = *kind == Kind::Session && matches!(request.status(), 404 | 405 | 501);
+        let again =
+            without || request.status() >= 500 || (*kind == Kind::Eject && matches!(request.status(), 412 | 428));
         if !request.done() && !climbing && !again && *kind != Kind::Stray {
             differs.push(format!("refused: {}", request.shown()));
         }
@@ -175,12 +178,13 @@ fn of_slots(sheet: &Sheet, member: &str) -> Vec<String> {
 }
 
 fn kind(sheet: &Sheet, request: &Request<'_>) -> Kind {
+    let path = request.0["path"].as_str().unwrap_or_default().to_ascii_lowercase();
     let sessions = sheet
         .text("sessions_uri")
         .unwrap_or("/redfish/v1/SessionService/Sessions");
-    let path = request.0["path"].as_str().unwrap_or_default();
-    let in_sessions = path.to_ascii_lowercase().starts_with(&sessions.to_ascii_lowercase());
-    if request.is("POST", sessions) || (request.0["method"] == "DELETE" && in_sessions) {
+    let in_sessions = path.starts_with(&sessions.to_ascii_lowercase());
+    let logs_in = request.is("POST", sessions) || (request.0["method"] == "POST" && path.ends_with("/sessions"));
+    if logs_in || (request.0["method"] == "DELETE" && in_sessions) {
         return Kind::Session;
     }
     let method = |member: &str| sheet.text(member).unwrap_or("POST");
@@ -220,6 +224,21 @@ fn kind(sheet: &Sheet, request: &Request<'_>) -> Kind {
         other["uri"].as_str().unwrap_or("-"),
     ) {
         return Kind::OtherBoot;
+    }
+    // The other half of an insert that is written and mounted in two requests.
+    if let Some(uri) = sheet.text("insert_uri").filter(|uri| uri.contains("CfgCD")) {
+        let config = uri.split("/Actions/").next().unwrap_or(uri).to_ascii_lowercase();
+        if path.starts_with(&config) {
+            return Kind::Before;
+        }
+    }
+    // What the settings object does not hold goes to the system.
+    if sheet.text("system_uri").is_some_and(|uri| request.is("PATCH", uri))
+        && request.body()["Boot"]
+            .as_object()
+            .is_some_and(|boot| !boot.contains_key(TARGET))
+    {
+        return Kind::Boot;
     }
     match sheet.text("reset_uri") {
         Some(uri) if request.is("POST", uri) => Kind::Power,

@@ -220,14 +220,25 @@ pub async fn boot(serve: &Path, tree: &Path, more: &[&str]) -> Outcome {
 async fn converse(served: &Served, records: &Arc<Records>, told: &mut Told, more: &[&str]) -> Result<(), BmcError> {
     let sheet = &served.sheet;
     let mut bmc = open(&served.url, None, records.clone()).await?;
-    told.probe = match bmc.probe().await {
+    let mut probed = bmc.probe().await;
+    if let (Err(err), Some(system)) = (&probed, sheet.text("system_uri"))
+        && err.hint.contains("isobar/bmc-system")
+    {
         // Several machines behind one BMC: the operator says which.
-        Err(err) if err.hint.contains("isobar/bmc-system") && sheet.text("system_uri").is_some() => {
+        bmc.close().await;
+        bmc = open(&served.url, Some(system), records.clone()).await?;
+        probed = bmc.probe().await;
+    }
+    told.probe = match probed {
+        Ok(probe) => probe,
+        Err(err) => {
             bmc.close().await;
-            bmc = open(&served.url, sheet.text("system_uri"), records.clone()).await?;
-            bmc.probe().await?
+            if sheet.has_media() || !says_no_media(&err) {
+                return Err(err);
+            }
+            told.inserted = Some(Err(err));
+            return Ok(());
         }
-        other => other?,
     };
     let ended = talk(&mut bmc, sheet, told, more).await;
     bmc.close().await;
