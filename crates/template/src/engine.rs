@@ -12,7 +12,7 @@ use gotmpl::parse::{Expr, ListNode, Node};
 use crate::cache::{self, Ready};
 use crate::pass::Pass;
 use crate::wanted::Wanted;
-use crate::{TemplateError, sprig, sprig_more};
+use crate::{TemplateError, chains, sprig, sprig_more};
 
 const MAX_TEXT: usize = 1 << 20;
 
@@ -70,6 +70,9 @@ pub(crate) fn functions() -> Vec<&'static str> {
 fn parse(name: &str, text: &str) -> Result<Vec<(String, ListNode)>, TemplateError> {
     if text.len() > MAX_TEXT {
         return Err(failed(name, None, format!("longer than {MAX_TEXT} bytes")));
+    }
+    if let Some(line) = chains::too_long(text) {
+        return Err(failed(name, Some(line), "too many {{else if}} after one another"));
     }
     // The engine takes a stray `{{end}}` or `{{else}}` for the end of the text and drops the rest, and closes what is
     // open at the end. An action behind the text shows whether that was reached, outside of everything. A brace in

@@ -6,6 +6,7 @@
 //! template, which line, and what could not be answered.
 
 mod cache;
+mod chains;
 mod engine;
 mod functions;
 mod join;

@@ -9,6 +9,9 @@ use gotmpl::parse::{ActionNode, CommandNode, Expr, ListNode, Node, Number, PipeN
 use crate::engine::{ABSENT, AT, BUILTINS, CALL, NOTHING, PATH, SHOW, WRAPPED, exec, failed, plain_function};
 use crate::{TemplateError, methods, printf};
 
+/// Names in one path: a method on the way makes the tree deeper.
+const MAX_PATH: usize = 50;
+
 /// What is done to a parsed tree before it runs.
 pub(crate) struct Pass<'a> {
     template: SmolStr,
@@ -18,6 +21,8 @@ pub(crate) struct Pass<'a> {
     declared: BTreeSet<SmolStr>,
     /// Assigned to before anything declared it.
     undeclared: Option<(String, usize)>,
+    /// Line of a path that is too long.
+    long: Option<usize>,
 }
 
 impl<'a> Pass<'a> {
@@ -29,6 +34,7 @@ impl<'a> Pass<'a> {
             unknown: None,
             declared: BTreeSet::new(),
             undeclared: None,
+            long: None,
         }
     }
 
@@ -36,6 +42,9 @@ impl<'a> Pass<'a> {
     pub(crate) fn sound(&self, id: &str) -> Result<(), TemplateError> {
         if let Some((function, line)) = &self.unknown {
             return Err(failed(id, Some(*line), format!("function {function} is not known")));
+        }
+        if let Some(line) = self.long {
+            return Err(failed(id, Some(line), format!("a path of more than {MAX_PATH} names")));
         }
         match &self.undeclared {
             Some((variable, line)) => Err(failed(id, Some(*line), format!("undefined variable: {variable}"))),
@@ -135,6 +144,12 @@ impl<'a> Pass<'a> {
     /// What is inside an expression; `called` when its last step is called already.
     fn inner(&mut self, expression: &mut Expr, called: bool) {
         let position = expression.pos();
+        if let Expr::Field(_, path) | Expr::Variable(_, _, path) | Expr::Chain(_, _, path) = expression
+            && path.len() > MAX_PATH
+        {
+            self.long.get_or_insert(position.line);
+            return;
+        }
         match expression {
             Expr::Identifier(_, name) => {
                 let known = BUILTINS.contains(&name.as_str())

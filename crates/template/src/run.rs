@@ -104,7 +104,8 @@ impl Run {
             })
         };
         let broke_off = || format!("{name}: the rendering broke off");
-        if let Some(levels) = self.levels.get() {
+        // Parsing takes room, too.
+        if let Some(levels) = self.levels.get().filter(|levels| **levels <= LEVELS / 2) {
             let inner = inner(levels + BETWEEN);
             let joined = inner.joined(name, text).map_err(|err| err.to_string())?;
             if joined.levels.is_some_and(|own| inner.below + own <= LEVELS) {

@@ -665,6 +665,28 @@ fn no_template_runs_or_grows_without_end() {
     );
 }
 
+#[test]
+fn no_template_is_too_deep_for_the_stack() {
+    let nested = |depth: usize, inner: &str| format!("{}{inner}{}", "{{if 1}}".repeat(depth), "{{end}}".repeat(depth));
+    let chain = |n: usize| format!("{{{{if 0}}}}{}{{{{else}}}}x{{{{end}}}}", "{{else with 0}}".repeat(n));
+    gives(&chain(150), "x");
+    gives(&nested(40, &chain(100)), "x");
+    for n in [201, 60_000] {
+        fails(
+            &chain(n),
+            "template test, line 1: too many {{else if}} after one another",
+        );
+    }
+    fails(
+        &nested(50, &chain(201)),
+        "template test, line 1: too many {{else if}} after one another",
+    );
+    for path in [".Machine", "$.Machine", "(.Machine)"] {
+        let text = format!("x\n{{{{{path}{}}}}}", ".Url".repeat(100_000));
+        fails(&text, "template test, line 2: a path of more than 50 names");
+    }
+}
+
 /// The kernel arguments of our own boot environment, from the content pack.
 fn sledgehammer(world: World) -> String {
     let pack = include_str!("../../../content/isobar/boot.yaml");
