@@ -363,3 +363,36 @@ async fn a_body_that_does_not_end_is_cut() {
     read.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 408");
 }
+
+/// Clients that send a large body before they look for an answer find one, and no reset connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_by_the_head_may_send_the_body_to_its_end() {
+    const LENGTH: usize = 48 << 20;
+    let rig = Rig::start().await;
+    for (request, status) in [
+        ("POST /api/v3/isos/big.iso HTTP/1.1", "401"),
+        (
+            "POST /api/v3/isos/big.iso HTTP/1.1\r\nAuthorization: Bearer stale",
+            "403",
+        ),
+        ("POST /api/v3/nothing HTTP/1.1", "404"),
+        ("PUT /api/v3/isos/big.iso HTTP/1.1", "404"),
+    ] {
+        let mut stream = rig.tls().await.unwrap();
+        let head = format!("{request}\r\nHost: x\r\nContent-Length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let chunk = vec![b'x'; 64 * 1024];
+        for sent in 0..LENGTH / chunk.len() {
+            let written = stream.write_all(&chunk).await;
+            assert!(written.is_ok(), "{request}: {written:?} after {sent} chunks");
+        }
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+        read.unwrap().unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {answer}"
+        );
+    }
+}
