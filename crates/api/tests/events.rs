@@ -258,3 +258,35 @@ async fn events_of_ones_own_are_no_forgeries() {
         (&json!("a.b"), &json!({"x": 1}), &json!("user:rocketskates"))
     );
 }
+
+/// Who may post events forges none of the server's own, neither by name nor by a line break in the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_ones_own_is_one_and_no_more() {
+    let rig = Rig::start().await;
+    let forged = "x\ndata: {}\n\nevent: machines.delete";
+    for (kind, action, key) in [
+        (forged, "a", "k"),
+        ("mine", forged, "k"),
+        ("mine", "a", forged),
+        ("machines", "a", "k"),
+        ("contents", "a", "k"),
+        ("_meta", "a", "k"),
+        ("", "a", "k"),
+        (&"x".repeat(257), "a", "k"),
+    ] {
+        let event = json!({"Type": kind, "Action": action, "Key": key});
+        assert_eq!(
+            rig.post("/api/v3/events", event).await.status,
+            400,
+            "{kind} {action} {key}"
+        );
+    }
+    let event = json!({"Type": "mine", "Action": "a", "Key": "k", "Object": {"n": "one\nline"}});
+    assert_eq!(rig.post("/api/v3/events", event).await.status, 204);
+    assert_eq!(
+        rig.first_ids("/isobar/v1/events?after=0&pattern=mine.*.*", 1)
+            .await
+            .len(),
+        1
+    );
+}

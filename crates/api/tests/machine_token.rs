@@ -186,11 +186,13 @@ async fn no_template_of_a_job_shows_a_bmcs_password_or_what_tokens_are_made_of()
         let task = rig.get(&path).await.json()["Task"].clone();
         done.push(task.as_str().unwrap().to_owned());
         let finished = json!([{"op": "replace", "path": "/State", "value": "finished"}]);
-        rig.bare("PATCH", &path)
+        let patched = rig
+            .bare("PATCH", &path)
             .token(&world.token)
             .json(&finished)
             .send()
             .await;
+        assert_eq!(patched.status, 200, "{patched:?}");
         let wanted = json!({ "Machine": world.own });
         let next = rig
             .bare("POST", "/api/v3/jobs")

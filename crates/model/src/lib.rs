@@ -30,6 +30,7 @@ pub mod validate;
 
 mod canonical;
 mod nouns;
+mod schema_cost;
 
 pub use canonical::NO_TIME;
 pub use error::ApiError;

@@ -5,16 +5,21 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{Draft, JsonType, ValidationError, Validator};
+use jsonschema::{Draft, JsonType, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 
 use crate::table::Noun;
-use crate::{Lookup, Object, name};
+use crate::{Lookup, Object, name, schema_cost};
+
+/// Steps back that a pattern may take before it is taken not to match.
+const MAX_BACKTRACKS: usize = 50_000;
 
 /// A declared param, compiled for checking many values.
 #[derive(Debug)]
 pub struct ParamSchema {
     validator: Option<Validator>,
+    /// How often it comes back to itself.
+    growth: u64,
     default: Option<Value>,
     secure: bool,
 }
@@ -30,6 +35,7 @@ impl ParamSchema {
             None | Some(Value::Null) => {
                 return Ok(ParamSchema {
                     validator: None,
+                    growth: 0,
                     default: None,
                     secure,
                 });
@@ -37,13 +43,19 @@ impl ParamSchema {
             Some(schema) => schema,
         };
         // Content packs are written for drafts 4 to 7; a boolean exclusiveMinimum exists only in draft 4.
-        let build = |draft| jsonschema::options().with_draft(draft).offline().build(schema);
+        let build = |draft| {
+            let patterns = PatternOptions::fancy_regex().backtrack_limit(MAX_BACKTRACKS);
+            let options = jsonschema::options().with_draft(draft).offline();
+            options.with_pattern_options(patterns).build(schema)
+        };
+        let growth = schema_cost::growth(schema).map_err(|reason| format!("Error in schema: {reason}"))?;
         let validator = build(Draft::Draft7)
             .or_else(|err| build(Draft::Draft4).map_err(|_| err))
             .map_err(|err| format!("Error in schema: {err}"))?;
         let default = schema.get("default").cloned();
         Ok(ParamSchema {
             validator: Some(validator),
+            growth,
             default,
             secure,
         })
@@ -67,6 +79,12 @@ impl ParamSchema {
         let Some(validator) = &self.validator else {
             return Ok(());
         };
+        if !schema_cost::bears(self.growth, value) {
+            let times = self.growth;
+            return Err(format!(
+                "(root): too deep for a schema that refers to itself {times} times"
+            ));
+        }
         let reasons: Vec<_> = validator.iter_errors(value).take(8).map(|err| reason(&err)).collect();
         if reasons.is_empty() {
             Ok(())

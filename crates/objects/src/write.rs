@@ -26,6 +26,19 @@ const NOT_BY_MACHINES: &[&str] = &["Name", "Secret", "Locked", "Pool", "PoolAllo
 /// password sent to a place of their own.
 const PARAMS_NOT_BY_MACHINES: &[&str] = &["ipmi/", "boot-virtual-iso", "isobar/"];
 
+/// Members of its own jobs that a machine's token does not change: what they are is the server's to say.
+const OF_JOBS_NOT_BY_MACHINES: &[&str] = &[
+    "Machine",
+    "Task",
+    "Stage",
+    "BootEnv",
+    "Workflow",
+    "Previous",
+    "Current",
+    "CurrentIndex",
+    "NextIndex",
+];
+
 /// Params that say where a BMC is, and so where its password is sent.
 pub const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
 
@@ -430,17 +443,16 @@ fn refuse_machine_change(
     new: &Object,
 ) -> Result<(), ApiError> {
     let Some(machine) = by.machine() else { return Ok(()) };
-    if noun.name == "jobs" && isobar_model::text(old, "Machine") == machine {
-        return Ok(());
-    }
-    if noun.name != "machines" || key != machine {
-        return Err(forbidden(noun, key, "change other objects"));
-    }
-    if let Some(member) = NOT_BY_MACHINES
-        .iter()
-        .find(|member| old.get(**member) != new.get(**member))
-    {
+    let guarded = match noun.name {
+        "jobs" if isobar_model::text(old, "Machine") == machine => OF_JOBS_NOT_BY_MACHINES,
+        "machines" if key == machine => NOT_BY_MACHINES,
+        _ => return Err(forbidden(noun, key, "change other objects")),
+    };
+    if let Some(member) = guarded.iter().find(|member| old.get(**member) != new.get(**member)) {
         return Err(forbidden(noun, key, &format!("change {member}")));
+    }
+    if noun.name == "jobs" {
+        return Ok(());
     }
     let theirs = |param: &&String| PARAMS_NOT_BY_MACHINES.iter().any(|prefix| param.starts_with(prefix));
     if let Some(param) = changed_params(Some(old), new).into_iter().find(theirs) {
@@ -452,15 +464,12 @@ fn refuse_machine_change(
             return Err(forbidden(noun, key, &what));
         }
     }
-    if noun.name == "machines" {
-        for stage in stages_ahead(view, new).difference(&stages_ahead(view, old)) {
-            let Some(stage_object) = Lookup::get(view, "stages", stage) else {
-                continue;
-            };
-            if let Some(param) = guarded_in(view, &stage_object, &mut BTreeSet::new()) {
-                let what = format!("go to the stage {stage}, which holds the param {param}");
-                return Err(forbidden(noun, key, &what));
-            }
+    for stage in stages_ahead(view, new).difference(&stages_ahead(view, old)) {
+        let found = Lookup::get(view, "stages", stage);
+        let param = found.and_then(|stage| guarded_in(view, &stage, &mut BTreeSet::new()));
+        if let Some(param) = param {
+            let what = format!("go to the stage {stage}, which holds the param {param}");
+            return Err(forbidden(noun, key, &what));
         }
     }
     Ok(())

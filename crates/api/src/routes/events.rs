@@ -28,6 +28,10 @@ const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 /// Patterns of one connection.
 const MAX_PATTERNS: usize = 200;
+/// Types of what the server tells beside changes of objects.
+const TOLD_BY_US: &[&str] = &["contents", "websocket"];
+/// Longest Type, Action or Key of an event that a client posts, in bytes.
+const MAX_WORD: usize = 256;
 /// Between two signs of life.
 const ALIVE: Duration = Duration::from_secs(30);
 /// A reader of the stream that takes nothing for so long is gone.
@@ -271,8 +275,21 @@ async fn post(mut call: Call) -> Answer {
     let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
     let (kind, action) = (text("Type"), text("Action"));
     // What the server itself tells is told by the server alone.
-    if kind.is_empty() || kind.starts_with('_') || isobar_model::noun(&kind).is_some() {
+    if kind.is_empty()
+        || kind.starts_with('_')
+        || TOLD_BY_US.contains(&kind.as_str())
+        || isobar_model::noun(&kind).is_some()
+    {
         return Err(call.bad_request("an event of one's own has a Type that is no type of objects"));
+    }
+    let key = text("Key");
+    // They stand in lines of their own for those who read the feed as a stream.
+    if [&kind, &action, &key]
+        .iter()
+        .any(|word| word.chars().any(char::is_control) || word.len() > MAX_WORD)
+    {
+        let text = format!("Type, Action and Key have at most {MAX_WORD} bytes and no control characters");
+        return Err(call.bad_request(text));
     }
     let part = |name: &str| {
         Some(&told[name])
@@ -282,7 +299,7 @@ async fn post(mut call: Call) -> Answer {
     let event = Event {
         kind,
         action,
-        key: text("Key"),
+        key,
         principal: call.who()?.name().to_owned(),
         object: part("Object"),
         original: part("Original"),
