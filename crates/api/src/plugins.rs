@@ -2,6 +2,7 @@
 //! question, gets JSON on standard input and answers with JSON on standard output.
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use isobar_model::content::Pack;
 use isobar_model::{Object, text};
 use isobar_objects::{Objects, Principal};
+use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -219,6 +221,8 @@ fn ask(program: &Path, word: &str, question: &Value, patience: Duration) -> Resu
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
+        // With its children, it can be ended as a whole.
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let input = question.to_string();
@@ -231,22 +235,23 @@ fn ask(program: &Path, word: &str, question: &Value, patience: Duration) -> Resu
         said
     });
     let deadline = Instant::now() + patience;
-    let status = loop {
-        match child.try_wait().map_err(failed)? {
-            Some(status) => break status,
-            None if Instant::now() >= deadline || reader.is_finished() && Instant::now() + LOOK >= deadline => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!(
-                    "{} {word} took more than {} s",
-                    program.display(),
-                    patience.as_secs()
-                ));
-            }
-            None => std::thread::sleep(LOOK),
+    let mut status = None;
+    // It has answered when it has ended and nobody that it started may still write to its output.
+    while status.is_none() || !reader.is_finished() || !writer.is_finished() {
+        if status.is_none() {
+            status = child.try_wait().map_err(failed)?;
         }
-    };
-    let _ = writer.join();
+        if Instant::now() >= deadline {
+            let group = Pid::from_child(&child);
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+            if status.is_none() {
+                let _ = child.wait();
+            }
+            let (program, seconds) = (program.display(), patience.as_secs());
+            return Err(format!("{program} {word} took more than {seconds} s"));
+        }
+        std::thread::sleep(LOOK);
+    }
     let said = reader.join().unwrap_or_default();
     if said.len() as u64 > MAX_ANSWER {
         return Err(format!(
@@ -254,8 +259,35 @@ fn ask(program: &Path, word: &str, question: &Value, patience: Duration) -> Resu
             program.display()
         ));
     }
-    if !status.success() {
+    if let Some(status) = status.filter(|status| !status.success()) {
         return Err(format!("{} {word} ended with {status}", program.display()));
     }
     serde_json::from_slice(&said).map_err(|e| format!("{} {word} does not answer with JSON: {e}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_a_program_leaves_behind_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, pid) = (dir.path().join("provider"), dir.path().join("pid"));
+        let script = format!("#!/bin/sh\nsleep 1000 &\necho $! > {}\necho '{{}}'\n", pid.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let said = ask(&program, "action", &Value::Null, Duration::from_secs(2));
+        assert!(said.unwrap_err().contains("took more than 2 s"));
+        let child = std::fs::read_to_string(&pid).unwrap();
+        let state = Path::new("/proc").join(child.trim()).join("stat");
+        let is_gone = || std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_gone() {
+            assert!(Instant::now() < deadline, "its child is still there");
+            std::thread::sleep(LOOK);
+        }
+    }
 }

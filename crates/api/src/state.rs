@@ -13,6 +13,9 @@ use crate::plugins::Plugins;
 /// Passwords checked at once: each check costs a core and some 20 MB for as long as it takes.
 const LOGINS: usize = 4;
 
+/// Programs of plugin providers that run at once.
+const PROGRAMS: usize = 16;
+
 /// Readers of the feed of events at once.
 const WATCHERS: usize = 512;
 
@@ -46,6 +49,7 @@ pub struct AppState {
     pub(crate) logs: Logs,
     pub(crate) logins: Arc<Semaphore>,
     pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) programs: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -69,6 +73,7 @@ impl AppState {
             logs: Arc::new(Vec::new),
             logins: Arc::new(Semaphore::new(LOGINS)),
             watchers: Arc::new(Semaphore::new(WATCHERS)),
+            programs: Arc::new(Semaphore::new(PROGRAMS)),
         }
     }
 }

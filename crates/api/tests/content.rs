@@ -72,6 +72,18 @@ async fn files_come_back_as_they_went_and_names_lead_nowhere_else() {
         (part.status, &part.body[..], part.header("content-range")),
         (206, &b"el"[..], "bytes 1-2/5")
     );
+    // As a form sends it.
+    let form =
+        |part: &str| format!("--b\r\nContent-Disposition: form-data; name=\"{part}\"\r\n\r\nfrom a form\r\n--b--\r\n");
+    let send = async |part: &str| {
+        let ask = rig.ask("POST", "/api/v3/files/form");
+        ask.body("multipart/form-data; boundary=b", form(part)).send().await
+    };
+    assert_eq!(send("file").await.json(), json!({"Path": "/form", "Size": 11}));
+    assert_eq!(&rig.get("/api/v3/files/form").await.body[..], b"from a form");
+    assert_eq!(send("other").await.status, 400);
+    assert_eq!(rig.ask("DELETE", "/api/v3/files/form").send().await.status, 204);
+    assert_eq!(upload("/api/v3/files/a.tar?explode=true", "x").await.status, 422);
     let beside = upload("/api/v3/files/images/a.txt/b", "x").await;
     beside.refused(409, "POST: files/images/a.txt/b: Cannot create directory /images/a.txt");
     for path in [

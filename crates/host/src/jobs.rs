@@ -89,6 +89,8 @@ const EMPTY: u32 = 50;
 struct Idle {
     told: bool,
     empty: u32,
+    /// The stage that is done, and leads nowhere.
+    stage: Option<String>,
 }
 
 /// What comes after a job or a look.
@@ -183,19 +185,26 @@ impl Runner<'_> {
         if let Some(ended) = left(bootenv, text(&machine, "BootEnv")) {
             return Ok(Next::End(ended));
         }
-        let mut wait = |why: &str| {
+        let wait = |idle: &mut Idle, why: &str| {
             if !std::mem::replace(&mut idle.told, true) {
                 (self.told)(why);
             }
             Next::Wait
         };
         if machine["Runnable"] != true || machine["Available"] == false {
-            return Ok(wait("waiting until the machine is Runnable"));
+            return Ok(wait(idle, "waiting until the machine is Runnable"));
         }
         if all_done(&machine) {
+            let stage = text(&machine, "Stage");
+            if idle.stage.as_deref() != Some(stage) {
+                idle.stage = Some(stage.to_owned());
+                if let Some(next) = self.next_stage(client, uuid, &machine)? {
+                    return Ok(next);
+                }
+            }
             return Ok(match self.oneshot {
                 true => Next::End(Ended::Done),
-                false => wait("all tasks are done; waiting for more"),
+                false => wait(idle, "all tasks are done; waiting for more"),
             });
         }
         let asked = client
@@ -204,7 +213,7 @@ impl Runner<'_> {
         let job: Value = match asked.and_then(isobar_client::Response::json) {
             Ok(job) => job,
             // Changed in between.
-            Err(error) if error.status() == Some(409) => return Ok(wait(&error.to_string())),
+            Err(error) if error.status() == Some(409) => return Ok(wait(idle, &error.to_string())),
             Err(error) => return Err(error.into()),
         };
         if job.is_null() {
@@ -233,6 +242,39 @@ impl Runner<'_> {
             Verdict::Ended { incomplete: true, .. } => Next::Wait,
             Verdict::Ended { .. } => Next::Ask,
         })
+    }
+
+    /// Where the param `change-stage/map` leads from a stage whose tasks are done: `NEXT`, or `NEXT:WHAT`, where `WHAT` says
+    /// what becomes of the machine. Workflows need no such map.
+    fn next_stage(&self, client: &Client, uuid: &str, machine: &Value) -> Result<Option<Next>, JobError> {
+        let stage = text(machine, "Stage");
+        if !text(machine, "Workflow").is_empty() {
+            return Ok(None);
+        }
+        let map = path!("api", "v3", "machines", uuid, "params") + "/change-stage/map?aggregate=true";
+        let map: Value = match client.get(&map) {
+            Ok(map) => map,
+            Err(error) if matches!(error.status(), Some(403 | 404)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some((next, what)) = map[stage]
+            .as_str()
+            .map(|next| next.split_once(':').unwrap_or((next, "")))
+        else {
+            return Ok(None);
+        };
+        if next == stage || next.is_empty() {
+            return Ok(None);
+        }
+        (self.told)(&format!("{stage} is done; {next} comes next"));
+        patch(client, "machines", uuid, &[("Stage", next.into())])?;
+        Ok(Some(match what.to_ascii_lowercase().as_str() {
+            "reboot" => Next::End(Ended::Reboot),
+            "stop" => Next::End(Ended::Stopped),
+            "poweroff" | "shutdown" => Next::End(Ended::PowerOff),
+            // Stages without tasks that lead to each other would be gone through without a pause.
+            _ => Next::Wait,
+        }))
     }
 
     fn job(&self, client: &Client, machine: &str, job: &Value) -> Result<Verdict, JobError> {

@@ -1,5 +1,7 @@
 //! Actions on objects: machines have those of their BMC, and external plugins may offer some on any type.
 
+use std::sync::Arc;
+
 use http::Method;
 use isobar_model::{ApiError, Noun};
 use isobar_objects::WHERE_THE_BMC_IS;
@@ -201,15 +203,16 @@ async fn run_offered(call: &Call, key: &str, offered: Offered, given: Map<String
         format!("plugin {}", offered.plugin),
     );
     call.app.objects.note(told);
-    let (plugins, objects, key) = (
-        std::sync::Arc::clone(&call.app.plugins),
-        call.app.objects.clone(),
-        key.to_owned(),
-    );
+    let (plugins, objects, key) = (Arc::clone(&call.app.plugins), call.app.objects.clone(), key.to_owned());
+    // Never closed, so this waits for a turn and nothing else.
+    let turn = Arc::clone(&call.app.programs).acquire_owned().await;
     let value = call
         .app
         .objects
-        .run(move |_| plugins.run(&objects, &offered, model, &key, &params))
+        .run(move |_| {
+            let _turn = turn;
+            plugins.run(&objects, &offered, model, &key, &params)
+        })
         .await
         .map_err(|reason| ApiError::new(400, "INVOKE", model, call.key(), reason))?;
     reply::ok(&value)
@@ -224,19 +227,19 @@ async fn run(mut call: Call) -> Answer {
     let model = call.model();
     let key = call.resolve(model, call.key()).await?;
     let command = call.param("command");
+    let who = call.who()?;
+    // The stored password goes where these say: only for who could read it anyway.
+    let elsewhere = params.keys().find(|name| WHERE_THE_BMC_IS.contains(&name.as_str()));
+    if let Some(name) = elsewhere.filter(|_| !who.allows(model, "getSecure", &key)) {
+        let text = format!("{name} may be given per call by users who may read the password that is sent there");
+        return Err(ApiError::new(403, "AUTH", model, call.key(), text));
+    }
     if let Some(found) = offered(&call).await?.into_iter().find(|o| o.action.command == command) {
         return run_offered(&call, &key, found, params).await;
     }
     let other_plugin = call.query.get("plugin").is_some_and(|p| !p.is_empty() && p != PLUGIN);
     if model != "machines" || other_plugin {
         return Err(ApiError::action_unknown(model, call.key(), command));
-    }
-    let who = call.who()?;
-    // The machine's stored password goes where these say: only for who could read it anyway.
-    let elsewhere = params.keys().find(|name| WHERE_THE_BMC_IS.contains(&name.as_str()));
-    if let Some(name) = elsewhere.filter(|_| !who.allows(model, "getSecure", &key)) {
-        let text = format!("{name} may be given per call by users who may read the password that is sent there");
-        return Err(ApiError::new(403, "AUTH", model, call.key(), text));
     }
     let value = call
         .app

@@ -120,7 +120,7 @@ async fn drain(body: &mut BodyDataStream) {
 }
 
 /// A file that goes away with its last user, be that a crash.
-fn nameless(spool: &Path) -> std::io::Result<File> {
+pub(super) fn nameless(spool: &Path) -> std::io::Result<File> {
     let path = spool.join(format!(".upload-{}", uuid::Uuid::new_v4()));
     let file = std::fs::OpenOptions::new()
         .read(true)

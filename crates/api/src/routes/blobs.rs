@@ -15,7 +15,7 @@ use isobar_objects::BlobKind;
 use serde_json::json;
 
 use super::doc::{Shape, query};
-use super::{On, Table, bases, right};
+use super::{On, Table, bases, multipart, right};
 use crate::call::Call;
 use crate::reply::{self, Answer};
 
@@ -143,7 +143,29 @@ fn body(file: Arc<std::fs::File>, part: std::ops::Range<u64>) -> Body {
 }
 
 async fn upload(mut call: Call, kind: BlobKind) -> Answer {
+    if call.query.flag("explode") {
+        let text = "archives are not unpacked here: upload the files that are in it, or an ISO to isos";
+        return Err(refused(&call, kind, 422, text));
+    }
     let mut file = bases::receive(&mut call).await?;
+    let content_type = call.headers.get(CONTENT_TYPE).and_then(|text| text.to_str().ok());
+    if let Some(boundary) = content_type.and_then(multipart::boundary).map(str::to_owned) {
+        let spool = Arc::clone(&call.app.spool);
+        let cut_out = bases::blocking(&call, move || {
+            let part = multipart::part(&mut file, &boundary)?;
+            part.map(|part| multipart::cut_out(&mut file, &part, bases::nameless(&spool)?))
+                .transpose()
+        });
+        let no_file = || {
+            refused(
+                &call,
+                kind,
+                400,
+                "the form has no part called file, or breaks off in it",
+            )
+        };
+        file = cut_out.await?.ok_or_else(no_file)?;
+    }
     let (name, blobs) = (call.key().to_owned(), Arc::clone(&call.app.blobs));
     let taken_in = call.objects(move |objects, who| objects.take_in(kind, &name, &mut file, &blobs, who));
     let (path, stored) = taken_in.await?;

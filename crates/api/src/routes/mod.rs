@@ -34,6 +34,7 @@ mod events;
 mod info;
 mod isos;
 mod jobs;
+mod multipart;
 mod objects;
 pub mod openapi;
 mod params;

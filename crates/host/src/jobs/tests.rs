@@ -30,6 +30,7 @@ fn answer(world: &mut World, seen: &Seen) -> Answer {
     let current = world.machine["CurrentTask"].as_i64().unwrap();
     match (seen.method.as_str(), path.split('/').collect::<Vec<_>>().as_slice()) {
         ("GET", ["machines", _]) => Answer::ok(world.machine.clone()),
+        ("GET", ["machines", _, "params", "change-stage", "map"]) => Answer::ok(world.machine["Map"].clone()),
         ("PATCH", ["machines", _]) => {
             apply(&mut world.machine, &seen.json());
             // Somebody mends it.
@@ -247,6 +248,33 @@ fn a_new_bootenv_is_a_reboot_but_for_an_installer() {
     assert_eq!(left("local", "local"), None);
     assert_eq!(left("sledgehammer", "local"), Some(Ended::Reboot));
     assert_eq!(left("debian-12-install", "local"), Some(Ended::Stopped));
+}
+
+#[test]
+fn a_map_of_stages_is_followed_where_no_workflow_is() {
+    let go = |map: Value, workflow: &str| {
+        let ran = run(
+            &[("a", "true")],
+            |world| {
+                world.machine["Stage"] = "one".into();
+                world.machine["Workflow"] = workflow.into();
+                world.machine["Map"] = map;
+            },
+            false,
+        );
+        (ran.ended, ran.told.matches(" comes next").count())
+    };
+    assert_eq!(go(json!({"one": "two:Success", "two": "three"}), ""), (Ended::Done, 2));
+    assert_eq!(go(json!({"one": "two:Success"}), "w"), (Ended::Done, 0));
+    assert_eq!(go(json!({"other": "two", "one": "one"}), ""), (Ended::Done, 0));
+    assert_eq!(go(Value::Null, ""), (Ended::Done, 0));
+    for (what, ended) in [
+        ("Reboot", Ended::Reboot),
+        ("Stop", Ended::Stopped),
+        ("Poweroff", Ended::PowerOff),
+    ] {
+        assert_eq!(go(json!({"one": format!("two:{what}")}), ""), (ended, 1));
+    }
 }
 
 #[test]
