@@ -1,10 +1,11 @@
 //! What all handlers share.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use isobar_image::BlobDir;
-use isobar_objects::Objects;
+use isobar_objects::{Objects, Principal};
 use tokio::sync::Semaphore;
 
 use crate::boots::Boots;
@@ -18,6 +19,10 @@ const PROGRAMS: usize = 16;
 
 /// Readers of the feed of events at once.
 const WATCHERS: usize = 512;
+/// Those of one machine's token: none keeps others from watching.
+const WATCHERS_OF_A_MACHINE: usize = 8;
+/// The same of one user.
+const WATCHERS_OF_A_USER: usize = 256;
 
 /// What the server says about itself in `GET /info`.
 #[derive(Clone, Debug)]
@@ -48,7 +53,7 @@ pub struct AppState {
     pub(crate) plugins: Arc<Plugins>,
     pub(crate) logs: Logs,
     pub(crate) logins: Arc<Semaphore>,
-    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) watchers: Watchers,
     pub(crate) programs: Arc<Semaphore>,
 }
 
@@ -72,8 +77,49 @@ impl AppState {
             plugins: Arc::default(),
             logs: Arc::new(Vec::new),
             logins: Arc::new(Semaphore::new(LOGINS)),
-            watchers: Arc::new(Semaphore::new(WATCHERS)),
+            watchers: Watchers::default(),
             programs: Arc::new(Semaphore::new(PROGRAMS)),
+        }
+    }
+}
+
+/// Who reads the feed of events, by their names in it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watchers(Arc<Mutex<HashMap<String, usize>>>);
+
+/// A reader's place; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    watchers: Watchers,
+    name: String,
+}
+
+impl Watchers {
+    /// A place for one more, if there is one.
+    pub(crate) fn enter(&self, who: &Principal) -> Option<Watching> {
+        let most = match who.machine() {
+            Some(_) => WATCHERS_OF_A_MACHINE,
+            None => WATCHERS_OF_A_USER,
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.values().sum::<usize>() >= WATCHERS || all.get(who.name()).is_some_and(|own| *own >= most) {
+            return None;
+        }
+        let name = who.name().to_owned();
+        *all.entry(name.clone()).or_default() += 1;
+        let watchers = self.clone();
+        Some(Watching { watchers, name })
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let mut all = self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get_mut(&self.name) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.name);
+            }
         }
     }
 }

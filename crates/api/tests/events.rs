@@ -290,3 +290,38 @@ async fn an_event_of_ones_own_is_one_and_no_more() {
         1
     );
 }
+
+/// One machine's token, or one user, does not take all the places there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_keeps_all_others_from_watching() {
+    let rig = Rig::start().await;
+    let machine = rig.machine("mach-01").await;
+    let token = rig.machine_token(&machine).await;
+    let open = async |token: &str| {
+        let mut stream = rig.tls().await.unwrap();
+        let head = format!("GET /isobar/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        (stream, String::from_utf8(answer).unwrap())
+    };
+    let mut held = Vec::new();
+    while held.len() < 100 {
+        let (stream, answer) = open(&token).await;
+        if answer != "HTTP/1.1 200" {
+            assert_eq!(answer, "HTTP/1.1 503");
+            break;
+        }
+        held.push(stream);
+    }
+    assert_eq!(held.len(), 8);
+    let user = rig.user_token("").await;
+    assert_eq!(open(&user).await.1, "HTTP/1.1 200");
+    // Who goes makes room.
+    drop(held);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while open(&token).await.1 != "HTTP/1.1 200" {
+        assert!(tokio::time::Instant::now() < deadline, "no place came free");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,7 +1,7 @@
 //! The feed of changes: DRP's websocket, and the same as Server-Sent Events, which also replays.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
@@ -15,13 +15,14 @@ use isobar_store::{Committed, Event, Rev, Txn};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::doc::{Shape, query};
 use super::{Access, On, Table, right};
 use crate::call::Call;
 use crate::live::{End, Live};
 use crate::reply::{self, Answer};
+use crate::state::Watching;
 use crate::websocket::{self, Reader, Said, Writer};
 
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -172,9 +173,8 @@ async fn websocket(call: Call) -> Answer {
     Ok(answer)
 }
 
-fn watcher(call: &Call) -> Result<OwnedSemaphorePermit, ApiError> {
-    let slot = Arc::clone(&call.app.watchers).try_acquire_owned();
-    slot.map_err(|_| {
+fn watcher(call: &Call) -> Result<Watching, ApiError> {
+    call.app.watchers.enter(call.who()?).ok_or_else(|| {
         let error = call.refused(503, "too many are watching events: try again later");
         error.with_retry_after(ALIVE.as_secs())
     })
@@ -328,7 +328,7 @@ struct Feed {
     after: Rev,
     /// When the reader's rights were looked at.
     known: Instant,
-    _slot: OwnedSemaphorePermit,
+    _slot: Watching,
 }
 
 impl Feed {
