@@ -76,7 +76,8 @@ impl Plugins {
     /// # Errors
     /// When the folder cannot be read.
     pub fn open(folder: &Path) -> std::io::Result<(Self, Vec<Pack>)> {
-        let mut programs: Vec<PathBuf> = std::fs::read_dir(folder)?
+        // They do not run in the folder that we were started in.
+        let mut programs: Vec<PathBuf> = std::fs::read_dir(folder.canonicalize()?)?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
             .filter(|path| path.is_file())
             .collect();

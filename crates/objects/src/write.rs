@@ -283,6 +283,12 @@ impl Objects {
         if noun.name == "jobs" {
             self.clock_job(before, &mut new);
         }
+        // Who replaces an object and does not say its secret gives it none that is empty, and revokes nothing.
+        if let Some(secret) = before.and_then(|before| before.get("Secret"))
+            && new.get("Secret").and_then(Value::as_str) == Some("")
+        {
+            new.insert("Secret".to_owned(), secret.clone());
+        }
         // However a password is changed, the tokens that were got with the old one are worth nothing.
         let same = |member: &str| before.is_some_and(|before| before.get(member) == new.get(member));
         if noun.name == "users" && before.is_some() && !same("PasswordHash") && same("Secret") {

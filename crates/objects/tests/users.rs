@@ -338,3 +338,20 @@ fn preferences_are_all_or_nothing() {
     o.set_prefs(&json!({"defaultWorkflow": ""}), &root()).unwrap();
     assert_eq!(text(&b.machine(json!({"Name": "mach-02"})), "Workflow"), "");
 }
+
+#[test]
+fn a_replaced_user_keeps_the_secret_that_was_not_said() {
+    let b = bench();
+    let o = &b.objects;
+    let user = o.create("users", &json!({"Name": "jane"}), &root()).unwrap();
+    let token = o.issue_user_token("jane", &plain(), &root()).unwrap();
+    let again = o.replace(
+        "users",
+        "jane",
+        &json!({"Name": "jane", "Description": "x"}),
+        false,
+        &root(),
+    );
+    assert_eq!(text(&again.unwrap(), "Secret"), text(&user, "Secret"));
+    o.verify(token.as_str()).unwrap();
+}
