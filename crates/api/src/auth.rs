@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_KEY};
 use isobar_model::ApiError;
 use isobar_objects::{Objects, Principal};
 
@@ -118,7 +118,17 @@ fn denied(scope: &str, key: &str, message: &str) -> ApiError {
 }
 
 async fn authenticate(call: &Call) -> Result<Principal, Refusal> {
-    let header = call.headers.get(AUTHORIZATION).ok_or(Refusal::NoCredentials)?;
+    let Some(header) = call.headers.get(AUTHORIZATION) else {
+        // Who opens a websocket cannot always set headers. The query is in no log.
+        let token = call
+            .query
+            .get("token")
+            .filter(|_| call.headers.contains_key(SEC_WEBSOCKET_KEY));
+        return match token {
+            Some(token) => bearer(call, token.to_owned()).await,
+            None => Err(Refusal::NoCredentials),
+        };
+    };
     let refused = || Refusal::Error(ApiError::token_refused());
     let (scheme, value) = header
         .to_str()
@@ -128,14 +138,7 @@ async fn authenticate(call: &Call) -> Result<Principal, Refusal> {
     let value = value.trim().to_owned();
     let from = call.source();
     if scheme.eq_ignore_ascii_case("bearer") {
-        let verified = call.app.objects.run(move |o| {
-            let verified = o.verify(&value);
-            if verified.as_ref().is_err_and(|error| error.code == 403) {
-                o.note_refused_token(&from);
-            }
-            verified
-        });
-        return Ok(verified.await?);
+        return bearer(call, value).await;
     }
     if !scheme.eq_ignore_ascii_case("basic") {
         return Err(refused());
@@ -165,4 +168,16 @@ async fn authenticate(call: &Call) -> Result<Principal, Refusal> {
             Refusal::Error(error)
         }
     })
+}
+
+async fn bearer(call: &Call, token: String) -> Result<Principal, Refusal> {
+    let from = call.source();
+    let verified = call.app.objects.run(move |o| {
+        let verified = o.verify(&token);
+        if verified.as_ref().is_err_and(|error| error.code == 403) {
+            o.note_refused_token(&from);
+        }
+        verified
+    });
+    Ok(verified.await?)
 }

@@ -325,3 +325,23 @@ async fn nobody_keeps_all_others_from_watching() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Clients of 4.x, and browsers, have the token of a websocket in its address; it is taken there and nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_may_bring_its_token_in_the_address() {
+    let rig = Rig::start().await;
+    let token = rig.user_token("").await;
+    let status = async |path: &str, more: &str| {
+        let mut stream = rig.tls().await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{more}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap().split_off(9)
+    };
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(status(&format!("/api/v3/ws?token={token}"), key).await, "101");
+    assert_eq!(status("/api/v3/ws?token=made-up", key).await, "403");
+    assert_eq!(status("/api/v3/ws", key).await, "401");
+    assert_eq!(status(&format!("/api/v3/machines?token={token}"), "").await, "401");
+}
