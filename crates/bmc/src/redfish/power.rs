@@ -92,9 +92,12 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
 pub(crate) async fn listed_types(http: &mut Transport, reset: &Value) -> Result<Option<Vec<String>>, BmcError> {
     // Before Redfish 1.0 was out the name was another one: `ResetType@DMTF.AllowableValues`.
     let is_list = |name: &&String| name.starts_with("ResetType@") && name.ends_with(".AllowableValues");
-    if let Some(name) = reset.as_object().and_then(|reset| reset.keys().find(is_list))
-        && let Some(listed) = json::texts(reset, &[name]).filter(|listed| !listed.is_empty())
-    {
+    let lists = reset
+        .as_object()
+        .into_iter()
+        .flat_map(|reset| reset.keys().filter(is_list));
+    let mut listed = lists.filter_map(|name| json::texts(reset, &[name]));
+    if let Some(listed) = listed.find(|listed| !listed.is_empty()) {
         return Ok(Some(listed));
     }
     let Some(uri) = json::link(reset, &["@Redfish.ActionInfo"]) else {
