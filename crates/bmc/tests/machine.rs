@@ -30,6 +30,12 @@ async fn the_target_is_what_this_machine_calls_its_virtual_cd() {
             json!({TARGETS: ["UefiUsbCd", "UsbCd"], "BootSourceOverrideMode": "Legacy"}),
             "UsbCd",
         ),
+        // It does not tell its mode.
+        (
+            "Supermicro",
+            json!({TARGETS: ["UsbCd", "UefiCd", "UefiUsbCd", "CD/DVD"]}),
+            "UefiUsbCd",
+        ),
         ("Dell Inc.", json!({TARGETS: ["UsbCd", "Cd"]}), "Cd"),
         (
             "",

@@ -73,7 +73,7 @@ impl Places {
 
     /// Which of `names` this machine may know, best first. Of two that differ in UEFI alone, the one of its boot mode.
     fn candidates<'a>(&self, http: &Transport, names: &[&'a str]) -> Result<Vec<&'a str>, BmcError> {
-        let legacy = self.value(MODE) != Some("UEFI");
+        let legacy = self.value(MODE) == Some("Legacy");
         let (uefi, plain): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.starts_with("Uefi"));
         let mut ordered: Vec<&str> = Vec::new();
         for name in plain {

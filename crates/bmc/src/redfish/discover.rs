@@ -55,9 +55,12 @@ pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
 }
 
 pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found, BmcError> {
-    let collection = json::link(&root, &["Systems"])
-        .ok_or_else(|| http.error(ErrorClass::Unsupported, "its service root links to no systems"))?;
-    let members = json::members(&http.get(&collection).await?.body);
+    // A shelf of power supplies or a switch need not have any.
+    let listed = match json::link(&root, &["Systems"]) {
+        Some(collection) => http.get_if_there(&collection).await?,
+        None => None,
+    };
+    let members = listed.map(|listed| json::members(&listed.body)).unwrap_or_default();
     let mut systems = Vec::new();
     for uri in members {
         if let Some(reply) = http.get_if_there(&uri).await? {
