@@ -231,10 +231,19 @@ impl Source<'_> {
 /// by that profile's own profiles), for machines those of the stage and its profiles, at last the profile
 /// `global`.
 pub fn sources<'a>(noun: &'static Noun, object: &'a Object, lookup: &dyn Lookup) -> Vec<Source<'a>> {
+    gathered(noun, object, Holder::Own(object), lookup)
+}
+
+/// [`sources`], to be kept.
+pub fn held_sources(noun: &'static Noun, object: &Arc<Object>, lookup: &dyn Lookup) -> Vec<Source<'static>> {
+    gathered(noun, object, Holder::Other(Arc::clone(object)), lookup)
+}
+
+fn gathered<'a>(noun: &'static Noun, object: &Object, holder: Holder<'a>, lookup: &dyn Lookup) -> Vec<Source<'a>> {
     let own = Source {
         noun: noun.name,
         key: noun.key_of(object).into_owned(),
-        object: Holder::Own(object),
+        object: holder,
     };
     let mut sources = vec![own];
     let mut seen = HashSet::new();
@@ -310,7 +319,12 @@ pub struct Found {
 
 /// The value of a param for an object: nearest source, then the default of the declared param.
 pub fn find(noun: &'static Noun, object: &Object, param: &str, lookup: &dyn Lookup) -> Option<Found> {
-    for source in sources(noun, object, lookup) {
+    find_in(&sources(noun, object, lookup), param, lookup)
+}
+
+/// [`find`] where the sources are at hand.
+pub fn find_in(sources: &[Source<'_>], param: &str, lookup: &dyn Lookup) -> Option<Found> {
+    for source in sources {
         if let Some(value) = source.get(param) {
             return Some(Found {
                 holder: Some((source.noun, source.key.clone())),
@@ -334,7 +348,12 @@ pub fn default(param: &str, lookup: &dyn Lookup) -> Option<Value> {
 /// The values of a param from all sources merged into one: objects by member, lists one after the other,
 /// of anything else the nearest. Where no source has it, the default.
 pub fn compose(noun: &'static Noun, object: &Object, param: &str, lookup: &dyn Lookup) -> Option<Value> {
-    sources(noun, object, lookup)
+    compose_in(&sources(noun, object, lookup), param, lookup)
+}
+
+/// [`compose`] where the sources are at hand.
+pub fn compose_in(sources: &[Source<'_>], param: &str, lookup: &dyn Lookup) -> Option<Value> {
+    sources
         .iter()
         .filter_map(|source| source.get(param).cloned())
         .reduce(merge)

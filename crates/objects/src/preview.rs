@@ -73,6 +73,7 @@ impl Objects {
                 path: None,
                 mac: None,
                 at: at.clone(),
+                sources: Arc::default(),
             },
         };
         world.tokens = Tokens::Shown;

@@ -2,8 +2,8 @@
 //! knows, and what the agent runs for a task.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use isobar_model::repos::{self, Repo};
@@ -12,6 +12,7 @@ use isobar_template::{BootFiles, Repos, Scope, Shown, TokenKind};
 use serde_json::Value;
 
 use crate::hook::BootWindow;
+use crate::secure::Sources;
 use crate::view::View;
 use crate::{Claim, Objects, Principal};
 
@@ -75,6 +76,8 @@ pub(crate) struct World {
     pub(crate) path: Option<String>,
     pub(crate) mac: Option<String>,
     pub(crate) at: ServedAt,
+    /// Where params come from, once one is asked for; none where there is neither a machine nor a profile `global`.
+    pub(crate) sources: Arc<OnceLock<Option<Sources>>>,
 }
 
 impl Rendered {
@@ -141,6 +144,7 @@ impl World {
             mac: None,
             at: at.clone(),
             tokens: Tokens::None(NO_PASS),
+            sources: Arc::default(),
         })
     }
 
@@ -182,6 +186,21 @@ impl World {
             }
         }
         None
+    }
+
+    fn sources(&self) -> Result<Option<&Sources>, String> {
+        if let Some(known) = self.sources.get() {
+            return Ok(known.as_ref());
+        }
+        let read = || match &self.machine {
+            Some(machine) => self.objects.sources("machines", machine).map(Some),
+            None => match self.objects.find("profiles", "global")? {
+                Some(global) => self.objects.sources("profiles", &global).map(Some),
+                None => Ok(None),
+            },
+        };
+        let read = read().map_err(|e: ApiError| e.to_string())?;
+        Ok(self.sources.get_or_init(|| read).as_ref())
     }
 
     fn machine_arch(&self) -> &str {
@@ -270,15 +289,11 @@ impl Scope for World {
     }
 
     fn param(&self, name: &str) -> Result<Option<Value>, String> {
-        let found = match &self.machine {
-            Some(machine) => self.objects.resolve_in("machines", machine, name),
-            None => match self.objects.find("profiles", "global") {
-                Ok(Some(global)) => self.objects.resolve_in("profiles", &global, name),
-                Ok(None) => Ok(None),
-                Err(error) => Err(error),
-            },
+        let found = match self.sources()? {
+            Some(sources) => sources.resolve(name).map_err(|e| e.to_string())?,
+            None => None,
         };
-        let Some(found) = found.map_err(|e| e.to_string())? else {
+        let Some(found) = found else {
             return Ok(None);
         };
         // The file plane asks for no credentials; and no machine is told how to get at its own BMC.
@@ -292,15 +307,11 @@ impl Scope for World {
     }
 
     fn compose_param(&self, name: &str) -> Result<Option<Value>, String> {
-        match &self.machine {
-            Some(machine) => {
-                // For its check.
-                self.param(name)?;
-                self.objects
-                    .compose_in("machines", machine, name)
-                    .map_err(|e| e.to_string())
-            }
-            None => self.param(name),
+        // For its check, too.
+        let nearest = self.param(name)?;
+        match self.sources()?.filter(|_| self.machine.is_some()) {
+            Some(sources) => sources.compose(name).map_err(|e| e.to_string()),
+            None => Ok(nearest),
         }
     }
 
@@ -411,6 +422,7 @@ impl Objects {
             mac: None,
             at: at.clone(),
             tokens: Tokens::None(NO_MACHINE),
+            sources: Arc::default(),
         };
         world
             .file(path)

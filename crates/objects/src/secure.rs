@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isobar_model::params::{self, is_encrypted};
+use isobar_model::params::{self, Source, is_encrypted};
 use isobar_model::{ApiError, Lookup, Noun, Object, noun};
 use isobar_store::Vault;
 use isobar_store::vault::SealedParam;
@@ -135,6 +135,26 @@ pub(crate) fn opened_one(
     }
 }
 
+/// Params of an object, as they were at one time.
+pub(crate) struct Sources {
+    objects: Objects,
+    sources: Vec<Source<'static>>,
+}
+
+impl Sources {
+    /// As [`Objects::resolve_in`].
+    pub(crate) fn resolve(&self, param: &str) -> Result<Option<Resolved>, ApiError> {
+        let objects = &self.objects;
+        objects.resolve_among(&View::new(&objects.core), &self.sources, param)
+    }
+
+    /// As [`Objects::compose_in`].
+    pub(crate) fn compose(&self, param: &str) -> Result<Option<Value>, ApiError> {
+        let objects = &self.objects;
+        objects.compose_among(&View::new(&objects.core), &self.sources, param)
+    }
+}
+
 impl Objects {
     /// What a param comes to for a machine (`key` as in [`Objects::get`]): its own value, else that of its profiles, its
     /// stage, the profile `global`, else the schema's default; decrypted. None where nothing sets it.
@@ -151,13 +171,21 @@ impl Objects {
     /// # Errors
     /// A value that cannot be decrypted.
     pub fn resolve_in(&self, noun: &str, object: &Object, param: &str) -> Result<Option<Resolved>, ApiError> {
-        let noun = row(noun)?;
         let view = View::new(&self.core);
-        let found = params::find(noun, object, param, &view);
+        self.resolve_among(&view, &params::sources(row(noun)?, object, &view), param)
+    }
+
+    fn resolve_among(
+        &self,
+        view: &View<'_>,
+        sources: &[Source<'_>],
+        param: &str,
+    ) -> Result<Option<Resolved>, ApiError> {
+        let found = params::find_in(sources, param, view);
         view.sound()?;
         let Some(found) = found else { return Ok(None) };
         let holder = found.holder.as_ref().map(|(noun, key)| (*noun, key.as_str()));
-        let resolved = opened_one(&view, &self.core.vault, holder, param, found.value)?;
+        let resolved = opened_one(view, &self.core.vault, holder, param, found.value)?;
         view.sound()?;
         Ok(Some(resolved))
     }
@@ -167,16 +195,34 @@ impl Objects {
     /// # Errors
     /// A secure param: a merged value would have no holder whose key opens it.
     pub fn compose_in(&self, noun: &str, object: &Object, param: &str) -> Result<Option<Value>, ApiError> {
-        let noun = row(noun)?;
         let view = View::new(&self.core);
-        let composed = params::compose(noun, object, param, &view);
+        self.compose_among(&view, &params::sources(row(noun)?, object, &view), param)
+    }
+
+    fn compose_among(&self, view: &View<'_>, sources: &[Source<'_>], param: &str) -> Result<Option<Value>, ApiError> {
+        let composed = params::compose_in(sources, param, view);
         let secure = view.param_schema(param).is_some_and(|schema| schema.secure());
         view.sound()?;
         if secure {
+            let (noun, key) = sources.first().map_or(("", ""), |own| (own.noun, own.key.as_str()));
             let text = format!("{param} is secure and cannot be composed");
-            return Err(ApiError::validation(noun.name, &noun.key_of(object), text));
+            return Err(ApiError::validation(noun, key, text));
         }
         Ok(composed)
+    }
+
+    /// Where the params of an object come from now, for one who asks for many of them.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub(crate) fn sources(&self, noun: &str, object: &Arc<Object>) -> Result<Sources, ApiError> {
+        let view = View::new(&self.core);
+        let sources = params::held_sources(row(noun)?, object, &view);
+        view.sound()?;
+        Ok(Sources {
+            objects: self.clone(),
+            sources,
+        })
     }
 
     /// The object with its secure params in clear, for callers whose `getSecure` was checked.
