@@ -28,6 +28,15 @@ pub enum TlsTrust {
     Pinned(String),
 }
 
+/// The certificate that a BMC showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// SHA-256, lower-case hex.
+    pub fingerprint: String,
+    /// The BMC has shown that it holds the key: this certificate can be pinned.
+    pub proven: bool,
+}
+
 /// Where a BMC is and how to log in.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -172,6 +181,8 @@ pub trait Bmc: Send {
     async fn power_state(&mut self) -> Result<PowerState, BmcError>;
     /// Sends a power command; does not wait for its effect.
     async fn power(&mut self, action: PowerAction) -> Result<(), BmcError>;
+    /// The certificate that the BMC showed, for pinning at first use; none over plain HTTP.
+    fn certificate(&self) -> Option<Certificate>;
     /// Logs out. Best effort.
     async fn close(&mut self);
 }

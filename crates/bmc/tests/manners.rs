@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,6 +186,43 @@ async fn unreachable_and_not_redfish_are_told_apart() {
         .await
         .unwrap_err();
     assert_eq!(err.class, ErrorClass::Timeout, "{err}");
+}
+
+/// What an old BMC answers a ClientHello with, record by record.
+#[tokio::test]
+async fn tls_that_is_too_old_is_said_so() {
+    // RFC 5246 §7.2 and §7.4.1.3: alerts, and a ServerHello of TLS 1.0 and 1.1 with TLS_RSA_WITH_AES_128_CBC_SHA.
+    let alert = |code: u8| vec![0x15, 3, 1, 0, 2, 2, code];
+    let hello = |minor: u8| {
+        let mut hello = vec![0x16, 3, minor, 0, 42, 2, 0, 0, 38, 3, minor];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 0x2f, 0]);
+        hello
+    };
+    for (what, answer) in [
+        ("protocol version", alert(70)),
+        ("no common cipher", alert(40)),
+        ("TLS 1.0", hello(1)),
+        ("TLS 1.1", hello(2)),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut socket, _)) = listener.accept() {
+                let mut head = [0; 5];
+                let _ = socket.read_exact(&mut head);
+                let mut rest = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+                let _ = socket.read_exact(&mut rest);
+                let _ = socket.write_all(&answer);
+                // Until the other side hangs up.
+                let _ = socket.read_to_end(&mut rest);
+            }
+        });
+        let err = open(&address).await.unwrap_err();
+        assert_eq!(err.class, ErrorClass::Tls, "{what}: {err}");
+        assert!(err.message.contains("TLS is too old"), "{what}: {err}");
+        assert!(err.hint.contains("firmware"), "{what}: {}", err.hint);
+    }
 }
 
 #[tokio::test]

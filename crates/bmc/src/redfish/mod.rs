@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AddressPolicy, Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, Media, PowerAction, PowerState, Probe,
-    Recorder,
+    AddressPolicy, Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, PowerAction,
+    PowerState, Probe, Recorder,
 };
 use discover::Found;
 use transport::Transport;
@@ -115,13 +115,6 @@ impl std::fmt::Debug for Redfish {
 }
 
 impl Redfish {
-    /// SHA-256 (lower-case hex) of the certificate that the BMC showed, for pinning at first use; none
-    /// over plain HTTP.
-    #[must_use]
-    pub fn fingerprint(&self) -> Option<String> {
-        self.http.fingerprint()
-    }
-
     /// What was learnt, to be passed in [`Options`] next time.
     #[must_use]
     pub fn profile(&self) -> &Profile {
@@ -229,6 +222,10 @@ impl Bmc for Redfish {
         });
         let (http, found) = self.found().await?;
         power::act(http, found, action).await
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        self.http.certificate()
     }
 
     async fn close(&mut self) {

@@ -8,15 +8,49 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-use crate::TlsTrust;
+use crate::{Certificate, TlsTrust};
 
-/// The fingerprint that a BMC showed last, for messages and for pinning at first use.
+/// What a BMC showed last, for messages and for pinning at first use.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown(Arc<Mutex<Option<String>>>);
+pub(crate) struct Shown(Arc<Mutex<Option<Certificate>>>);
 
 impl Shown {
-    pub(crate) fn get(&self) -> Option<String> {
+    pub(crate) fn get(&self) -> Option<Certificate> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Option<Certificate>)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// What a failed handshake means, and what to do about it.
+pub(crate) fn verdict(error: &Error) -> (String, Option<&'static str>) {
+    const OLD: &str = "update the BMC's firmware or switch TLS 1.2 on in its settings; an https proxy in front of it, or \
+                       http://HOST:PORT in ipmi/address on a network that is the BMCs' own, works meanwhile";
+    use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    use rustls::PeerIncompatible::{ServerDoesNotSupportTls12Or13, ServerTlsVersionIsDisabledByOurConfig};
+    match error {
+        Error::AlertReceived(ProtocolVersion)
+        | Error::PeerIncompatible(ServerDoesNotSupportTls12Or13 | ServerTlsVersionIsDisabledByOurConfig) => (
+            "its TLS is too old: it has nothing newer than TLS 1.1, and 1.2 is the least that is spoken here".into(),
+            Some(OLD),
+        ),
+        Error::AlertReceived(HandshakeFailure | InsufficientSecurity) | Error::PeerIncompatible(_) => (
+            format!("its TLS is too old: no cipher and key exchange that both know ({error})"),
+            Some(OLD),
+        ),
+        Error::InvalidMessage(_) => (
+            format!("TLS failed: {error}"),
+            Some("the port may speak plain HTTP: write http://HOST:PORT in ipmi/address"),
+        ),
+        Error::InvalidCertificate(_) => (
+            format!("its certificate is the pinned one, and does not prove it: {error}"),
+            Some(
+                "its key is too old or too weak to be checked: set isobar/bmc-tls to `any`, or give it a new certificate",
+            ),
+        ),
+        _ => (format!("TLS failed: {error}"), None),
     }
 }
 
@@ -50,15 +84,21 @@ struct Verifier {
 
 impl Verifier {
     /// Without a pin anybody could stand between, so a signature proves nothing; and old BMCs have
-    /// certificates (X.509 v1, SHA-1) that the provider cannot even read.
+    /// certificates (X.509 v1, SHA-1) that the provider cannot even read. Such a one cannot be pinned.
     fn signed(
         &self,
         verify: impl FnOnce() -> Result<HandshakeSignatureValid, Error>,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.pin.is_none() {
-            Ok(HandshakeSignatureValid::assertion())
-        } else {
-            verify()
+        let verified = verify();
+        let proven = verified.is_ok();
+        self.shown.change(|shown| {
+            if let Some(shown) = shown {
+                shown.proven = proven;
+            }
+        });
+        match self.pin {
+            None => Ok(HandshakeSignatureValid::assertion()),
+            Some(_) => verified,
         }
     }
 }
@@ -74,7 +114,12 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let fingerprint = hex::encode(Sha256::digest(end_entity));
         let good = self.pin.as_ref().is_none_or(|pin| *pin == fingerprint);
-        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(fingerprint);
+        self.shown.change(|shown| {
+            *shown = Some(Certificate {
+                fingerprint,
+                proven: false,
+            });
+        });
         if good {
             Ok(ServerCertVerified::assertion())
         } else {

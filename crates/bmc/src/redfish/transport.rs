@@ -12,7 +12,7 @@ use super::discover::Wanted;
 use super::message::{self, Message};
 use super::{Options, json, tls};
 use crate::record::Redactor;
-use crate::{BmcError, Endpoint, ErrorClass, Exchange, Recorder};
+use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder};
 
 /// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -150,8 +150,8 @@ impl Transport {
         }
     }
 
-    /// SHA-256 of the certificate that the BMC showed.
-    pub(crate) fn fingerprint(&self) -> Option<String> {
+    /// The certificate that the BMC showed.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
         self.shown.get()
     }
 
@@ -508,13 +508,19 @@ impl Transport {
                 (true, Some(shown)) => self
                     .error(
                         ErrorClass::Tls,
-                        format!("its certificate is not the pinned one: it has SHA-256 {shown}"),
+                        format!("its certificate is not the pinned one: it has SHA-256 {}", shown.fingerprint),
                     )
-                    .hinted("if the BMC got a new certificate, pin that fingerprint; else somebody may stand between"),
-                _ if matches!(tls, rustls::Error::InvalidMessage(_)) => self
-                    .error(ErrorClass::Tls, format!("TLS failed: {tls}"))
-                    .hinted("the port may speak plain HTTP: write http://HOST:PORT in ipmi/address"),
-                _ => self.error(ErrorClass::Tls, format!("TLS failed: {tls}")),
+                    .hinted(
+                        "if the BMC got a new certificate, set isobar/bmc-tls to that fingerprint; else somebody may stand between",
+                    ),
+                _ => {
+                    let (text, hint) = tls::verdict(&tls);
+                    let error = self.error(ErrorClass::Tls, text);
+                    match hint {
+                        Some(hint) => error.hinted(hint),
+                        None => error,
+                    }
+                }
             };
         }
         if causes.contains("tls handshake") {
