@@ -22,8 +22,11 @@ pub use secret::Secret;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsTrust {
-    /// Accept anything: self-signed is the norm on BMCs.
+    /// Accept anything.
     Insecure,
+    /// Accept anything, as [`Self::Insecure`]; whoever holds the conversation then pins what was shown
+    /// ([`Bmc::certificate`]). Self-signed is the norm on BMCs.
+    FirstUse,
     /// SHA-256 fingerprint (lower-case hex) of the certificate.
     Pinned(String),
 }

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
 use crate::ledger::{Entry, Ledger, Left};
+use crate::pins::Pins;
 use crate::timing::Timing;
 
 /// Opens conversations with BMCs.
@@ -143,6 +144,7 @@ pub struct Gate {
     ledger: Arc<Ledger>,
     /// Logins that a BMC has refused, by endpoint: BMCs count these and lock accounts.
     refused: Mutex<HashMap<String, [u8; 32]>>,
+    pins: Pins,
     all: Semaphore,
     timing: Timing,
 }
@@ -158,7 +160,7 @@ pub struct Turn<'a> {
 impl Gate {
     /// `timing.bmc_connections` bounds the conversations with all BMCs together; what an earlier process left is
     /// waited out.
-    pub fn new(connector: Arc<dyn Connector>, timing: Timing, ledger: Arc<Ledger>, left: Left) -> Self {
+    pub fn new(connector: Arc<dyn Connector>, timing: Timing, ledger: Arc<Ledger>, left: Left, pins: Pins) -> Self {
         let now = Instant::now();
         let doubts = left.doubts.into_iter().map(|(authority, time)| (authority, now + time));
         Self {
@@ -168,6 +170,7 @@ impl Gate {
             closed_until: now + left.everywhere,
             ledger,
             refused: Mutex::default(),
+            pins,
             all: Semaphore::new(timing.bmc_connections.max(1)),
             timing,
         }
@@ -301,7 +304,8 @@ impl Turn<'_> {
         let end = tokio::time::Instant::now() + deadline;
         let late = |_| Err(timed_out(self.endpoint, verb, deadline));
         let within = deadline.saturating_sub(deadline / 50);
-        let connect = self.gate.connector.connect(self.endpoint, recorder, within);
+        let endpoint = self.gate.pins.apply(self.endpoint).await?;
+        let connect = self.gate.connector.connect(&endpoint, recorder, within);
         let connected = tokio::time::timeout_at(end, connect)
             .await
             .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)));
@@ -311,6 +315,7 @@ impl Turn<'_> {
             Err(_) => {}
         }
         let mut bmc = connected?;
+        self.gate.pins.learn(&endpoint, bmc.certificate()).await;
         let answer = tokio::time::timeout_at(end, act(bmc.as_mut(), verb))
             .await
             .unwrap_or_else(late);

@@ -25,6 +25,8 @@ pub mod kind {
     pub const BOOTS: &str = "_boots";
     /// Recorded exchanges of a boot, a bounded JSON list.
     pub const EXCHANGES: &str = "_exchanges";
+    /// SHA-256 of the certificate that is pinned for a BMC, hex, by `host:port`.
+    pub const PINS: &str = "_bmc_pins";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
 }

@@ -20,6 +20,7 @@ use crate::clock::BootClock;
 use crate::collect;
 use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
+use crate::pins::Pins;
 use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
@@ -89,7 +90,7 @@ impl Booter {
         );
         let attempts = Arc::new(attempts.telling(Arc::clone(&book)));
         let inner = Arc::new(Inner {
-            gate: Gate::new(connector, timing.clone(), ledger, left),
+            gate: Gate::new(connector, timing.clone(), ledger, left, Pins::new(Arc::clone(&store))),
             timing,
             agents: AgentBook::new(options.timing.agent_gone()),
             book,

@@ -4,11 +4,12 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use isobar_bmc::{Endpoint, Network, Secret, TlsTrust};
+use isobar_bmc::{Endpoint, Network, Secret};
 use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
 use serde_json::Value;
 
+use crate::pins;
 use crate::reason::Reason;
 
 /// Params, by name.
@@ -41,6 +42,8 @@ pub mod param {
     pub const IPMI_PASSWORD: &str = "ipmi/password";
     /// Which of a BMC's systems is the machine.
     pub const BMC_SYSTEM: &str = "isobar/bmc-system";
+    /// How the BMC's certificate is judged.
+    pub const BMC_TLS: &str = "isobar/bmc-tls";
     /// How to talk to the BMC.
     pub const IPMI_MODE: &str = "ipmi/mode";
 }
@@ -106,6 +109,7 @@ impl Settings {
             port,
             text(get(param::IPMI_USERNAME)?),
             get(param::IPMI_PASSWORD)?,
+            text(get(param::BMC_TLS)?).as_deref(),
         );
         let system = text(get(param::BMC_SYSTEM)?);
         let endpoint = endpoint.map(|endpoint| Endpoint {
@@ -180,6 +184,7 @@ fn endpoint(
     port: Option<u16>,
     username: Option<String>,
     password: Option<Resolved>,
+    tls: Option<&str>,
 ) -> Result<Endpoint, Reason> {
     let missing = |param: &str, how: &str| {
         Reason::new(
@@ -191,8 +196,7 @@ fn endpoint(
     let address = address.ok_or_else(|| missing(param::IPMI_ADDRESS, "10.0.0.5"))?;
     let username = username.ok_or_else(|| missing(param::IPMI_USERNAME, "root"))?;
     let password = text(password).ok_or_else(|| missing(param::IPMI_PASSWORD, "@FILE (the password in a file)"))?;
-    // Which certificate a BMC shows is not pinned yet: self-signed is the norm.
-    let (password, tls) = (Secret::new(password), TlsTrust::Insecure);
+    let (password, tls) = (Secret::new(password), pins::trust(machine, tls)?);
     Endpoint::from_params(&address, port.filter(|p| *p != 0), &username, password, tls, None)
         .map_err(|error| Reason::new("bmc-address", format!("{machine}: {}", error.message), error.hint))
 }

@@ -427,3 +427,41 @@ fn media_by_hand() {
         "did you mean: {out}"
     );
 }
+
+#[test]
+fn a_bmcs_certificate_is_pinned_at_its_first_login() {
+    let mut stage = Stage::new(|config| config.tls = true);
+    stage.add_machine(&json!({}));
+    let status = |stage: &Stage| stage.isobar(&["machines", "runaction", MACHINE, "powerstatus"]);
+    let out = status(&stage);
+    assert!(out.ok, "{out}");
+
+    // Another certificate, and the server was away meanwhile.
+    stage.replace_sim(|config| config.tls = true);
+    stage.kill_server();
+    stage.start_server();
+    let print = stage.sim().fingerprint().unwrap().to_owned();
+    let out = status(&stage);
+    assert!(!out.ok, "{out}");
+    for said in ["not the pinned one", &print, "isobar/bmc-tls"] {
+        assert!(out.stderr.contains(said), "{said}: {out}");
+    }
+    assert_eq!(stage.sim().requests().len(), 0, "nothing is sent to it");
+
+    // A fingerprint pins it anew, for good.
+    stage.set("isobar/bmc-tls", &print);
+    let out = status(&stage);
+    assert!(out.ok, "{out}");
+    stage.set("isobar/bmc-tls", "first-use");
+    let out = status(&stage);
+    assert!(out.ok, "{out}");
+
+    // Who says `any` gets any.
+    stage.replace_sim(|config| config.tls = true);
+    stage.set("isobar/bmc-tls", "any");
+    let out = status(&stage);
+    assert!(out.ok, "{out}");
+    stage.set("isobar/bmc-tls", "anything");
+    let out = status(&stage);
+    assert!(!out.ok && out.stderr.contains("isobar/bmc-tls of mach-01 is"), "{out}");
+}

@@ -59,7 +59,7 @@ pub(crate) fn config(trust: &TlsTrust) -> Result<(rustls::ClientConfig, Shown), 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let shown = Shown::default();
     let pin = match trust {
-        TlsTrust::Insecure => None,
+        TlsTrust::Insecure | TlsTrust::FirstUse => None,
         TlsTrust::Pinned(fingerprint) => Some(fingerprint.replace(':', "").trim().to_ascii_lowercase()),
     };
     let verifier = Verifier {

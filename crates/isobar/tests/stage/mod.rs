@@ -123,6 +123,17 @@ impl Stage {
         self.server.kill();
     }
 
+    /// The BMC is another one, at the same address.
+    pub fn replace_sim(&mut self, adapt: impl FnOnce(&mut SimConfig)) {
+        let mut config = sim_config();
+        adapt(&mut config);
+        if let Some(old) = self.sim.take() {
+            config.listen.set_port(old.url().port_or_known_default().unwrap());
+            self.runtime.block_on(old.shutdown());
+        }
+        self.sim = Some(self.runtime.block_on(isobar_sim::start(config)).unwrap());
+    }
+
     pub fn sim(&self) -> &Sim {
         self.sim.as_ref().unwrap()
     }
