@@ -17,7 +17,7 @@ mod hook;
 mod kernel_args;
 pub mod ledger;
 pub mod pins;
-mod reads;
+pub mod reads;
 pub mod reason;
 pub mod record;
 pub mod render;

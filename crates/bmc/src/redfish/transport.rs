@@ -576,10 +576,15 @@ impl Transport {
         if let Some(oem) = self.session_oem.and_then(|oem| serde_json::from_str::<Value>(oem).ok()) {
             body["Oem"] = oem;
         }
-        let mut waits = 0;
+        let (mut waits, mut not_now) = (0, None);
         loop {
             self.login = Login::Not;
-            let reply = self.send(Method::POST, &uri, Some(&body), None, true).await?;
+            let reply = match self.send(Method::POST, &uri, Some(&body), None, true).await {
+                Ok(reply) => reply,
+                // The time ran out over "not now": that says more than the silence at its end.
+                Err(err) if err.class == ErrorClass::Timeout && self.is_over() => return Err(not_now.unwrap_or(err)),
+                Err(err) => return Err(err),
+            };
             if (200..300).contains(&reply.status) {
                 return self.logged_in(reply);
             }
@@ -603,6 +608,7 @@ impl Transport {
                 // A login that is refused as such is never repeated: BMCs count and lock users out.
                 503 if waits < 3 && Instant::now() + pause < self.deadline => {
                     waits += 1;
+                    not_now = Some(self.refusal("POST", &uri, &reply));
                     tokio::time::sleep(pause).await;
                 }
                 _ => return Err(self.refusal("POST", &uri, &reply)),
