@@ -337,3 +337,45 @@ async fn a_conversation_that_is_dropped_logs_out() {
     assert!(sim.wait_until(SOON, |s| s.sessions() == 0).await);
     sim.shutdown().await;
 }
+
+#[tokio::test]
+async fn every_profile_boots_from_its_virtual_cd() {
+    for name in Manners::profiles() {
+        let sim = sim(|c| c.manners = c.manners.clone().with_profile(name).unwrap()).await;
+        let (mut bmc, _) = open_with(&sim, PASSWORD, TlsTrust::Insecure, options()).await.unwrap();
+        let schemes = &sim.config().manners.image_schemes;
+        let url = match schemes.first() {
+            Some(scheme) => {
+                let err = bmc.insert(IMAGE).await.unwrap_err();
+                assert!(err.hint.contains("over http:"), "{name}: {err:?}");
+                IMAGE.replace("http:", &format!("{scheme}:"))
+            }
+            None => IMAGE.to_owned(),
+        };
+        let done: Result<(), BmcError> = async {
+            bmc.power(PowerAction::ForceOff).await?;
+            bmc.insert(&url).await?;
+            assert_eq!(sim.cd().image.as_deref(), Some(url.as_str()), "{name}");
+            assert!(!sim.floppy().inserted, "{name}: the decoy");
+            bmc.boot_once(BootTarget::Cd).await?;
+            let set = sim.boot_override();
+            assert!(set.target.ends_with("Cd") && set.enabled == "Once", "{name}: {set:?}");
+            assert!(sim.wait_until(SOON, |s| s.power() == Power::Off).await, "{name}");
+            bmc.power(PowerAction::On).await?;
+            let from_cd = |s: &Sim| {
+                s.boots()
+                    .last()
+                    .is_some_and(|boot| boot.device == "Cd" && boot.enabled == "Once")
+            };
+            assert!(sim.wait_until(SOON, from_cd).await, "{name}: {:?}", sim.boots());
+            bmc.clear_boot_override().await?;
+            bmc.eject().await
+        }
+        .await;
+        done.unwrap_or_else(|err| panic!("{name}: {err}"));
+        assert!(!sim.cd().inserted, "{name}");
+        bmc.close().await;
+        assert_eq!(sim.sessions(), 0, "{name}");
+        sim.shutdown().await;
+    }
+}

@@ -56,6 +56,12 @@ const TABLE: options::Settings = options::Settings {
             "MANNER",
             "How the BMC reads images: lazy, at-insert, read-ahead, copy-all",
         ),
+        setting(
+            "profile",
+            Text,
+            "NAME",
+            "A vendor's manners: dell-idrac9, hpe-ilo5, lenovo-xcc … (docs/simulator.md)",
+        ),
         setting("rate", Number, "BYTES", "Speed limit of these reads, bytes a second"),
         setting("serial", Text, "FILE", "Where the serial console goes"),
         setting(

@@ -216,6 +216,16 @@ pub struct Manners {
     pub insert_refuses: Vec<String>,
     /// Reset types on offer.
     pub reset_types: Vec<String>,
+    /// Schemes of images that are taken; empty: http and https.
+    pub image_schemes: Vec<String>,
+    /// Slots have no actions: they are written.
+    pub slots_by_patch: bool,
+    /// EjectMedia is listed only while something is in.
+    pub eject_hidden: bool,
+    /// A boot override is written to the system's settings object.
+    pub boot_at_settings: bool,
+    /// A boot override without mode, enabled and target together is refused.
+    pub full_boot: bool,
 }
 
 impl Default for Manners {
@@ -253,6 +263,11 @@ impl Default for Manners {
                 "PowerCycle",
                 "PushPowerButton",
             ]),
+            image_schemes: Vec::new(),
+            slots_by_patch: false,
+            eject_hidden: false,
+            boot_at_settings: false,
+            full_boot: false,
         }
     }
 }
@@ -412,7 +427,9 @@ pub struct SimOptions {
     pub work_dir: Option<PathBuf>,
     /// `qemu` (the default here) or `paper`.
     pub machine: Option<MachineKind>,
-    /// All manners; `read-manner` and `rate` win over it.
+    /// A vendor whose manners the BMC has: one of [`Manners::profiles`].
+    pub profile: Option<String>,
+    /// All manners; `profile`, `read-manner` and `rate` win over it.
     pub manners: Option<Manners>,
 }
 
@@ -448,6 +465,12 @@ impl SimOptions {
         }
         if let Some(manners) = self.manners {
             config.manners = manners;
+        }
+        if let Some(name) = &self.profile {
+            config.manners = config.manners.clone().with_profile(name).ok_or_else(|| {
+                let known: Vec<&str> = Manners::profiles().collect();
+                SimError::Config(format!("profile {name:?}: there are {}", known.join(", ")))
+            })?;
         }
         if let Some(read) = self.read_manner {
             config.manners.read = read;

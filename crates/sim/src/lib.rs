@@ -30,6 +30,7 @@ mod medium;
 mod nbd;
 mod paper;
 mod power;
+mod profile;
 mod qemu;
 mod qmp;
 mod redfish;

@@ -175,6 +175,12 @@ impl Refused {
         Self::new(400, "CouldNotEstablishConnection", message, &[url], resolution).at("Image")
     }
 
+    pub(crate) fn image_format(url: &str) -> Self {
+        let message = format!("The resource at '{url}' is in a format not recognized by the service.");
+        let resolution = "Place an image or resource or file that is recognized by the service at the URI.";
+        Self::new(400, "ResourceAtUriInUnknownFormat", message, &[url], resolution).at("Image")
+    }
+
     pub(crate) fn busy() -> Self {
         let message = "The service is temporarily unavailable.  Retry in 1 seconds.".into();
         Self::new(

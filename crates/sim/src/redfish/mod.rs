@@ -172,6 +172,13 @@ async fn try_answer(
             Answer::empty()
         }
         ("PATCH", Resource::System) => patch_system(bmc, headers, &object(body)?)?,
+        ("PATCH", Resource::Settings) if bmc.config.manners.boot_at_settings => {
+            patch_settings(bmc, headers, &object(body)?)?
+        }
+        ("PATCH", Resource::Slot(slot)) if bmc.config.manners.slots_by_patch => {
+            check_if_match(bmc, &resource, headers)?;
+            patch_slot(bmc, *slot, &object(body)?).await?
+        }
         ("POST", Resource::Reset) => reset(bmc, &object(body)?)?,
         ("POST", Resource::ManagerReset) => {
             // A BMC that restarts forgets who was logged in.
@@ -185,7 +192,9 @@ async fn try_answer(
         }
         _ => {
             let mut answer = Answer::from(Refused::method_not_allowed(method.as_str()));
-            answer.headers.push(("Allow", resource.allow().into()));
+            answer
+                .headers
+                .push(("Allow", resource.allow(&bmc.config.manners).into()));
             answer
         }
     };
@@ -201,9 +210,11 @@ fn read(bmc: &Bmc, resource: &Resource, path: &str, headers: &HeaderMap) -> Resu
         });
     }
     let Some(mut body) = resource.show(bmc) else {
-        if resource.allow() == "POST" {
+        if resource.allow(&bmc.config.manners) == "POST" {
             let mut answer = Answer::from(Refused::method_not_allowed("GET"));
-            answer.headers.push(("Allow", resource.allow().into()));
+            answer
+                .headers
+                .push(("Allow", resource.allow(&bmc.config.manners).into()));
             return Ok(answer);
         }
         return Err(Refused::not_found("Resource", path));
@@ -223,7 +234,7 @@ fn read(bmc: &Bmc, resource: &Resource, path: &str, headers: &HeaderMap) -> Resu
     } else {
         (200, Body::Json(body))
     };
-    let headers = vec![("ETag", tag), ("Allow", resource.allow().into())];
+    let headers = vec![("ETag", tag), ("Allow", resource.allow(&bmc.config.manners).into())];
     Ok(Answer { status, headers, body })
 }
 
@@ -293,6 +304,9 @@ fn patch_system(bmc: &Bmc, headers: &HeaderMap, body: &Map<String, Value>) -> Re
     let mut tag = None;
     for (name, value) in body {
         match name.as_str() {
+            "Boot" if bmc.config.manners.boot_at_settings => {
+                return Err(Refused::property_not_writable("BootSourceOverrideTarget"));
+            }
             "Boot" => boot = patch_boot(bmc, boot, value)?,
             "AssetTag" => tag = Some(value.as_str().ok_or_else(|| Refused::property_value(name, value))?),
             name if name.starts_with("@odata.") => {}
@@ -308,10 +322,64 @@ fn patch_system(bmc: &Bmc, headers: &HeaderMap, body: &Map<String, Value>) -> Re
     read(bmc, &Resource::System, "/redfish/v1/Systems/1", &HeaderMap::new())
 }
 
+fn patch_settings(bmc: &Bmc, headers: &HeaderMap, body: &Map<String, Value>) -> Result<Answer, Refused> {
+    check_if_match(bmc, &Resource::Settings, headers)?;
+    let mut boot = bmc.boot_override();
+    for (name, value) in body {
+        match name.as_str() {
+            "Boot" => boot = patch_boot(bmc, boot, value)?,
+            name => return Err(Refused::property_unknown(name)),
+        }
+    }
+    bmc.set_boot_override(boot);
+    Ok(Answer::empty())
+}
+
+/// A slot without actions: the image goes in, or out with null.
+async fn patch_slot(bmc: &Arc<Bmc>, slot: SlotId, body: &Map<String, Value>) -> Result<Answer, Refused> {
+    let manners = &bmc.config.manners;
+    let known = [
+        "Image",
+        "Inserted",
+        "WriteProtected",
+        "TransferProtocolType",
+        "TransferMethod",
+        "UserName",
+        "Password",
+    ];
+    for name in body.keys() {
+        if manners.insert_refuses.iter().any(|refused| refused == name) {
+            return Err(Refused::property_not_writable(name));
+        }
+        if !known.contains(&name.as_str()) {
+            return Err(Refused::property_unknown(name));
+        }
+    }
+    if let Some(missing) = manners.insert_demands.iter().find(|name| !body.contains_key(*name)) {
+        return Err(Refused::property_missing(missing));
+    }
+    match body.get("Image") {
+        None => return Err(Refused::property_missing("Image")),
+        Some(Value::Null) => bmc.eject(slot).await,
+        Some(image) => put_in(bmc, slot, image, Refused::property_value("Image", image)).await?,
+    }
+    Ok(Answer::empty())
+}
+
 fn patch_boot(bmc: &Bmc, mut boot: BootOverride, value: &Value) -> Result<BootOverride, Refused> {
     let Value::Object(members) = value else {
         return Err(Refused::property_value("Boot", value));
     };
+    let whole = [
+        "BootSourceOverrideMode",
+        "BootSourceOverrideEnabled",
+        "BootSourceOverrideTarget",
+    ];
+    if let Some(missing) = whole.iter().find(|name| !members.contains_key(**name))
+        && bmc.config.manners.full_boot
+    {
+        return Err(Refused::property_missing(missing));
+    }
     let targets: Vec<&str> = bmc.config.manners.boot_targets.iter().map(String::as_str).collect();
     for (name, value) in members {
         match name.as_str() {
@@ -371,13 +439,23 @@ async fn insert(bmc: &Bmc, slot: SlotId, body: &Map<String, Value>) -> Result<An
     if let Some(missing) = manners.insert_demands.iter().find(|name| !body.contains_key(*name)) {
         return Err(Refused::parameter_missing(ACTION, missing));
     }
+    put_in(bmc, slot, image, Refused::parameter_value(ACTION, "Image", image)).await?;
+    Ok(Answer::empty())
+}
+
+/// Reads the image, or refuses it: as `unusable` where it is no URL.
+async fn put_in(bmc: &Bmc, slot: SlotId, image: &Value, unusable: Refused) -> Result<(), Refused> {
     let url = image
         .as_str()
         .and_then(|text| Url::parse(text).ok())
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
-        .ok_or_else(|| Refused::parameter_value(ACTION, "Image", image))?;
+        .ok_or(unusable)?;
+    let schemes = &bmc.config.manners.image_schemes;
+    if !schemes.is_empty() && !schemes.iter().any(|scheme| scheme == url.scheme()) {
+        return Err(Refused::image_format(url.as_str()));
+    }
     match bmc.insert(slot, &url).await {
-        Ok(()) => Ok(Answer::empty()),
+        Ok(()) => Ok(()),
         Err(Refusal::Occupied) => Err(Refused::in_use()),
         Err(Refusal::Image(error)) => Err(Refused::image(url.as_str(), &error.to_string())),
         Err(Refusal::Busy) => Err(Refused::busy()),

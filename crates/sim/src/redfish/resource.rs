@@ -4,6 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::bmc::{Bmc, SlotId};
+use crate::config::Manners;
+
+const SETTINGS: &str = "/redfish/v1/Systems/1/Settings";
 
 /// Something with a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,7 @@ pub(crate) enum Resource {
     Role,
     Systems,
     System,
+    Settings,
     Reset,
     SystemNics,
     SystemNic,
@@ -73,6 +77,7 @@ impl Resource {
             ["accountservice", "roles", "administrator"] => Self::Role,
             ["systems"] => Self::Systems,
             ["systems", "1"] => Self::System,
+            ["systems", "1", "settings"] => Self::Settings,
             ["systems", "1", "actions", "computersystem.reset"] => Self::Reset,
             ["systems", "1", "ethernetinterfaces"] => Self::SystemNics,
             ["systems", "1", "ethernetinterfaces", "1"] => Self::SystemNic,
@@ -106,11 +111,12 @@ impl Resource {
     }
 
     /// Methods for the Allow header.
-    pub(crate) fn allow(&self) -> &'static str {
+    pub(crate) fn allow(&self, manners: &Manners) -> &'static str {
         match self {
+            Self::Slot(_) if manners.slots_by_patch => "GET, HEAD, PATCH",
             Self::Sessions => "GET, HEAD, POST",
             Self::Session(_) => "GET, HEAD, DELETE",
-            Self::System => "GET, HEAD, PATCH",
+            Self::System | Self::Settings => "GET, HEAD, PATCH",
             Self::Reset | Self::ManagerReset | Self::Insert(_) | Self::Eject(_) => "POST",
             _ => "GET, HEAD",
         }
@@ -179,6 +185,8 @@ impl Resource {
             }),
             Self::Systems => collection("ComputerSystemCollection", "/redfish/v1/Systems", "Systems", &["1"]),
             Self::System => system(bmc),
+            Self::Settings if bmc.config.manners.boot_at_settings => settings(bmc),
+            Self::Settings => return None,
             Self::SystemNics => collection(
                 "EthernetInterfaceCollection",
                 "/redfish/v1/Systems/1/EthernetInterfaces",
@@ -286,22 +294,37 @@ fn root(bmc: &Bmc) -> Value {
     })
 }
 
-fn system(bmc: &Bmc) -> Value {
+fn boot(bmc: &Bmc) -> Value {
     let (boot, manners) = (bmc.boot_override(), &bmc.config.manners);
     json!({
+        "BootSourceOverrideEnabled": boot.enabled,
+        "BootSourceOverrideEnabled@Redfish.AllowableValues": ["Once", "Continuous", "Disabled"],
+        "BootSourceOverrideMode": boot.mode,
+        "BootSourceOverrideMode@Redfish.AllowableValues": [bmc.config.firmware.mode()],
+        "BootSourceOverrideTarget": boot.target,
+        "BootSourceOverrideTarget@Redfish.AllowableValues": manners.boot_targets,
+    })
+}
+
+/// What the system is to be like after its next start.
+fn settings(bmc: &Bmc) -> Value {
+    json!({
+        "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem",
+        "@odata.id": SETTINGS,
+        "Id": "Settings", "Name": "System's pending settings",
+        "Boot": boot(bmc),
+    })
+}
+
+fn system(bmc: &Bmc) -> Value {
+    let manners = &bmc.config.manners;
+    let mut system = json!({
         "@odata.type": "#ComputerSystem.v1_20_0.ComputerSystem",
         "@odata.id": "/redfish/v1/Systems/1",
         "Id": "1", "Name": "System", "SystemType": "Physical", "Status": enabled(),
         "Manufacturer": manners.manufacturer, "Model": manners.model, "SerialNumber": bmc.config.serial_number(),
         "AssetTag": bmc.asset_tag(), "UUID": bmc.config.uuid, "PowerState": bmc.power(), "BiosVersion": "1.0",
-        "Boot": {
-            "BootSourceOverrideEnabled": boot.enabled,
-            "BootSourceOverrideEnabled@Redfish.AllowableValues": ["Once", "Continuous", "Disabled"],
-            "BootSourceOverrideMode": boot.mode,
-            "BootSourceOverrideMode@Redfish.AllowableValues": [bmc.config.firmware.mode()],
-            "BootSourceOverrideTarget": boot.target,
-            "BootSourceOverrideTarget@Redfish.AllowableValues": manners.boot_targets,
-        },
+        "Boot": boot(bmc),
         "MemorySummary": {"TotalSystemMemoryGiB": f64::from(bmc.config.memory_mib) / 1024.0},
         "ProcessorSummary": {"Count": 1},
         "EthernetInterfaces": {"@odata.id": "/redfish/v1/Systems/1/EthernetInterfaces"},
@@ -313,7 +336,14 @@ fn system(bmc: &Bmc) -> Value {
             "target": "/redfish/v1/Systems/1/Actions/ComputerSystem.Reset",
             "ResetType@Redfish.AllowableValues": manners.reset_types,
         }},
-    })
+    });
+    if manners.boot_at_settings {
+        system["@Redfish.Settings"] = json!({
+            "@odata.type": "#Settings.v1_3_5.Settings",
+            "SettingsObject": {"@odata.id": SETTINGS},
+        });
+    }
+    system
 }
 
 fn manager(bmc: &Bmc) -> Value {
@@ -349,7 +379,7 @@ fn slot(bmc: &Bmc, id: SlotId) -> Value {
     };
     let path = format!("/redfish/v1/Managers/1/VirtualMedia/{number}");
     let image_name = view.image.as_deref().and_then(|image| image.rsplit('/').next());
-    json!({
+    let mut slot = json!({
         "@odata.type": "#VirtualMedia.v1_6_0.VirtualMedia",
         "@odata.id": path,
         "Id": number, "Name": name, "MediaTypes": types, "Status": enabled(),
@@ -360,7 +390,20 @@ fn slot(bmc: &Bmc, id: SlotId) -> Value {
             "#VirtualMedia.InsertMedia": {"target": format!("{path}/Actions/VirtualMedia.InsertMedia")},
             "#VirtualMedia.EjectMedia": {"target": format!("{path}/Actions/VirtualMedia.EjectMedia")},
         },
-    })
+    });
+    let manners = &bmc.config.manners;
+    if let Some(members) = slot.as_object_mut()
+        && manners.slots_by_patch
+    {
+        members.remove("Actions");
+    }
+    if let Some(actions) = slot["Actions"].as_object_mut()
+        && manners.eject_hidden
+        && !view.inserted
+    {
+        actions.remove("#VirtualMedia.EjectMedia");
+    }
+    slot
 }
 
 fn odata() -> Value {
