@@ -246,3 +246,17 @@ fn jobs_of_no_machine_or_in_a_folder_of_others_are_refused() {
     );
     assert_eq!(ran.lines, Vec::<String>::new());
 }
+
+#[test]
+fn a_name_alone_makes_what_needs_no_more() {
+    let server = server();
+    let made = run(&server, &["isobar", "profiles", "create", "fred"]);
+    assert_eq!(made.status, 0, "{}", made.err);
+    for (noun, singular) in [("subnets", "subnet"), ("reservations", "reservation")] {
+        let refused = run(&server, &["isobar", noun, "create", "fred"]);
+        assert_eq!(
+            (refused.status, refused.err.trim_end()),
+            (1, format!("Error: Unable to create a new {singular} by name").as_str())
+        );
+    }
+}

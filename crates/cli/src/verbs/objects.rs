@@ -229,13 +229,22 @@ fn etag(session: &Session, call: &Call) -> Result<Output, CliError> {
     Ok(Output::Text(format!("{}\n", tag.trim_matches('"'))))
 }
 
+/// Types whose objects are nothing with a name alone.
+const MORE_THAN_A_NAME: &[&str] = &["subnets", "reservations"];
+
 fn create(session: &Session, call: &Call) -> Result<Output, CliError> {
     let key = call.row.map_or("Name", |row| row.key_field());
     let key = if key == "Uuid" { "Name" } else { key };
     let argument = call.arg(0);
     let object = match input::document(session.host, argument)? {
         (Some(object @ Value::Object(_)), _) => object,
-        (_, text) if text == argument => json!({ (key): text }),
+        (_, text) if text == argument => match call.row {
+            Some(row) if MORE_THAN_A_NAME.contains(&row.name) => {
+                let text = format!("Unable to create a new {} by name", row.singular);
+                return Err(CliError::text(text));
+            }
+            _ => json!({ (key): text }),
+        },
         _ => return Err(CliError::text(format!("{argument} holds no JSON or YAML map"))),
     };
     if let (true, Some(row)) = (session.helpful(), call.row) {
