@@ -61,6 +61,9 @@ impl Objects {
         if by.machine().is_some_and(|own| own != uuid) {
             return Err(ApiError::token_refused());
         }
+        if !by.sees("machines", &uuid) {
+            return Err(unknown("Machine", &uuid));
+        }
         self.core
             .write(Order::Shared, &format!("machines/{uuid}"), |view, draft| {
                 let machine = view.find(machines, &uuid).ok_or_else(|| unknown("Machine", &uuid))?;
@@ -288,6 +291,7 @@ impl Objects {
         let job = self.find("jobs", key)?.ok_or_else(|| unknown("Job", key))?;
         match by.machine() {
             Some(own) if own != text(&job, "Machine") => Err(ApiError::token_refused()),
+            _ if !by.sees("machines", text(&job, "Machine")) => Err(unknown("Job", key)),
             _ => Ok(job),
         }
     }

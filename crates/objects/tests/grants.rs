@@ -166,6 +166,20 @@ fn nobody_leaves_a_tenant() {
     }
     o.set_password("beside", "mine now", &inside).unwrap();
     o.set_password("inside", "another", &inside).unwrap();
+    // Nor does a job lead to a machine outside.
+    let machine = b.machine(json!({"Name": "mach-01"}));
+    let uuid = common::text(&machine, "Uuid");
+    let wanted = json!({"Machine": uuid});
+    assert_eq!(o.next_job(&wanted, &inside).unwrap_err().code, 422);
+    o.create("tasks", &json!({"Name": "task"}), &root()).unwrap();
+    o.create("stages", &json!({"Name": "stage", "Tasks": ["task"]}), &root())
+        .unwrap();
+    b.set(uuid, "Stage", "stage".into()).unwrap();
+    o.next_job(&wanted, &root()).unwrap();
+    let job = o.get("machines", uuid).unwrap();
+    let job = common::text(&job, "CurrentJob");
+    assert_eq!(o.job_log(job, &inside).unwrap_err().code, 422);
+    o.job_log(job, &root()).unwrap();
 }
 
 #[test]
