@@ -1,7 +1,7 @@
 //! A request on its way through a handler.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,6 +12,7 @@ use isobar_model::{ApiError, Noun};
 use isobar_objects::{Objects, Principal};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::server::Stopping;
 use crate::state::AppState;
@@ -20,6 +21,8 @@ use crate::state::AppState;
 const MAX_JSON: usize = 16 << 20;
 /// The same from somebody who has not shown who it is: the agent's exchange is a few hundred bytes.
 const MAX_OPEN_JSON: usize = 64 * 1024;
+/// What a body takes of the memory for all of them is counted in pieces of so many bytes; less is free.
+pub(crate) const MEMORY_UNIT: usize = 16 * 1024;
 /// What is taken and thrown away of a body that is too long.
 const MAX_DRAINED: usize = 64 << 20;
 
@@ -42,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// A client that sends its JSON slower than this is gone or hostile.
     pub(crate) body_time: Duration,
+    /// What the body takes of the memory for all bodies, until the call is done.
+    pub(crate) memory: Option<OwnedSemaphorePermit>,
     /// A body cannot be shared between threads, a mutex makes the rest of the call so. Nobody ever waits for it.
     pub(crate) body: Mutex<Body>,
 }
@@ -194,18 +199,37 @@ impl Call {
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, ApiError> {
         let mut body = self.take_body().into_data_stream();
         let limit = if self.who().is_ok() { MAX_JSON } else { MAX_OPEN_JSON };
+        let mut held: Option<OwnedSemaphorePermit> = None;
         let collected = tokio::time::timeout(self.body_time, async {
             let mut whole = Vec::new();
             while let Some(chunk) = body.next().await {
                 let chunk = chunk.map_err(|error| self.bad_request(format!("the body broke off: {error}")))?;
-                if whole.len() + chunk.len() > limit {
+                let length = whole.len() + chunk.len();
+                if length > limit {
                     return Err(self.refused(413, format!("the body is longer than {limit} bytes")));
+                }
+                let more =
+                    (length / MEMORY_UNIT).saturating_sub(held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+                if more > 0 {
+                    let permits =
+                        Arc::clone(&self.app.memory).try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX));
+                    let full = |_| {
+                        self.refused(503, "too many large bodies at once: try again in a moment")
+                            .with_retry_after(5)
+                    };
+                    let permits = permits.map_err(full)?;
+                    match &mut held {
+                        Some(held) => held.merge(permits),
+                        None => held = Some(permits),
+                    }
                 }
                 whole.extend_from_slice(&chunk);
             }
             Ok(Bytes::from(whole))
         });
-        match collected.await {
+        let collected = collected.await;
+        self.memory = held;
+        match collected {
             Ok(Err(error)) if error.code == 413 => {
                 // Many clients read no answer before they have sent all, and what is not taken is answered by a reset.
                 let mut rest = MAX_DRAINED;

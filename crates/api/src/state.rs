@@ -9,10 +9,14 @@ use isobar_objects::{Objects, Principal};
 use tokio::sync::Semaphore;
 
 use crate::boots::Boots;
+use crate::call::MEMORY_UNIT;
 use crate::plugins::Plugins;
 
 /// Passwords checked at once: each check costs a core and some 20 MB for as long as it takes.
 const LOGINS: usize = 4;
+
+/// Bytes of JSON bodies that are worked on at once. As values they take up to sixteen times as much.
+const MEMORY: usize = 128 << 20;
 
 /// Programs of plugin providers that run at once.
 const PROGRAMS: usize = 16;
@@ -55,6 +59,7 @@ pub struct AppState {
     pub(crate) logins: Arc<Semaphore>,
     pub(crate) watchers: Watchers,
     pub(crate) programs: Arc<Semaphore>,
+    pub(crate) memory: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -79,6 +84,7 @@ impl AppState {
             logins: Arc::new(Semaphore::new(LOGINS)),
             watchers: Watchers::default(),
             programs: Arc::new(Semaphore::new(PROGRAMS)),
+            memory: Arc::new(Semaphore::new(MEMORY / MEMORY_UNIT)),
         }
     }
 }

@@ -396,3 +396,44 @@ async fn who_is_refused_by_the_head_may_send_the_body_to_its_end() {
         );
     }
 }
+
+/// Somebody with a token and many connections fills them, and not the server's memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_share_a_bounded_memory() {
+    const LARGE: usize = 16_000_000;
+    let rig = Rig::start().await;
+    let token = rig.user_token("").await;
+    let head = format!(
+        "POST /api/v3/machines HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        LARGE + 1
+    );
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = rig.tls().await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&vec![b' '; LARGE]).await.unwrap();
+        stream.flush().await.unwrap();
+        held.push(stream);
+    }
+    let one_more = async || {
+        let ask = rig.bare("POST", "/api/v3/machines").token(&token);
+        ask.body("application/json", vec![b' '; LARGE]).send().await
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let refused = loop {
+        let reply = one_more().await;
+        if reply.status == 503 {
+            break reply;
+        }
+        assert_eq!(reply.status, 400, "{reply:?}");
+        assert!(tokio::time::Instant::now() < deadline, "there is always room");
+    };
+    assert_eq!(refused.header("retry-after"), "5");
+    // Small ones have their place.
+    rig.machine("mach-01").await;
+    drop(held);
+    while one_more().await.status != 400 {
+        assert!(tokio::time::Instant::now() < deadline, "no room came free");
+    }
+}

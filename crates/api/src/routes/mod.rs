@@ -237,6 +237,7 @@ async fn serve(
         method: parts.method,
         headers: parts.headers,
         body_time: parts.extensions.get::<BodyTime>().map_or(Duration::ZERO, |time| time.0),
+        memory: None,
         body: body.into(),
     };
     let admitted = auth::admit(&mut call, route.access).await;
