@@ -1,6 +1,6 @@
 //! What all handlers share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +60,7 @@ pub struct AppState {
     pub(crate) watchers: Watchers,
     pub(crate) programs: Arc<Semaphore>,
     pub(crate) memory: Arc<Semaphore>,
+    pub(crate) uploads: Uploads,
 }
 
 impl AppState {
@@ -85,7 +86,38 @@ impl AppState {
             watchers: Watchers::default(),
             programs: Arc::new(Semaphore::new(PROGRAMS)),
             memory: Arc::new(Semaphore::new(MEMORY / MEMORY_UNIT)),
+            uploads: Uploads::default(),
         }
+    }
+}
+
+/// The files and ISOs that are being uploaded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Uploads(Arc<Mutex<HashSet<String>>>);
+
+/// A name that is taken for one upload; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Uploading {
+    uploads: Uploads,
+    name: String,
+}
+
+impl Uploads {
+    /// Takes a name, if nobody has it.
+    pub(crate) fn begin(&self, name: String) -> Option<Uploading> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Made only when it holds: dropping it gives the name back.
+        all.insert(name.clone()).then(|| Uploading {
+            uploads: self.clone(),
+            name,
+        })
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut all = self.uploads.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&self.name);
     }
 }
 

@@ -256,3 +256,34 @@ async fn a_program_offers_actions() {
         .await;
     assert_eq!(refused.status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_name_is_uploaded_once_at_a_time() {
+    use tokio::io::AsyncWriteExt;
+    let rig = Rig::start().await;
+    let token = rig.user_token("").await;
+    let mut first = rig.tls().await.unwrap();
+    let head = format!(
+        "POST /api/v3/isos/a.iso HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\nhalf"
+    );
+    first.write_all(head.as_bytes()).await.unwrap();
+    first.flush().await.unwrap();
+    let upload = async |name: &str| {
+        let ask = rig.ask("POST", &format!("/api/v3/isos/{name}"));
+        ask.body("application/octet-stream", "whole").send().await
+    };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let status = upload("a.iso").await.status;
+        if status == 409 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the first one is not noticed");
+    }
+    assert_eq!(upload("b.iso").await.status, 201);
+    // It breaks off.
+    drop(first);
+    while upload("a.iso").await.status != 201 {
+        assert!(tokio::time::Instant::now() < deadline, "the name is not given back");
+    }
+}

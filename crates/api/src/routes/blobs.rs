@@ -147,6 +147,10 @@ async fn upload(mut call: Call, kind: BlobKind) -> Answer {
         let text = "archives are not unpacked here: upload the files that are in it, or an ISO to isos";
         return Err(refused(&call, kind, 422, text));
     }
+    let taken = format!("{}/{}", kind.name(), call.key().trim_matches('/'));
+    let Some(_until_done) = call.app.uploads.begin(taken) else {
+        return Err(refused(&call, kind, 409, "is being uploaded by somebody else"));
+    };
     let mut file = bases::receive(&mut call).await?;
     let content_type = call.headers.get(CONTENT_TYPE).and_then(|text| text.to_str().ok());
     if let Some(boundary) = content_type.and_then(multipart::boundary).map(str::to_owned) {
