@@ -26,8 +26,13 @@ pub(crate) const DEMO: &str = "demo";
 pub(crate) const PEERS: &str = "peers";
 /// What the tests need on top: judges of what we make.
 pub(crate) const TEST: &str = "test";
+/// What the trees need.
+pub(crate) const TREES: &str = "trees";
 /// What the benches need on top: peers to compare with.
 pub(crate) const BENCH: &str = "bench";
+
+const PYTHON: Need = need("python3", "/usr/bin/python3", "serving recorded BMC trees");
+const TREES_NEEDS: &[Need] = &[PYTHON];
 
 // `.cargo/cc` has installed the first two where there was nothing to link this program with.
 const DEMO_NEEDS: &[Need] = &[
@@ -67,7 +72,7 @@ const TEST_NEEDS: &[Need] = &[
     ),
     need("e2fsprogs", "/sbin/mkfs.ext4", "disks that are full"),
     need("mount", "/usr/bin/mount", "disks that are full"),
-    need("python3", "/usr/bin/python3", "serving recorded BMC trees"),
+    PYTHON,
     need("iproute2", "/usr/sbin/ip", "networks of their own"),
 ];
 
@@ -110,6 +115,7 @@ pub(crate) fn ensure(purposes: &[&str]) -> Result<()> {
         DEMO => DEMO_NEEDS,
         BENCH => BENCH_NEEDS,
         PEERS => PEERS_NEEDS,
+        TREES => TREES_NEEDS,
         _ => TEST_NEEDS,
     };
     let missing: Vec<&Need> = purposes

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::packages::{self, TEST};
+use crate::packages::{self, TREES};
 use crate::run::{cargo, root, step, target};
 
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub(crate) fn trees(options: &Options) -> Result<()> {
         .map(|folder| folder.join("serve"))
         .find(|path| path.is_file())
         .context("no mock server `serve` beside the trees")?;
-    packages::ensure(&[TEST])?;
+    packages::ensure(&[TREES])?;
     step(&mut cargo(&["build", "--locked", "--workspace", "--example", "trees"]))?;
     step(Command::new(target().join("debug/examples/trees")).arg(serve).arg(dir))
 }

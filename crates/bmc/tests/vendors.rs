@@ -516,3 +516,27 @@ async fn refusals_say_what_to_do() {
         );
     }
 }
+
+#[tokio::test]
+async fn siblings_are_spared_the_refusals() {
+    let learnt = std::sync::Arc::new(isobar_bmc::redfish::Learnt::default());
+    for (firmware, refusals) in [("1.0", 1), ("1.0", 0), ("2.0", 1)] {
+        let tree = Tree::new("AMI")
+            .slot(SLOTS, "CD1", json!({}))
+            .with(MANAGER, json!({"FirmwareVersion": firmware}));
+        let bmc = tree.serve_with(|seen, _| {
+            let lacks = seen.path.ends_with("InsertMedia") && seen.body.get("TransferProtocolType").is_none();
+            let about = ["#/TransferProtocolType"];
+            lacks.then(|| refused(400, "ActionParameterMissing", "a parameter is missing", &about))
+        });
+        let options = isobar_bmc::redfish::Options {
+            learnt: learnt.clone(),
+            ..common::options()
+        };
+        let endpoint = common::endpoint(&bmc.address, common::PASSWORD);
+        let records = std::sync::Arc::new(common::Records::default());
+        let mut client = isobar_bmc::redfish::connect(endpoint, records, options).await.unwrap();
+        client.insert(URL).await.unwrap();
+        assert_eq!(sent(&bmc, "POST", "InsertMedia").len(), 1 + refusals, "{firmware}");
+    }
+}

@@ -39,6 +39,8 @@ pub struct RedfishConnector {
     pub settle: Duration,
     /// Deadline of an exchange: see [`Timing::exchange_s`].
     pub exchange: Duration,
+    /// What BMCs taught, for their siblings.
+    pub learnt: Arc<redfish::Learnt>,
 }
 
 #[async_trait]
@@ -55,6 +57,7 @@ impl Connector for RedfishConnector {
             end: Some(Instant::now() + within),
             addresses: self.addresses.clone(),
             settle: self.settle,
+            learnt: Arc::clone(&self.learnt),
             // Well before the exchange ends: that there is no connection says more than that nothing was done in time.
             connect_timeout: usual.connect_timeout.min(self.exchange / 2),
             ..usual

@@ -295,6 +295,7 @@ async fn start_boots(
         addresses: settings.bmc_networks.clone(),
         settle: settings.timing.settle(),
         exchange: settings.timing.exchange(),
+        learnt: Arc::default(),
     });
     let (objects, blobs, blobs_of_isos) = (objects.clone(), Arc::clone(blobs), Arc::clone(blobs));
     // Reads and commits: not on a thread that others wait for.

@@ -23,6 +23,18 @@ pub(crate) struct Found {
     pub(crate) quirks: Quirks,
 }
 
+impl Found {
+    /// Maker, model and firmware: those of its siblings.
+    pub(crate) fn kind(&self) -> (String, String, String) {
+        let text = |value: &Value, name: &str| json::text(value, &[name]).unwrap_or_default().to_owned();
+        (
+            self.vendor.clone(),
+            text(&self.system, "Model"),
+            text(&self.manager, "FirmwareVersion"),
+        )
+    }
+}
+
 /// Reads the service root, without a login, and learns where to log in.
 pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
     let root = match http.get(ROOT).await {

@@ -7,7 +7,9 @@ mod boot;
 mod discover;
 mod host;
 mod json;
+mod learnt;
 mod media;
+pub use learnt::Learnt;
 pub use media::same_image;
 mod message;
 mod power;
@@ -50,8 +52,10 @@ pub struct Options {
     pub poll: Duration,
     /// Networks where BMCs may be.
     pub addresses: AddressPolicy,
-    /// What worked with this model and firmware before.
+    /// What worked with this BMC before.
     pub profile: Profile,
+    /// What worked with its siblings, and is told them.
+    pub learnt: Arc<Learnt>,
 }
 
 impl Default for Options {
@@ -66,6 +70,7 @@ impl Default for Options {
             poll: Duration::from_secs(1),
             addresses: AddressPolicy::default(),
             profile: Profile::default(),
+            learnt: Arc::default(),
         }
     }
 }
@@ -170,10 +175,16 @@ impl Bmc for Redfish {
 
     async fn insert(&mut self, url: &str) -> Result<Media, BmcError> {
         self.http.begin("insert media");
-        let known = self.profile.insert_members.clone();
+        let learnt = Arc::clone(&self.http.options.learnt);
+        let mut known = self.profile.insert_members.clone();
         let (http, found) = self.found().await?;
+        let kind = found.kind();
+        if let Some(sibling) = learnt.of(&kind).filter(|_| known.is_empty()) {
+            known = sibling.insert_members;
+        }
         let (media, members) = media::insert(http, found, url, &known).await?;
         self.profile.insert_members = members;
+        learnt.remember(kind, self.profile.clone());
         Ok(media)
     }
 
