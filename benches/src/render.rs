@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use isobar_model::{Object, text};
+use isobar_model::text;
 use isobar_objects::{Objects, Options, Preview, Principal, ServedAt};
 use isobar_store::{SqliteStore, Vault};
 use serde_json::{Value, json};
@@ -89,6 +89,6 @@ fn machine(objects: &Objects) -> Result<String> {
     }
     let machine: Value = json!({"Name": "mach-01", "BootEnv": "sledgehammer", "Address": "192.168.77.10",
         "HardwareAddrs": ["52:54:00:00:00:01"], "Params": params});
-    let made: Arc<Object> = objects.create("machines", &machine, &Principal::system())?;
+    let made = objects.create("machines", &machine, &Principal::system())?;
     Ok(text(&made, "Uuid").to_owned())
 }

@@ -123,7 +123,21 @@ impl Call {
         }
     }
 
-    /// A call to the objects in the name of who asks, on a thread that may block.
+    /// A question about the object in the path, which is answered here and now when it is at hand.
+    ///
+    /// # Errors
+    /// Those of the question.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Objects, &Principal) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if self.app.objects.at_hand(self.model(), self.key()) {
+            return look(&self.app.objects, self.who()?);
+        }
+        self.objects(look).await
+    }
+
+    /// A call to the objects in the name of who asks, which may wait for the disk.
     ///
     /// # Errors
     /// Those of the call.

@@ -106,7 +106,12 @@ impl Server {
         let router = crate::routes::router(state);
         let acceptor = TlsAcceptor::from(tls.config());
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(accept(listener, acceptor, router, limits, stopped));
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = accept(listener, acceptor, router, limits, stopped) => {}
+                () = tick() => {}
+            }
+        });
         Ok(Handle { address, stop, task })
     }
 }
@@ -127,6 +132,15 @@ impl Handle {
             task.abort();
             tracing::warn!("dropped API requests that were still running at shutdown");
         }
+    }
+}
+
+/// A runtime that sleeps for long has to be woken for each timer that a connection sets, twice a request. With this one
+/// its sleep is always the shorter.
+async fn tick() {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
     }
 }
 

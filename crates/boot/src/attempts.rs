@@ -341,6 +341,15 @@ mod tests {
         fn heads(&self, _: &str, _: u32) -> Result<Vec<Bytes>, StoreError> {
             silent()
         }
+        fn at_hand(&self, kind: &str) -> bool {
+            self.0.at_hand(kind)
+        }
+        fn changed(&self, kind: &str) -> isobar_store::Rev {
+            self.0.changed(kind)
+        }
+        fn announce(&self) -> isobar_store::Announced {
+            self.0.announce()
+        }
         fn submit(&self, txn: isobar_store::Txn) -> isobar_store::Pending {
             self.0.submit(txn)
         }

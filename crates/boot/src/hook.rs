@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use isobar_image::{AttemptId, FileRole, Image};
 use isobar_model::bootenv::{boots_kernel, for_arch, os_name};
+use isobar_model::same_members;
 use isobar_model::{ApiError, Object};
 use isobar_objects::{BootWindow, BootWindows, ChangeHook, Objects, Presence};
 use isobar_store::{Delete, Expect, StoreError, Txn};
@@ -41,7 +42,11 @@ impl ChangeHook for Booter {
             return Ok(());
         }
         let env_changed = old.is_none_or(|old| member(old, "BootEnv") != member(new, "BootEnv"));
-        let params_changed = old.is_some_and(|old| ["Params", "Profiles"].iter().any(|m| old.get(*m) != new.get(*m)));
+        let params_changed = old.is_some_and(|old| {
+            ["Params", "Profiles"]
+                .iter()
+                .any(|m| !same_members(old.get(*m), new.get(*m)))
+        });
         if !env_changed && !params_changed {
             return Ok(());
         }
@@ -64,12 +69,12 @@ impl ChangeHook for Booter {
         change.map_err(|error| store_error(&error))
     }
 
-    fn committed(&self, machine: &str) {
-        if matches!(self.inner.objects.find("machines", machine), Ok(None)) {
-            self.inner.attempts.forget_all();
-        }
+    fn committed(&self, machine: &str, now: Option<&Object>) {
         self.inner.wake(machine);
-        self.inner.tell_boot_error(machine);
+        match now {
+            Some(now) => self.inner.tell_boot_error_if(machine, now),
+            None => self.inner.attempts.forget_all(),
+        }
     }
 }
 

@@ -31,6 +31,10 @@ pub mod kind {
     pub const OPERATIONS: &str = "_operations";
 }
 
+/// Kinds that are large and seldom read: not for memory (`StoreOptions::cold`). What was held once is not
+/// added later.
+pub const COLD: &[&str] = &[kind::BASE_BYTES, kind::EXCHANGES, kind::IMAGES];
+
 /// Step at which the machine is switched on; see the saga.
 pub(crate) const POWER_ON: &str = "power-on/1";
 

@@ -540,10 +540,16 @@ impl Inner {
 
     /// Shows on the machine why its newest boot failed, or that it did not. Writes only when that has changed.
     pub(crate) fn tell_boot_error(&self, uuid: &str) {
+        match self.objects.find("machines", uuid) {
+            Ok(Some(machine)) => self.tell_boot_error_if(uuid, &machine),
+            Ok(None) => {}
+            Err(error) => untold(uuid, &error),
+        }
+    }
+
+    /// The same, when the machine as it is now shows something else.
+    pub(crate) fn tell_boot_error_if(&self, uuid: &str, machine: &Object) {
         let told = || -> Result<(), ApiError> {
-            let Some(machine) = self.objects.find("machines", uuid)? else {
-                return Ok(());
-            };
             let docs = self
                 .store
                 .find(kind::BOOTS, "Machine", uuid)
@@ -556,14 +562,12 @@ impl Inner {
                 .max_by_key(|(started, rev, _)| (*started, *rev))
                 .map(|(_, _, boot)| boot);
             let wanted = newest.and_then(|boot| boot.error.map(|error| format!("{}: {}", boot.bootenv, error.line())));
-            let shown = |machine: &Object| {
-                let meta = machine.get("Meta").and_then(|meta| meta.get(BOOT_ERROR_META));
-                meta.and_then(Value::as_str).map(str::to_owned)
-            };
-            if shown(&machine) == wanted {
+            let shown = machine.get("Meta").and_then(|meta| meta.get(BOOT_ERROR_META));
+            if shown.and_then(Value::as_str) == wanted.as_deref() {
                 return Ok(());
             }
-            self.objects
+            let changed = self
+                .objects
                 .update_with("machines", uuid, &Principal::system(), |machine| {
                     if let Some(Value::Object(meta)) = machine.get_mut("Meta") {
                         match &wanted {
@@ -572,13 +576,21 @@ impl Inner {
                         }
                     }
                     Ok(())
-                })?;
-            Ok(())
+                });
+            match changed {
+                // Deleted meanwhile.
+                Err(error) if error.code == 404 => Ok(()),
+                changed => changed.map(drop),
+            }
         };
         if let Err(error) = told() {
-            tracing::warn!(machine = uuid, %error, "the machine could not be told how its boot ended");
+            untold(uuid, &error);
         }
     }
+}
+
+fn untold(uuid: &str, error: &ApiError) {
+    tracing::warn!(machine = uuid, %error, "the machine could not be told how its boot ended");
 }
 
 /// Rings when something happened that a boot may wait for.

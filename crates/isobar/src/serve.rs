@@ -177,6 +177,11 @@ fn open_objects(settings: &Settings, data: &DataDir, layers: Vec<Pack>) -> anyho
     let kept = StoreOptions {
         audit_rows: settings.audit_rows,
         audit_age_s: settings.audit_days.saturating_mul(86_400),
+        cold: isobar_objects::COLD
+            .iter()
+            .chain(isobar_boot::record::COLD)
+            .map(|&kind| kind.to_owned())
+            .collect(),
         ..StoreOptions::default()
     };
     let store = SqliteStore::open(&database, kept).with_context(|| format!("opening {}", database.display()))?;

@@ -25,12 +25,24 @@ impl Noun {
     /// # Errors
     /// 400 with one message for each member that has a value of the wrong type.
     pub fn canonical(&self, input: &Value) -> Result<Object, ApiError> {
-        let Value::Object(input) = input else {
-            let message = format!("expected a JSON object for {}, found {}", self.singular, kind_of(input));
+        self.made_canonical(input.clone())
+    }
+
+    /// [`canonical`](Self::canonical) of input that nobody else needs.
+    ///
+    /// # Errors
+    /// As `canonical`.
+    pub fn made_canonical(&self, input: Value) -> Result<Object, ApiError> {
+        let Value::Object(mut input) = input else {
+            let message = format!(
+                "expected a JSON object for {}, found {}",
+                self.singular,
+                kind_of(&input)
+            );
             return Err(ApiError::bad_request("", self.name, message));
         };
         let mut problems = Vec::new();
-        let mut object = structure(self.fields, input, "", &mut problems);
+        let mut object = structure(self.fields, &mut input, None, &mut problems);
         if self.key == KeyKind::Uuid
             && let Some(Value::String(key)) = object.get_mut(self.key_field())
         {
@@ -56,7 +68,15 @@ impl Noun {
     /// # Errors
     /// As `canonical`.
     pub fn accept(&self, input: &Value, old: Option<&Object>) -> Result<Object, ApiError> {
-        let mut object = self.canonical(input)?;
+        self.accepted(input.clone(), old)
+    }
+
+    /// [`accept`](Self::accept) of input that nobody else needs.
+    ///
+    /// # Errors
+    /// As `accept`.
+    pub fn accepted(&self, input: Value, old: Option<&Object>) -> Result<Object, ApiError> {
+        let mut object = self.made_canonical(input)?;
         for field in self.fields {
             let kept = old.and_then(|old| old.get(field.name));
             match field.access {
@@ -136,27 +156,53 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Reads the members that `fields` name; `problems` gets a text for each value of the wrong type.
+/// Where a value stands, for messages.
+pub(crate) struct At<'a> {
+    pub(crate) below: Option<&'a At<'a>>,
+    pub(crate) step: Step<'a>,
+}
+
+pub(crate) enum Step<'a> {
+    Member(&'a str),
+    Element(usize),
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(below) = self.below {
+            write!(f, "{below}")?;
+        }
+        match self.step {
+            Step::Member(name) if self.below.is_some() => write!(f, ".{name}"),
+            Step::Member(name) => f.write_str(name),
+            Step::Element(at) => write!(f, "[{at}]"),
+        }
+    }
+}
+
+/// Takes the members that `fields` name out of `input`; `problems` gets a text for each value of the wrong type.
 pub(crate) fn structure(
     fields: &[Field],
-    input: &Map<String, Value>,
-    path: &str,
+    input: &mut Map<String, Value>,
+    below: Option<&At<'_>>,
     problems: &mut Vec<String>,
 ) -> Object {
-    let mut object = Object::new();
+    let mut object = Object::with_capacity(fields.len());
     for field in fields {
         // The exact spelling wins; else the last member that differs by case only.
-        let given = input.get(field.name).or_else(|| {
-            input
-                .iter()
+        let given = match input.get_mut(field.name) {
+            Some(value) => Some(value.take()),
+            None => input
+                .iter_mut()
                 .rev()
                 .find(|(name, _)| name.eq_ignore_ascii_case(field.name))
-                .map(|(_, v)| v)
-        });
+                .map(|(_, value)| value.take()),
+        };
+        let step = Step::Member(field.name);
         let value = match given {
             // `null` and a missing default-true member mean the same: "not said".
             Some(Value::Null) | None => initial(field),
-            Some(value) => typed(&field.typ, value, &format!("{path}{}", field.name), problems),
+            Some(value) => typed(&field.typ, value, &At { below, step }, problems),
         };
         if !shown_when_empty(field) && is_empty(&value) {
             continue;
@@ -167,66 +213,71 @@ pub(crate) fn structure(
 }
 
 /// `value` in the canonical form of `typ`; on a mismatch a problem is noted and the zero value returned.
-fn typed(typ: &Type, value: &Value, path: &str, problems: &mut Vec<String>) -> Value {
+fn typed(typ: &Type, value: Value, at: &At<'_>, problems: &mut Vec<String>) -> Value {
+    let kind = kind_of(&value);
     let mut wrong = |expected: &str| {
-        problems.push(format!("{path}: expected {expected}, found {}", kind_of(value)));
+        problems.push(format!("{at}: expected {expected}, found {kind}"));
         zero(typ)
     };
     match (typ, value) {
-        (Type::Any, _) | (Type::Bool, Value::Bool(_)) | (Type::Str, Value::String(_)) => value.clone(),
+        (Type::Any, value)
+        | (Type::Bool, value @ Value::Bool(_))
+        | (Type::Str, value @ Value::String(_))
+        | (Type::Bytes, value @ (Value::String(_) | Value::Null)) => value,
         (Type::Bool, _) => wrong("true or false"),
         (Type::Str, _) => wrong("text"),
-        (Type::Int, Value::Number(number)) => match integer(number) {
+        (Type::Int, Value::Number(number)) => match integer(&number) {
             Some(number) => number.into(),
             None => wrong("an integer"),
         },
         (Type::Int, _) => wrong("an integer"),
         (Type::Ip, Value::String(text)) => match text.parse::<IpAddr>() {
-            _ if text.is_empty() => value.clone(),
+            _ if text.is_empty() => text.into(),
             Ok(address) => address.to_string().into(),
             Err(_) => wrong("an IP address"),
         },
         (Type::Ip, _) => wrong("an IP address"),
-        (Type::Uuid, Value::String(text)) => match uuid::Uuid::try_parse(text) {
-            _ if text.is_empty() => value.clone(),
+        (Type::Uuid, Value::String(text)) => match uuid::Uuid::try_parse(&text) {
+            _ if text.is_empty() => text.into(),
             Ok(uuid) => uuid.hyphenated().to_string().into(),
             Err(_) => wrong("a UUID"),
         },
         (Type::Uuid, _) => wrong("a UUID"),
         (Type::Time, Value::String(text)) if text.is_empty() => NO_TIME.into(),
-        (Type::Time, Value::String(text)) => match OffsetDateTime::parse(text, &Rfc3339) {
-            Ok(_) => value.clone(),
+        (Type::Time, Value::String(text)) => match OffsetDateTime::parse(&text, &Rfc3339) {
+            Ok(_) => text.into(),
             Err(_) => wrong("a time such as 2006-01-02T15:04:05Z"),
         },
         (Type::Time, _) => wrong("a time such as 2006-01-02T15:04:05Z"),
-        (Type::Bytes, Value::String(_) | Value::Null) => value.clone(),
         (Type::Bytes, _) => wrong("bytes in base64"),
-        (Type::List(item) | Type::NullableList(item), Value::Array(items)) => items
-            .iter()
-            .enumerate()
-            .map(|(i, v)| element(item, v, &format!("{path}[{i}]"), problems))
-            .collect::<Vec<_>>()
-            .into(),
+        (Type::List(item) | Type::NullableList(item), Value::Array(items)) => {
+            let element = |(n, v)| element(item, v, at, Step::Element(n), problems);
+            items.into_iter().enumerate().map(element).collect::<Vec<_>>().into()
+        }
         (Type::List(_) | Type::NullableList(_), _) => wrong("a list"),
-        (Type::Map(item), Value::Object(members)) => members
-            .iter()
-            .map(|(name, v)| (name.clone(), element(item, v, &format!("{path}.{name}"), problems)))
-            .collect::<Map<_, _>>()
-            .into(),
+        // Any value goes: nothing to look at.
+        (Type::Map(Type::Any), members @ Value::Object(_)) => members,
+        (Type::Map(item), Value::Object(mut members)) => {
+            for (name, value) in &mut members {
+                *value = element(item, value.take(), at, Step::Member(name), problems);
+            }
+            members.into()
+        }
         (Type::Map(_), _) => wrong("an object"),
-        (Type::Struct(fields), Value::Object(members)) => {
-            structure(fields, members, &format!("{path}."), problems).into()
+        (Type::Struct(fields), Value::Object(mut members)) => {
+            structure(fields, &mut members, Some(at), problems).into()
         }
         (Type::Struct(_), _) => wrong("an object"),
     }
 }
 
 /// An element of a list or map: `null` stands for the empty value, except where any value goes.
-fn element(typ: &Type, value: &Value, path: &str, problems: &mut Vec<String>) -> Value {
+fn element(typ: &Type, value: Value, below: &At<'_>, step: Step<'_>, problems: &mut Vec<String>) -> Value {
+    let below = Some(below);
     match (typ, value) {
-        (Type::Any, _) => value.clone(),
+        (Type::Any, value) => value,
         (_, Value::Null) => zero(typ),
-        _ => typed(typ, value, path, problems),
+        (_, value) => typed(typ, value, &At { below, step }, problems),
     }
 }
 

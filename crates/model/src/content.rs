@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::canonical::{kind_of, structure};
+use crate::canonical::{At, Step, kind_of, structure};
 use crate::table::{Default, Field, NOUNS, Noun, Type};
 use crate::{ApiError, Object, noun, text};
 
@@ -77,7 +77,11 @@ impl Pack {
             return Err(refused("", vec![message]));
         };
         let mut problems = Vec::new();
-        let meta = structure(META, given_meta, "meta.", &mut problems);
+        let place = At {
+            below: None,
+            step: Step::Member("meta"),
+        };
+        let meta = structure(META, &mut given_meta.clone(), Some(&place), &mut problems);
         let name = text(&meta, "Name").to_owned();
         if name.is_empty() {
             problems.push("meta.Name is missing".to_owned());

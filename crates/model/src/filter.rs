@@ -8,6 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::excerpt::Excerpt;
 use crate::subnets::Network;
 use crate::table::{IndexDef, IndexKind, Noun};
 use crate::{ApiError, Lookup, Object, name, params};
@@ -227,22 +228,70 @@ impl Query {
         let mut items = items;
         items.retain(|item| self.matches(noun, object(item), lookup));
         if !self.sort.is_empty() {
-            let keys = |item: &T| -> Vec<Operand> {
-                let least = |subject: &Subject| {
-                    let values = subject.values(noun, object(item), lookup);
-                    values.into_iter().min_by(Operand::order).unwrap_or(Operand::Nothing)
-                };
-                self.sort.iter().map(least).collect()
-            };
-            items.sort_by_cached_key(|item| Ordered(keys(item)));
+            items.sort_by_cached_key(|item| self.rank(noun, object(item), lookup));
         }
         self.part(items)
     }
+
+    /// Where an object stands in the order that is asked for.
+    pub fn rank(&self, noun: &'static Noun, object: &Object, lookup: &dyn Lookup) -> Rank {
+        let least = |subject: &Subject| {
+            let values = subject.values(noun, object, lookup);
+            values.into_iter().min_by(Operand::order).unwrap_or(Operand::Nothing)
+        };
+        Rank(self.sort.iter().map(least).collect())
+    }
+
+    /// What conditions and order look at.
+    pub fn excerpt(&self, noun: &'static Noun) -> Excerpt {
+        let mut excerpt = Excerpt::default();
+        excerpt.add(noun.key_field());
+        for subject in self
+            .conditions
+            .iter()
+            .map(|condition| &condition.subject)
+            .chain(&self.sort)
+        {
+            match subject {
+                Subject::Index(index) if index.kind == IndexKind::Holds => {
+                    ["Subnet", "ActiveStart", "ActiveEnd"]
+                        .iter()
+                        .for_each(|member| excerpt.add(member));
+                }
+                Subject::Index(index) => index.path.iter().take(1).for_each(|member| excerpt.add(member)),
+                Subject::Meta(_) => excerpt.add("Meta"),
+                Subject::Param(param, declared) => {
+                    excerpt.add_param(param);
+                    if *declared != Declared::No {
+                        // Where it may come from.
+                        ["Profiles", "Stage"].iter().for_each(|member| excerpt.add(member));
+                    }
+                }
+            }
+        }
+        excerpt
+    }
+
+    /// A value of an index that all of the list have.
+    pub fn exactly(&self) -> Option<(&'static str, &str)> {
+        self.conditions
+            .iter()
+            .find_map(|condition| match (&condition.subject, &condition.tests[..]) {
+                (Subject::Index(index), [Test::Compare(Op::Eq, Operand::Text(value))])
+                    if index.kind == IndexKind::String =>
+                {
+                    Some((index.name, value.as_str()))
+                }
+                _ => None,
+            })
+    }
 }
 
-struct Ordered(Vec<Operand>);
+/// The place of an object in a sorted list.
+#[derive(Debug)]
+pub struct Rank(Vec<Operand>);
 
-impl Ord for Ordered {
+impl Ord for Rank {
     fn cmp(&self, other: &Self) -> Ordering {
         let pairs = self.0.iter().zip(&other.0);
         pairs
@@ -252,19 +301,19 @@ impl Ord for Ordered {
     }
 }
 
-impl PartialOrd for Ordered {
+impl PartialOrd for Rank {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Ordered {
+impl PartialEq for Rank {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other).is_eq()
     }
 }
 
-impl Eq for Ordered {}
+impl Eq for Rank {}
 
 fn count(what: &str, value: &str) -> Result<usize, String> {
     match value.parse::<i64>() {
@@ -684,10 +733,16 @@ mod tests {
         }
 
         #[test]
-        fn any_query_is_answered_or_refused(pairs in proptest::collection::vec(("Name|Address|Runnable|Uuid|sort|limit|offset|rack|.{0,5}", ".{0,12}|(Eq|Re|In|Between)\\(.{0,6}\\)"), 0..5)) {
+        fn any_query_is_answered_or_refused(pairs in proptest::collection::vec(("Name|Address|Runnable|Uuid|sort|limit|offset|rack|Meta.a|.{0,5}", "Name|Stage|rack|.{0,12}|(Eq|Re|In|Between|Ne)\\(.{0,6}\\)"), 0..5)) {
             let (noun, world) = (noun("machines").unwrap(), world());
             if let Ok(query) = Query::parse(noun, pairs, &world) {
                 prop_assert!(query.run(noun, machines(), |m| m, &world).len() <= 3);
+                let excerpt = query.excerpt(noun);
+                for machine in machines() {
+                    let part = excerpt.read(serde_json::to_string(&machine).unwrap().as_bytes()).unwrap();
+                    prop_assert_eq!(query.matches(noun, &machine, &world), query.matches(noun, &part, &world));
+                    prop_assert_eq!(query.rank(noun, &machine, &world), query.rank(noun, &part, &world));
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod arch;
 pub mod bootenv;
 pub mod content;
 pub mod error;
+pub mod excerpt;
 pub mod filter;
 pub mod jobs;
 pub mod key;
@@ -48,6 +49,43 @@ pub fn text<'a>(object: &'a Object, member: &str) -> &'a str {
         .unwrap_or_default()
 }
 
+/// Whether two values are equal. As `==`, but members that stand in the same order, as they do in two versions of an
+/// object, are not looked up by hash.
+pub fn same(one: &serde_json::Value, other: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => same_objects(one, other),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (one, other) => one == other,
+    }
+}
+
+/// [`same`] for objects.
+pub fn same_objects(one: &Object, other: &Object) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    for ((name, value), (other_name, other_value)) in one.iter().zip(other) {
+        if name != other_name {
+            return one == other;
+        }
+        if !same(value, other_value) {
+            return false;
+        }
+    }
+    true
+}
+
+/// [`same`] for what may not be there.
+pub fn same_members(one: Option<&serde_json::Value>, other: Option<&serde_json::Value>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => same(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
 /// The texts of a list.
 pub fn list<'a>(object: &'a Object, member: &str) -> impl Iterator<Item = &'a str> + use<'a> {
     let items = object.get(member).and_then(serde_json::Value::as_array);
@@ -60,4 +98,37 @@ pub fn number(object: &Object, member: &str) -> i64 {
         .get(member)
         .and_then(serde_json::Value::as_i64)
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::same;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            (-2i64..3).prop_map(Value::from),
+            Just(json!(1.0)),
+            "[ab]{0,1}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(3, 16, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::vec(("[abc]", inner), 0..3)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn same_is_equal(one in value(), other in value()) {
+            prop_assert_eq!(same(&one, &other), one == other);
+            prop_assert!(same(&one, &one.clone()));
+        }
+    }
 }

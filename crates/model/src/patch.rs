@@ -77,16 +77,22 @@ impl Patch {
     /// 409 that names the operation which failed, counted from 0. Model and key are the caller's to add.
     pub fn apply(&self, document: &mut Value, target: Target) -> Result<(), ApiError> {
         let mut work = document.clone();
+        self.run(&mut work, target)?;
+        *document = work;
+        Ok(())
+    }
+
+    /// Applies the operations; after an error `work` is good for nothing.
+    fn run(&self, work: &mut Value, target: Target) -> Result<(), ApiError> {
         let mut copied = 0;
         for (line, (operation, source)) in self.operations.iter().enumerate() {
-            within_bounds(&work, operation, &mut copied)
+            within_bounds(work, operation, &mut copied)
                 .and_then(|()| {
-                    json_patch::patch_unsafe(&mut work, std::slice::from_ref(operation))
+                    json_patch::patch_unsafe(work, std::slice::from_ref(operation))
                         .map_err(|err| reason(&err.kind, operation, target))
                 })
                 .map_err(|reason| refusal(line, source, reason, target))?;
         }
-        *document = work;
         Ok(())
     }
 
@@ -103,9 +109,9 @@ impl Patch {
             ..err
         };
         let mut document = Value::Object(noun.public(old));
-        self.apply(&mut document, Target::Object).map_err(place)?;
+        self.run(&mut document, Target::Object).map_err(place)?;
         let new = noun
-            .accept(&document, Some(old))
+            .accepted(document, Some(old))
             .map_err(|err| place(err.with_type("PATCH")))?;
         let new_key = noun.key_of(&new);
         if new_key != key {

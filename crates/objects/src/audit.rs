@@ -1,7 +1,7 @@
 //! What the audit log says of a deed. Names of what changed, and the values of a few members that say where a machine
 //! stands; never what could be a secret.
 
-use isobar_model::{ApiError, Noun, Object};
+use isobar_model::{ApiError, Noun, Object, same_members};
 use isobar_store::{Audit, AuditClass, AuditQuery, Audited};
 use serde_json::Value;
 
@@ -73,27 +73,24 @@ fn bounded(mut text: String) -> String {
 pub(crate) fn changed(noun: &Noun, before: Option<&Object>, after: &Object) -> String {
     let mut said = Vec::new();
     for field in noun.fields {
-        let of = |object: Option<&Object>| object.and_then(|object| object.get(field.name)).cloned();
-        let (old, new) = (of(before), of(Some(after)));
+        let (old, new) = (before.and_then(|before| before.get(field.name)), after.get(field.name));
         let derived = ["Validated", "Available", "Errors"].contains(&field.name);
         let worth_telling = TOLD.contains(&field.name) || field.name == "Params";
-        let dull = before.is_none() && (!worth_telling || new.as_ref().is_none_or(is_empty));
-        if old == new || derived || dull {
+        let dull = before.is_none() && (!worth_telling || new.is_none_or(is_empty));
+        if derived || dull || same_members(old, new) {
             continue;
         }
         match new {
             Some(Value::Object(new)) if MAPS.contains(&field.name) => {
-                let old = old.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-                let mut keys: Vec<_> = old
-                    .keys()
-                    .chain(new.keys())
-                    .filter(|key| old.get(*key) != new.get(*key))
-                    .collect();
+                let old = old.and_then(Value::as_object);
+                let was = |key: &str| old.and_then(|old| old.get(key));
+                let keys = old.into_iter().chain([new]).flat_map(Object::keys);
+                let mut keys: Vec<_> = keys.filter(|key| !same_members(was(key), new.get(*key))).collect();
                 keys.sort();
                 keys.dedup();
                 said.extend(keys.into_iter().map(|key| format!("{}/{key}", field.name)));
             }
-            Some(new) if TOLD.contains(&field.name) => said.push(format!("{}={}", field.name, shown(&new))),
+            Some(new) if TOLD.contains(&field.name) => said.push(format!("{}={}", field.name, shown(new))),
             _ => said.push(field.name.to_owned()),
         }
         if said.iter().map(String::len).sum::<usize>() > LONGEST {

@@ -3,14 +3,17 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Noun, Object};
 use isobar_store::{Clock, Store, StoreError, Txn, Vault};
+use tokio::sync::Semaphore;
 
 use crate::content::Content;
 use crate::hook::{BootWindows, ChangeHook, NothingBoots, Presence};
+use crate::known::KnownTokens;
 use crate::login::Logins;
 use crate::trees::Trees;
 use crate::view::{Found, View};
@@ -27,6 +30,11 @@ pub(crate) struct Core {
     pub(crate) declared: Declared,
     pub(crate) trees: Trees,
     pub(crate) logins: Logins,
+    pub(crate) known_tokens: KnownTokens,
+    /// Calls that run on the thread of the task that made them.
+    pub(crate) in_place: AtomicUsize,
+    /// For the others.
+    pub(crate) turns: Semaphore,
     pub(crate) first_password: Mutex<Option<String>>,
     /// Shared: changes of objects that nothing refers to (machines, users, tokens); the revision of the changed
     /// document orders them. Exclusive: changes of what others refer to, which have to look at all of those.
@@ -40,8 +48,8 @@ pub(crate) struct Core {
 #[derive(Default)]
 pub(crate) struct Draft {
     pub(crate) txn: Txn,
-    /// UUIDs of the machines that it changes.
-    pub(crate) machines: Vec<String>,
+    /// The machines that it changes, by UUID, as it leaves them.
+    pub(crate) machines: Vec<(String, Option<Arc<Object>>)>,
     /// Content objects whose availability it changes.
     pub(crate) content: Vec<(&'static Noun, String, Arc<Object>)>,
     /// The content layers after it, where it changes them.
@@ -64,6 +72,9 @@ impl Order {
         }
     }
 }
+
+/// Calls at one time that wait for the disk on threads of their own.
+const TURNS: usize = 128;
 
 /// A change that collides this often is up against something that is not chance.
 const MAX_ATTEMPTS: usize = 100;
@@ -111,6 +122,9 @@ impl Core {
             schemas: Schemas::default(),
             declared: Declared::default(),
             trees: Trees::default(),
+            known_tokens: KnownTokens::default(),
+            in_place: AtomicUsize::new(0),
+            turns: Semaphore::new(TURNS),
             first_password: Mutex::new(None),
             order: RwLock::new(()),
             crowded: [const { Mutex::new(()) }; 64],
@@ -143,6 +157,7 @@ impl Core {
         mut prepare: impl FnMut(&View<'_>, &mut Draft) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         let stripe = &self.crowded[self.hasher.hash_one(about) as usize % self.crowded.len()];
+        let _announced = self.store.announce();
         let mut waited = None;
         for _ in 0..MAX_ATTEMPTS {
             let preparing = Preparing::begin()?;
@@ -205,9 +220,11 @@ impl Core {
         Ok(())
     }
 
-    fn tell(&self, machines: &[String]) {
+    fn tell(&self, machines: &[(String, Option<Arc<Object>>)]) {
         if let Some(hook) = self.hook() {
-            machines.iter().for_each(|machine| hook.committed(machine));
+            machines
+                .iter()
+                .for_each(|(machine, now)| hook.committed(machine, now.as_deref()));
         }
     }
 }

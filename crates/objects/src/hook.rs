@@ -28,8 +28,8 @@ pub trait ChangeHook: Send + Sync {
         txn: &mut Txn,
     ) -> Result<(), ApiError>;
 
-    /// A change of this machine (its UUID) has been committed.
-    fn committed(&self, machine: &str);
+    /// A change of this machine (its UUID) has been committed, and left it like this; none: it is deleted.
+    fn committed(&self, machine: &str, now: Option<&Object>);
 }
 
 /// Knows which files of boot environments are there.

@@ -134,7 +134,11 @@ impl Objects {
                     _ => first,
                 };
                 draft.txn.puts.push(piece(&key, 0, entry.into_bytes(), Expect::Any));
-                Ok(if ours { NextJob::Nothing } else { NextJob::Made(job) })
+                Ok(if ours {
+                    NextJob::Nothing
+                } else {
+                    NextJob::Made(job.object)
+                })
             })
     }
 

@@ -3,8 +3,8 @@
 //! [`Objects`] knows keys and references, params and secrets, content layers, users and tokens. It validates what it
 //! writes, keeps `Available` true to what an object refers to, and commits each change together with its events.
 //!
-//! Everything here is synchronous and may wait for the disk. Async code goes through [`Objects::run`], which moves the
-//! call to a thread that may block:
+//! Everything here is synchronous and may wait for the disk. Async code goes through [`Objects::run`], which keeps the
+//! other tasks of its thread going meanwhile; what [`Objects::at_hand`] says is answered from memory needs no such care:
 //!
 //! ```no_run
 //! # async fn example(objects: isobar_objects::Objects) -> Result<(), isobar_model::ApiError> {
@@ -23,6 +23,7 @@ mod core;
 mod grants;
 mod hook;
 mod jobs;
+mod known;
 mod login;
 mod objects;
 mod packs;
@@ -47,6 +48,7 @@ use isobar_store::Store;
 pub use blobs::{BlobKind, StoredBlob};
 pub use hook::{AllPresent, BootWindow, BootWindows, ChangeHook, NothingBoots, Presence};
 pub use jobs::NextJob;
+pub use objects::COLD;
 pub use objects::{FEATURES, Objects, OpenError, Options};
 pub use preview::Preview;
 pub use principal::{Claim, Principal};
@@ -55,7 +57,7 @@ pub use render::ServedAt;
 pub use secure::Resolved;
 pub use tokens::{Token, TokenState, UserTokenRequest};
 pub use trees::{InstallFile, UploadsError, uploaded_blobs};
-pub use write::WHERE_THE_BMC_IS;
+pub use write::{Saved, WHERE_THE_BMC_IS};
 
 /// Key of the machine's `Meta` whose text [`Objects`] also shows in the machine's `Errors`: why its last boot failed.
 /// It does not make the machine unavailable. Whoever sets it removes it.

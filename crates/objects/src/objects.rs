@@ -1,5 +1,6 @@
 //! Opening, and what is asked of the whole.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use isobar_model::content::Pack;
@@ -38,6 +39,10 @@ pub const FEATURES: &[&str] = &[
     "task-prerequisites",
     "virtual-media-boot",
 ];
+
+/// Kinds of documents that are large, or grow in number for ever, and seldom read: not for memory
+/// (`StoreOptions::cold`). What was held once is not added later.
+pub const COLD: &[&str] = &["jobs", "_contents", "_joblogs", "_trees"];
 
 /// How the objects are set up.
 #[derive(Clone)]
@@ -156,12 +161,19 @@ impl Objects {
         Ok(objects)
     }
 
-    /// A call on a thread that may block.
+    /// A call that may block: on the task's own thread when few do so at the time, which saves two hand-overs between
+    /// threads, else on one of its own.
     ///
     /// # Panics
     /// Where the call does, and outside a Tokio runtime.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce(&Objects) -> T + Send + 'static) -> T {
         let objects = self.clone();
+        let many = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
+        if let Some(_place) = InPlace::take(&self.core.in_place).filter(|_| many) {
+            return tokio::task::block_in_place(|| call(&objects));
+        }
+        // Threads keep memory: a crowd of clients gets no more of them than help.
+        let _turn = self.core.turns.acquire().await;
         match tokio::task::spawn_blocking(move || call(&objects)).await {
             Ok(done) => done,
             // Only a panic ends a blocking task early: it goes on where it was waited for.
@@ -220,6 +232,25 @@ impl Objects {
     #[must_use]
     pub fn features(&self) -> &'static [&'static str] {
         FEATURES
+    }
+}
+
+/// Calls at one time that run on the threads of their tasks.
+const IN_PLACE: usize = 2;
+
+/// One of the [`IN_PLACE`].
+struct InPlace<'a>(&'a AtomicUsize);
+
+impl<'a> InPlace<'a> {
+    fn take(taken: &'a AtomicUsize) -> Option<Self> {
+        let place = InPlace(taken);
+        (taken.fetch_add(1, Ordering::Relaxed) < IN_PLACE).then_some(place)
+    }
+}
+
+impl Drop for InPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Params of machines, profiles and stages, one by one and as a whole.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use isobar_model::patch::{Patch, Target};
 use isobar_model::{ApiError, Noun, Object, params};
@@ -106,7 +108,8 @@ impl Objects {
             values.insert(param.to_owned(), value.clone());
             Ok(())
         })?;
-        Ok(stored.get(param).cloned().unwrap_or(Value::Null))
+        let value = stored.get("Params").and_then(|values| values.get(param));
+        Ok(value.cloned().unwrap_or(Value::Null))
     }
 
     /// Removes one param and returns the old value.
@@ -137,10 +140,11 @@ impl Objects {
             Value::Object(wanted) => wanted.clone(),
             _ => return Err(ApiError::bad_request("POST", noun.name, "params are a JSON object")),
         };
-        self.change_params(noun, key, "POST", by, |values| {
+        let changed = self.change_params(noun, key, "POST", by, |values| {
             values.clone_from(&wanted);
             Ok(())
-        })
+        })?;
+        Ok(own(&changed))
     }
 
     /// Applies `ops` (RFC 6902) to the map of params.
@@ -150,7 +154,7 @@ impl Objects {
     pub fn patch_params(&self, noun: &str, key: &str, ops: &Value, by: &Principal) -> Result<Object, ApiError> {
         let noun = with_params(noun)?;
         let patch = Patch::parse(ops)?;
-        self.change_params(noun, key, "PATCH", by, |values| {
+        let changed = self.change_params(noun, key, "PATCH", by, |values| {
             let mut document = Value::Object(std::mem::take(values));
             patch.apply(&mut document, Target::Params)?;
             match document {
@@ -160,7 +164,8 @@ impl Objects {
                 }
                 _ => Err(ApiError::bad_request("PATCH", noun.name, "params are a JSON object")),
             }
-        })
+        })?;
+        Ok(own(&changed))
     }
 
     /// Whether an action may be called with this value for a param.
@@ -196,10 +201,15 @@ impl Objects {
         verb: &str,
         by: &Principal,
         mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
-    ) -> Result<Object, ApiError> {
+    ) -> Result<Arc<Object>, ApiError> {
         let changed = self.change(noun, key, verb, How::of(by), |old| {
-            let mut values = own(old);
-            change(&mut values).map_err(|e| match e.model.as_str() {
+            let mut new = old.clone();
+            let values = new.entry("Params").or_insert_with(|| Object::new().into());
+            if !values.is_object() {
+                *values = Object::new().into();
+            }
+            let Value::Object(values) = values else { return Ok(new) };
+            change(values).map_err(|e| match e.model.as_str() {
                 "" => ApiError {
                     model: noun.name.to_owned(),
                     key: noun.key_of(old).into_owned(),
@@ -207,10 +217,8 @@ impl Objects {
                 },
                 _ => e,
             })?;
-            let mut new = old.clone();
-            new.insert("Params".to_owned(), values.into());
             Ok(new)
         })?;
-        Ok(own(&changed))
+        Ok(changed.object)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use isobar_model::params::{self, Source, is_encrypted};
-use isobar_model::{ApiError, Lookup, Noun, Object, noun};
+use isobar_model::{ApiError, Lookup, Noun, Object, noun, same};
 use isobar_store::Vault;
 use isobar_store::vault::SealedParam;
 use serde_json::Value;
@@ -69,7 +69,9 @@ pub(crate) fn seal(
     let before = old.and_then(params_of);
     let mut problems = Vec::new();
     for (param, value) in values.iter_mut() {
-        let unchanged = before.and_then(|before| before.get(param)) == Some(value);
+        let unchanged = before
+            .and_then(|before| before.get(param))
+            .is_some_and(|before| same(before, value));
         if (unchanged && is_encrypted(value)) || !declared_secure(view, param) {
             continue;
         }
@@ -277,6 +279,7 @@ impl Objects {
                 // Watchers are told of the box alone, not of what the object was before.
                 let found = Found {
                     object: Arc::clone(&object),
+                    text: None,
                     ..found
                 };
                 self.put(

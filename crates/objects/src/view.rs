@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use isobar_model::key::KeyRef;
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Lookup, Noun, Object, noun};
@@ -27,6 +28,16 @@ const STORED: &[(&str, &str, bool)] = &[
     ("reservations", "Token", false),
 ];
 
+/// Whether the store knows who has a value of an index.
+pub(crate) fn has_index(noun: &Noun, index: &str) -> bool {
+    STORED.iter().any(|(of, name, _)| *of == noun.name && *name == index)
+}
+
+/// Many may have no name, and the address that stands for none.
+pub(crate) fn is_indexed(value: &str) -> bool {
+    !value.is_empty() && value != "0.0.0.0"
+}
+
 /// The index entries of an object.
 pub(crate) fn entries(noun: &Noun, object: &Object) -> Vec<IndexEntry> {
     let stored = STORED.iter().filter(|(of, ..)| *of == noun.name);
@@ -36,7 +47,7 @@ pub(crate) fn entries(noun: &Noun, object: &Object) -> Vec<IndexEntry> {
             let values = index.map(|index| noun.index_values(index, object)).unwrap_or_default();
             values
                 .into_iter()
-                .filter(|value| !value.is_empty() && value != "0.0.0.0")
+                .filter(|value| is_indexed(value))
                 .map(move |value| IndexEntry { name, value, unique })
         })
         .collect()
@@ -66,6 +77,8 @@ impl Place {
 pub(crate) struct Found {
     pub(crate) object: Arc<Object>,
     pub(crate) place: Place,
+    /// The object as it is stored, where it is.
+    pub(crate) text: Option<Bytes>,
 }
 
 /// A stored document as an object.
@@ -75,6 +88,7 @@ pub(crate) fn decoded(doc: &Doc) -> Result<Found, StoreError> {
     Ok(Found {
         object: Arc::new(object),
         place: Place::Stored(doc.rev),
+        text: Some(doc.body.clone()),
     })
 }
 
@@ -136,6 +150,7 @@ impl<'a> View<'a> {
             Some(object) => Some(Found {
                 object: Arc::clone(object),
                 place: Place::Content,
+                text: None,
             }),
             None if noun.name == "params" => {
                 let read = || match self.core.store.get("params", key)? {
@@ -150,6 +165,14 @@ impl<'a> View<'a> {
         };
         self.known.borrow_mut().insert(id, found.clone());
         found
+    }
+
+    /// The text of a stored object that no content layer has.
+    pub(crate) fn text(&self, noun: &'static Noun, key: &str) -> Option<Bytes> {
+        if self.content.get(noun.name, key).is_some() {
+            return None;
+        }
+        self.read(self.core.store.get(noun.name, key)).map(|doc| doc.body)
     }
 
     fn decode(&self, doc: &Doc) -> Option<Found> {
@@ -177,8 +200,8 @@ impl<'a> View<'a> {
     pub(crate) fn all(&self, noun: &'static Noun) -> Vec<(String, Found)> {
         let content = self.content.of(noun.name).map(|(key, object)| {
             let object = Arc::clone(object);
-            let place = Place::Content;
-            (key.to_owned(), Found { object, place })
+            let (place, text) = (Place::Content, None);
+            (key.to_owned(), Found { object, place, text })
         });
         let mut all: std::collections::BTreeMap<String, Found> = content.collect();
         for doc in self.read(self.core.store.list(noun.name)) {
@@ -202,7 +225,8 @@ impl<'a> View<'a> {
         if !self.pending.borrow().contains(&id) {
             self.pending.borrow_mut().push(id.clone());
         }
-        let found = object.map(|object| Found { object, place });
+        let text = None;
+        let found = object.map(|object| Found { object, place, text });
         self.known.borrow_mut().insert(id, found);
     }
 }
@@ -218,7 +242,7 @@ impl Lookup for View<'_> {
             return Vec::new();
         };
         let holds = |object: &Object| noun.index_values(def, object).iter().any(|v| v == value);
-        if !STORED.iter().any(|(of, name, _)| *of == noun.name && *name == index) {
+        if !has_index(noun, index) {
             let all = self.all(noun).into_iter();
             return all
                 .filter(|(_, found)| holds(&found.object))

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
+use bytes::Bytes;
 use isobar_model::machine::Change;
 use isobar_model::patch::Patch;
 use isobar_model::tasks::Entry;
-use isobar_model::{ApiError, Lookup, Noun, Object};
+use isobar_model::{ApiError, Lookup, Noun, Object, same_members, same_objects};
 use isobar_store::{Delete, Event, Put, Txn};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::core::{Draft, Order};
 use crate::login::random;
 use crate::objects::row;
 use crate::principal::differences;
-use crate::read::public;
+use crate::read::{has_hidden, public};
 use crate::tokens::list;
 use crate::view::{Found, Place, View, entries};
 use crate::{Objects, Principal, audit, grants, refs, rules, secure};
@@ -41,6 +42,23 @@ const OF_JOBS_NOT_BY_MACHINES: &[&str] = &[
 
 /// Params that say where a BMC is, and so where its password is sent.
 pub const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
+
+/// An object after a change, as clients may see it.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// The object.
+    pub object: Arc<Object>,
+    /// The same as JSON.
+    pub text: Bytes,
+}
+
+impl std::ops::Deref for Saved {
+    type Target = Arc<Object>;
+
+    fn deref(&self) -> &Arc<Object> {
+        &self.object
+    }
+}
 
 /// Who makes a change, and how.
 #[derive(Clone, Copy)]
@@ -75,9 +93,17 @@ impl Objects {
     ///
     /// # Errors
     /// 400 for what makes no sense, 409 when the key is taken, 422 when it is not valid.
-    pub fn create(&self, noun: &str, input: &Value, by: &Principal) -> Result<Arc<Object>, ApiError> {
+    pub fn create(&self, noun: &str, input: &Value, by: &Principal) -> Result<Saved, ApiError> {
+        self.make(noun, input.clone(), by)
+    }
+
+    /// [`Objects::create`] of input that nobody else needs.
+    ///
+    /// # Errors
+    /// As [`Objects::create`].
+    pub fn make(&self, noun: &str, input: Value, by: &Principal) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
-        let mut base = noun.accept(input, None).map_err(|e| e.with_type("CREATE"))?;
+        let mut base = noun.accepted(input, None).map_err(|e| e.with_type("CREATE"))?;
         if noun.name == "machines" && noun.key_of(&base).is_empty() {
             base.insert("Uuid".to_owned(), uuid::Uuid::new_v4().to_string().into());
         }
@@ -104,14 +130,7 @@ impl Objects {
     ///
     /// # Errors
     /// 404, 409 for a failed `test` or a missing path, 422 when the result is not valid.
-    pub fn patch(
-        &self,
-        noun: &str,
-        key: &str,
-        ops: &Value,
-        force: bool,
-        by: &Principal,
-    ) -> Result<Arc<Object>, ApiError> {
+    pub fn patch(&self, noun: &str, key: &str, ops: &Value, force: bool, by: &Principal) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
         let patch = Patch::parse(ops).map_err(|e| in_model(e, noun, key))?;
         self.change(noun, key, "PATCH", How::forced(by, force), |old| {
@@ -130,7 +149,7 @@ impl Objects {
         input: &Value,
         force: bool,
         by: &Principal,
-    ) -> Result<Arc<Object>, ApiError> {
+    ) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
         self.change(noun, key, "PUT", How::forced(by, force), |old| {
             let new = noun.accept(input, Some(old)).map_err(|e| e.with_type("PUT"))?;
@@ -181,25 +200,26 @@ impl Objects {
         mut change: impl FnMut(&mut Object) -> Result<(), ApiError>,
     ) -> Result<Arc<Object>, ApiError> {
         let noun = row(noun)?;
-        self.change(noun, key, "PATCH", how, |old| {
+        let saved = self.change(noun, key, "PATCH", how, |old| {
             let mut new = old.clone();
             change(&mut new)?;
             let new = noun
-                .accept(&Value::Object(new), Some(old))
+                .accepted(Value::Object(new), Some(old))
                 .map_err(|e| in_model(e, noun, key))?;
             if noun.key_of(&new) == noun.key_of(old) {
                 Ok(new)
             } else {
                 Err(ApiError::patch_key_change(noun.name, &noun.key_of(&new)))
             }
-        })
+        })?;
+        Ok(saved.object)
     }
 
     /// Deletes an object and returns it.
     ///
     /// # Errors
     /// 404, 400 for content, 409 with one message for each reference to it.
-    pub fn delete(&self, noun: &str, key: &str, by: &Principal) -> Result<Arc<Object>, ApiError> {
+    pub fn delete(&self, noun: &str, key: &str, by: &Principal) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
         self.core
             .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
@@ -222,11 +242,9 @@ impl Objects {
                     key: key.clone(),
                     expect: old.place.expect(),
                 });
-                let shown = public(noun, &old.object);
-                draft
-                    .txn
-                    .events
-                    .push(event(noun, "delete", &key, by, Some(&shown), None)?);
+                let shown = shown(noun, &old)?;
+                let told = event(noun, "delete", &key, by, Some(&shown.text), None);
+                draft.txn.events.push(told);
                 let name = old
                     .object
                     .get("Name")
@@ -248,7 +266,7 @@ impl Objects {
         verb: &str,
         how: How<'_>,
         mut change: impl FnMut(&Object) -> Result<Object, ApiError>,
-    ) -> Result<Arc<Object>, ApiError> {
+    ) -> Result<Saved, ApiError> {
         self.core
             .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
                 let (key, old) = view.meant(verb, noun, key)?;
@@ -277,7 +295,7 @@ impl Objects {
         old: Option<&Found>,
         mut new: Object,
         how: How<'_>,
-    ) -> Result<Arc<Object>, ApiError> {
+    ) -> Result<Saved, ApiError> {
         let before = old.map(|found| found.object.as_ref());
         secure::seal(view, &self.core.vault, noun, key, before, &mut new)?;
         if noun.name == "jobs" {
@@ -297,22 +315,23 @@ impl Objects {
         let (force, runner) = (how.force, how.runner);
         rules::admit(noun, before, &mut new, Change { force, runner }, view)?;
         if let Some(old) = old
-            && *old.object == new
+            && same_objects(&old.object, &new)
         {
-            return Ok(public(noun, &old.object));
+            return shown(noun, old);
         }
         let new = Arc::new(new);
         let place = old.map_or(Place::New, |found| found.place);
         let action = if old.is_none() { "create" } else { "update" };
-        self.put(view, draft, noun, key, old, &new, (place, action, how.by))?;
+        let text = self.put(view, draft, noun, key, old, &new, (place, action, how.by))?;
         if noun.name == "params" {
             self.seal_declared(view, draft, before, &new, how.by)?;
         }
         self.refresh_dependents(view, draft, noun, key)?;
-        Ok(public(noun, &new))
+        let object = public(noun, &new);
+        Ok(Saved { object, text })
     }
 
-    /// Adds one object's write, its event and the hook's share to the draft.
+    /// Adds one object's write, its event and the hook's share to the draft. Gives the object as clients may see it.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn put(
         &self,
@@ -323,12 +342,12 @@ impl Objects {
         old: Option<&Found>,
         new: &Arc<Object>,
         (place, action, by): (Place, &str, &Principal),
-    ) -> Result<(), ApiError> {
-        let body = serde_json::to_vec(new.as_ref()).map_err(|e| unwritable(noun, key, &e))?;
+    ) -> Result<Bytes, ApiError> {
+        let body = text_of(noun, key, new)?;
         draft.txn.puts.push(Put {
             kind: noun.name.to_owned(),
             key: key.to_owned(),
-            body: body.into(),
+            body: body.clone(),
             expect: place.expect(),
             indexes: entries(noun, new),
         });
@@ -346,14 +365,25 @@ impl Objects {
         if before.is_some_and(|before| before.get("Secret") != new.get("Secret")) {
             draft.txn.audit.push(by.audit("revoke", noun.name, key, "all tokens"));
         }
-        let shown = public(noun, new);
-        let original = old.map(|found| public(noun, &found.object));
-        draft
-            .txn
-            .events
-            .push(event(noun, action, key, by, Some(&shown), original.as_deref())?);
+        // Most types have nothing to hide: one text does for the row, the event and the answer.
+        let text = if has_hidden(noun) {
+            text_of(noun, key, &public(noun, new))?
+        } else {
+            body
+        };
+        let original = old.map(|found| shown(noun, found)).transpose()?;
+        let told = event(
+            noun,
+            action,
+            key,
+            by,
+            Some(&text),
+            original.as_ref().map(|saved| &saved.text),
+        );
+        draft.txn.events.push(told);
         view.set(noun, key, Some(Arc::clone(new)), place);
-        self.ask_hook(draft, noun, key, old.map(|found| found.object.as_ref()), Some(new))
+        self.ask_hook(draft, noun, key, old.map(|found| found.object.as_ref()), Some(new))?;
+        Ok(text)
     }
 
     fn ask_hook(
@@ -362,15 +392,15 @@ impl Objects {
         noun: &Noun,
         key: &str,
         old: Option<&Object>,
-        new: Option<&Object>,
+        new: Option<&Arc<Object>>,
     ) -> Result<(), ApiError> {
         if noun.name != "machines" {
             return Ok(());
         }
-        draft.machines.push(key.to_owned());
+        draft.machines.push((key.to_owned(), new.cloned()));
         if let Some(hook) = self.core.hook() {
             let mut share = Txn::default();
-            hook.machine_changing(self, old, new, &mut share)?;
+            hook.machine_changing(self, old, new.map(Arc::as_ref), &mut share)?;
             draft.txn.puts.append(&mut share.puts);
             draft.txn.deletes.append(&mut share.deletes);
             draft.txn.events.append(&mut share.events);
@@ -394,26 +424,38 @@ fn unwritable(noun: &Noun, key: &str, error: &serde_json::Error) -> ApiError {
     ApiError::new(500, "STORE_ERROR", noun.name, key, error.to_string())
 }
 
+fn text_of(noun: &Noun, key: &str, object: &Object) -> Result<Bytes, ApiError> {
+    let text = serde_json::to_vec(object).map_err(|e| unwritable(noun, key, &e))?;
+    // The store keeps it: without the room that the text left as it grew.
+    Ok(Bytes::copy_from_slice(&text))
+}
+
+/// A found object as clients may see it.
+fn shown(noun: &Noun, found: &Found) -> Result<Saved, ApiError> {
+    let object = public(noun, &found.object);
+    let text = match &found.text {
+        Some(text) if !has_hidden(noun) => text.clone(),
+        _ => text_of(noun, &noun.key_of(&object), &object)?,
+    };
+    Ok(Saved { object, text })
+}
+
 pub(crate) fn event(
     noun: &Noun,
     action: &str,
     key: &str,
     by: &Principal,
-    object: Option<&Object>,
-    original: Option<&Object>,
-) -> Result<Event, ApiError> {
-    let json = |object: &Object| {
-        let bytes = serde_json::to_vec(object).map_err(|e| unwritable(noun, key, &e))?;
-        Ok::<_, ApiError>(bytes.into())
-    };
-    Ok(Event {
+    object: Option<&Bytes>,
+    original: Option<&Bytes>,
+) -> Event {
+    Event {
         kind: noun.name.to_owned(),
         action: action.to_owned(),
         key: key.to_owned(),
         principal: by.name().to_owned(),
-        object: object.map(json).transpose()?,
-        original: original.map(json).transpose()?,
-    })
+        object: object.cloned(),
+        original: original.cloned(),
+    }
 }
 
 /// 16 random characters.
@@ -515,7 +557,8 @@ fn changed_params<'a>(old: Option<&'a Object>, new: &'a Object) -> Vec<&'a Strin
     let (old, new) = (old.and_then(params), params(new));
     let all = old.into_iter().chain(new).flat_map(|params| params.keys());
     let value = |params: Option<&'a Object>, param: &str| params.and_then(|params| params.get(param));
-    all.filter(|param| value(old, param) != value(new, param)).collect()
+    all.filter(|param| !same_members(value(old, param), value(new, param)))
+        .collect()
 }
 
 /// A right may be for parts of an object (`update:/Params/x`): then nothing else changes.

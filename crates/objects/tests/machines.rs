@@ -51,7 +51,7 @@ fn a_machine_is_discovered() {
     assert_eq!(*b.objects.get("machines", &uuid).unwrap(), *local);
 
     let gone = b.objects.delete("machines", "Name:mach-01", &root()).unwrap();
-    assert_eq!(*gone, *local);
+    assert_eq!(**gone, *local);
     let missing = b.objects.get("machines", "Name:mach-01").unwrap_err();
     assert_eq!(missing.to_string(), "GET: machines/Name:mach-01: Not Found");
     assert!(b.objects.find("machines", &uuid).unwrap().is_none());
@@ -305,7 +305,7 @@ fn events_come_in_commit_order_with_object_and_original() {
     let machine = b.machine(json!({"Name": "mach-01"}));
     let uuid = text(&machine, "Uuid");
     let unchanged = b.objects.patch("machines", uuid, &json!([]), false, &jane).unwrap();
-    assert_eq!(*unchanged, *machine);
+    assert_eq!(**unchanged, *machine);
     b.objects
         .set_param("machines", uuid, "colour", &json!("red"), &jane)
         .unwrap();
@@ -421,7 +421,7 @@ impl ChangeHook for Hook {
         Ok(())
     }
 
-    fn committed(&self, machine: &str) {
+    fn committed(&self, machine: &str, _: Option<&Object>) {
         self.told.lock().unwrap().push(machine.to_owned());
     }
 }
@@ -480,4 +480,60 @@ fn the_hook_is_asked_again_after_a_collision() {
     let row = b.objects.store().get("_boots", uuid).unwrap().unwrap();
     assert_eq!(row.body[0], 61, "one for each commit, none for the tries in vain");
     assert_eq!(hook.told.lock().unwrap().len(), 61);
+}
+
+#[test]
+fn lists_by_an_index_are_those_of_a_look_at_all() {
+    let b = bench();
+    for n in 0..6 {
+        let machine = b.machine(json!({"Name": format!("m{n}"), "Description": format!("d{}", n % 2),
+            "Address": if n < 2 { "0.0.0.0".to_owned() } else { format!("10.0.0.{n}") }}));
+        if n % 3 == 0 {
+            b.set(text(&machine, "Uuid"), "BootEnv", json!("ignore")).unwrap_err();
+            b.set(text(&machine, "Uuid"), "Workflow", json!("discover-base"))
+                .unwrap();
+        }
+    }
+    let all = b.objects.all("machines").unwrap();
+    for (member, value) in [
+        ("Name", "m3"),
+        ("Name", "M3"),
+        ("Name", ""),
+        ("Name", "0.0.0.0"),
+        ("Workflow", "discover-base"),
+        ("BootEnv", "sledgehammer"),
+        ("BootEnv", "local"),
+        ("Stage", "none"),
+        ("Stage", "nowhere"),
+        ("Address", "10.0.0.2"),
+    ] {
+        let pairs = |extra: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = [(member, value)].into_iter().chain(extra.iter().copied());
+            pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+        };
+        let names =
+            |machines: &[Arc<Object>]| -> Vec<String> { machines.iter().map(|m| text(m, "Name").to_owned()).collect() };
+        let want: Vec<_> = all.iter().filter(|m| text(m, member) == value).cloned().collect();
+        let found = b.objects.list("machines", &pairs(&[]), &root()).unwrap();
+        assert_eq!(
+            (names(&found.objects), found.total),
+            (names(&want), 6),
+            "{member}={value}"
+        );
+        let rows = b.objects.rows("machines", &pairs(&[]), &root()).unwrap().rows;
+        for (row, machine) in rows.iter().zip(&want) {
+            let shown: Object = serde_json::from_slice(&row.text().unwrap()).unwrap();
+            assert_eq!(shown, **machine);
+        }
+        let sorted = b.objects.list(
+            "machines",
+            &pairs(&[("sort", "Name"), ("reverse", ""), ("limit", "2")]),
+            &root(),
+        );
+        let mut last = names(&want);
+        last.sort();
+        last.reverse();
+        last.truncate(2);
+        assert_eq!(names(&sorted.unwrap().objects), last, "{member}={value}");
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{PASSWORD, bench, options, root, text};
 use isobar_model::ApiError;
-use isobar_objects::{Objects, TokenState, UserTokenRequest};
+use isobar_objects::{Objects, Token, TokenState, UserTokenRequest};
 use isobar_store::{ManualClock, SqliteStore, Store, Txn, Vault};
 use serde_json::{Value, json};
 
@@ -354,4 +354,64 @@ fn a_replaced_user_keeps_the_secret_that_was_not_said() {
     );
     assert_eq!(text(&again.unwrap(), "Secret"), text(&user, "Secret"));
     o.verify(token.as_str()).unwrap();
+}
+
+#[test]
+fn a_token_that_was_looked_at_is_looked_at_again_when_something_changed() {
+    let b = bench();
+    let o = &b.objects;
+    let role = |claims: Value| json!([{"op": "replace", "path": "/Claims", "value": claims}]);
+    let reads = json!([{"scope": "machines", "action": "get", "specific": "*"}]);
+    o.create("roles", &json!({"Name": "reader", "Claims": reads.clone()}), &root())
+        .unwrap();
+    o.create("users", &json!({"Name": "jane", "Roles": ["reader"]}), &root())
+        .unwrap();
+    let issue = || {
+        let token = o.issue_user_token("jane", &plain(), &root()).unwrap();
+        assert!(o.verified_before(token.as_str()).is_none());
+        assert!(o.verify(token.as_str()).unwrap().allows("machines", "get", "m1"));
+        let known = o.verified_before(token.as_str()).unwrap();
+        assert!(known.allows("machines", "get", "m1") && known.user() == Some("jane"));
+        token
+    };
+    let reads_no_more = |token: &Token| {
+        let now = o.verified_before(token.as_str());
+        assert!(now.is_none_or(|who| !who.allows("machines", "get", "m1")));
+        let now = o.verify(token.as_str());
+        assert!(now.is_err() || !now.unwrap().allows("machines", "get", "m1"));
+    };
+
+    let token = issue();
+    o.patch("roles", "reader", &role(json!([])), false, &root()).unwrap();
+    reads_no_more(&token);
+    o.patch("roles", "reader", &role(reads), false, &root()).unwrap();
+
+    let token = issue();
+    let tenant = json!({"Name": "acme", "Members": {"machines": ["m2"]}, "Users": ["jane"]});
+    o.create("tenants", &tenant, &root()).unwrap();
+    reads_no_more(&token);
+    o.delete("tenants", "acme", &root()).unwrap();
+
+    let token = issue();
+    let roles = json!([{"op": "replace", "path": "/Roles", "value": []}]);
+    o.patch("users", "jane", &roles, false, &root()).unwrap();
+    reads_no_more(&token);
+    let roles = json!([{"op": "replace", "path": "/Roles", "value": ["reader"]}]);
+    o.patch("users", "jane", &roles, false, &root()).unwrap();
+
+    let (token, other) = (issue(), issue());
+    o.revoke(token.as_str(), &root()).unwrap();
+    reads_no_more(&token);
+    assert!(o.verify(other.as_str()).is_ok());
+    o.set_password("jane", "another", &root()).unwrap();
+    reads_no_more(&other);
+
+    let token = issue();
+    let secret = "0123456789abcdef0123456789abcdef";
+    o.set_prefs(&json!({"baseTokenSecret": secret}), &root()).unwrap();
+    reads_no_more(&token);
+
+    let token = issue();
+    b.clock.advance(3_601);
+    reads_no_more(&token);
 }

@@ -225,6 +225,24 @@ impl Future for Pending {
     }
 }
 
+/// A transaction that is being prepared: while some are, the writer waits a moment for company (milliseconds at most).
+#[derive(Debug)]
+#[must_use = "it counts until it is dropped"]
+pub struct Announced(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl Announced {
+    pub(crate) fn count(all: &std::sync::Arc<std::sync::atomic::AtomicUsize>) -> Self {
+        all.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Self(std::sync::Arc::clone(all))
+    }
+}
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// A lease of a piece of work: while it is held, nobody else works on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -275,6 +293,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Of the backend.
     fn count(&self, kind: &str) -> Result<u64, StoreError>;
+    /// Whether reads of a kind wait for no disk.
+    fn at_hand(&self, kind: &str) -> bool;
+    /// The last commit that wrote or removed documents of a kind, or a later one: what was concluded from them before is
+    /// good as long as it stays the same.
+    fn changed(&self, kind: &str) -> Rev;
+    /// Says that a transaction is coming, until this is dropped.
+    fn announce(&self) -> Announced;
     /// Hands a transaction to the writer. The result comes when it is on disk.
     fn submit(&self, txn: Txn) -> Pending;
     /// [`Store::submit`] and wait. Not on an async thread.

@@ -1,19 +1,23 @@
 //! SQLite: one file, one writer thread, group commit.
 //!
 //! WAL and `synchronous=EXTRA`: a commit is acknowledged after its fsync. The writer takes everything that waits in its
-//! queue into one transaction, each piece in a savepoint of its own, so that one fsync serves many and one conflict
-//! fails nobody else. Reads have connections of their own and never wait for the writer.
+//! queue into one transaction, so that one fsync serves many, and one conflict fails nobody else. Who comes alone writes
+//! on their own thread: that saves two hand-overs. Documents are held in memory, too, but for those of
+//! [`StoreOptions::cold`]: reads of them wait for nothing. Other reads have connections of their own and never wait for
+//! the writer.
 
 mod audit;
+mod held;
 mod notes;
 mod queue;
 mod schema;
 mod snapshot;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
@@ -21,11 +25,14 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::{
-    Audit, AuditQuery, Audited, Clock, Committed, Doc, Event, History, Lease, Pending, Rev, Store, StoreError,
-    SystemClock, Txn,
+    Announced, Audit, AuditQuery, Audited, Clock, Committed, Doc, Event, History, Lease, Pending, Rev, Store,
+    StoreError, SystemClock, Txn,
 };
+use held::Held;
 use queue::{Command, Queue};
+use schema::first_seq;
 pub use snapshot::{SCHEMA, Snapshot, snapshot};
+use writer::Writer;
 
 /// How a store behaves.
 #[derive(Clone, Debug)]
@@ -50,6 +57,14 @@ pub struct StoreOptions {
     pub audit_age_s: u64,
     /// The database file (without its log) does not grow beyond this; `None`: up to the file system's end.
     pub max_bytes: Option<u64>,
+    /// Kinds that are large, or many, and seldom read: they stay on disk.
+    pub cold: HashSet<String>,
+}
+
+impl StoreOptions {
+    fn is_cold(&self, kind: &str) -> bool {
+        self.cold.contains(kind)
+    }
 }
 
 impl Default for StoreOptions {
@@ -65,6 +80,7 @@ impl Default for StoreOptions {
             audit_rows: 1_000_000,
             audit_age_s: 366 * 86_400,
             max_bytes: None,
+            cold: HashSet::new(),
         }
     }
 }
@@ -73,7 +89,10 @@ impl Default for StoreOptions {
 #[derive(Debug)]
 pub struct SqliteStore {
     queue: Arc<Queue>,
-    writer: Option<std::thread::JoinHandle<()>>,
+    writer: Arc<Mutex<Writer>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    held: Arc<RwLock<Held>>,
+    cold: HashSet<String>,
     readers: Readers,
     feed: broadcast::Sender<Arc<Committed>>,
     /// Keeps other processes out as long as it is open.
@@ -175,6 +194,9 @@ impl SqliteStore {
             },
             schema::Failed::Sqlite(e) => place.failed(&e),
         })?;
+        held::adopt(&mut conn, &options.cold).map_err(|e| place.failed(&e))?;
+        let held = Held::load(&conn).map_err(|e| place.failed(&e))?;
+        let (held, cold) = (Arc::new(RwLock::new(held)), options.cold.clone());
         let gate = matches!(place, Place::Memory(_)).then(|| Arc::new(RwLock::new(())));
         let readers = Readers {
             place: place.clone(),
@@ -188,21 +210,36 @@ impl SqliteStore {
         };
         let (feed, _) = broadcast::channel(options.watch.max(1));
         let queue = Arc::new(Queue::new(options.queue.max(1)));
-        let writer = writer::Writer::new(conn, place.clone(), options, feed.clone(), gate)?;
-        let writer = std::thread::Builder::new()
+        let max = options.group;
+        let writer = Writer::new(conn, place.clone(), options, feed.clone(), gate, Arc::clone(&held))?;
+        let writer = Arc::new(Mutex::new(writer));
+        let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn({
-                let queue = Arc::clone(&queue);
-                move || writer.run(&queue)
+                let (queue, writer) = (Arc::clone(&queue), Arc::clone(&writer));
+                move || {
+                    while queue.ready(max) {
+                        // A group that panicked is rolled back before the next one begins.
+                        writer.lock().unwrap_or_else(PoisonError::into_inner).drain(&queue);
+                    }
+                }
             })
             .map_err(|e| StoreError::Backend(format!("{}: writer thread: {e}", place.shown())))?;
         Ok(Self {
             queue,
-            writer: Some(writer),
+            writer,
+            thread: Some(thread),
+            held,
+            cold,
             readers,
             feed,
             _lock: lock,
         })
+    }
+
+    /// What is held in memory.
+    fn held(&self) -> RwLockReadGuard<'_, Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
@@ -227,15 +264,18 @@ fn private(path: &Path) -> std::io::Result<std::fs::File> {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.queue.close();
-        if let Some(writer) = self.writer.take() {
+        if let Some(thread) = self.thread.take() {
             // A writer that panicked has nothing more to say here.
-            let _ = writer.join();
+            let _ = thread.join();
         }
     }
 }
 
 impl Store for SqliteStore {
     fn get(&self, kind: &str, key: &str) -> Result<Option<Doc>, StoreError> {
+        if self.at_hand(kind) {
+            return Ok(self.held().get(kind, key));
+        }
         self.readers.with(|conn| {
             conn.prepare_cached("SELECT kind, key, rev, body FROM documents WHERE kind = ?1 AND key = ?2")?
                 .query_row(params![kind, key], doc)
@@ -244,6 +284,9 @@ impl Store for SqliteStore {
     }
 
     fn find(&self, kind: &str, index: &str, value: &str) -> Result<Vec<Doc>, StoreError> {
+        if self.at_hand(kind) {
+            return Ok(self.held().find(kind, index, value));
+        }
         self.readers.with(|conn| {
             conn.prepare_cached(
                 "SELECT d.kind, d.key, d.rev, d.body FROM indexes i JOIN documents d ON d.kind = i.kind AND d.key = i.key
@@ -255,6 +298,9 @@ impl Store for SqliteStore {
     }
 
     fn heads(&self, kind: &str, len: u32) -> Result<Vec<Bytes>, StoreError> {
+        if self.at_hand(kind) {
+            return Ok(self.held().heads(kind, len as usize));
+        }
         self.readers.with(|conn| {
             conn.prepare_cached("SELECT DISTINCT substr(body, 1, ?2) FROM documents WHERE kind = ?1")?
                 .query_map(params![kind, len], |row| row.get::<_, Vec<u8>>(0).map(Bytes::from))?
@@ -263,6 +309,9 @@ impl Store for SqliteStore {
     }
 
     fn list(&self, kind: &str) -> Result<Vec<Doc>, StoreError> {
+        if self.at_hand(kind) {
+            return Ok(self.held().list(kind));
+        }
         self.readers.with(|conn| {
             conn.prepare_cached("SELECT kind, key, rev, body FROM documents WHERE kind = ?1 ORDER BY key")?
                 .query_map(params![kind], doc)?
@@ -271,6 +320,9 @@ impl Store for SqliteStore {
     }
 
     fn count(&self, kind: &str) -> Result<u64, StoreError> {
+        if self.at_hand(kind) {
+            return Ok(self.held().count(kind));
+        }
         self.readers.with(|conn| {
             conn.prepare_cached("SELECT count(*) FROM documents WHERE kind = ?1")?
                 .query_row(params![kind], |row| row.get::<_, i64>(0))
@@ -278,8 +330,39 @@ impl Store for SqliteStore {
         })
     }
 
+    fn at_hand(&self, kind: &str) -> bool {
+        !self.cold.contains(kind)
+    }
+
+    fn changed(&self, kind: &str) -> Rev {
+        let held = self.held();
+        if self.at_hand(kind) {
+            held.changed(kind)
+        } else {
+            held.rev()
+        }
+    }
+
+    fn announce(&self) -> Announced {
+        self.queue.announce()
+    }
+
     fn submit(&self, txn: Txn) -> Pending {
         Pending(Box::new(queue::Submitted::new(&self.queue, txn)))
+    }
+
+    fn commit(&self, txn: Txn) -> Result<Rev, StoreError> {
+        if self.queue.is_quiet() {
+            let free = match self.writer.try_lock() {
+                Ok(writer) => Some(writer),
+                Err(TryLockError::Poisoned(writer)) => Some(writer.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut writer) = free {
+                return writer.at_once(&self.queue, txn);
+            }
+        }
+        self.submit(txn).wait()
     }
 
     fn watch(&self) -> broadcast::Receiver<Arc<Committed>> {
@@ -298,11 +381,11 @@ impl Store for SqliteStore {
             let events = tx
                 .prepare_cached(
                     "SELECT rev, at_s, at_ns, kind, action, key, principal, object, original FROM events
-                     WHERE rev > ?1 AND rev <= ifnull(
-                        (SELECT rev FROM events WHERE rev > ?1 ORDER BY seq LIMIT 1 OFFSET ?2 - 1), 9223372036854775807)
+                     WHERE seq >= ?1 AND seq >> 24 <= ifnull(
+                        (SELECT rev FROM events WHERE seq >= ?1 ORDER BY seq LIMIT 1 OFFSET ?2 - 1), 9223372036854775807)
                      ORDER BY seq",
                 )?
-                .query_map(params![from, limit], committed)?
+                .query_map(params![first_seq(from.saturating_add(1)), limit], committed)?
                 .collect::<Result<_, _>>()?;
             Ok(History {
                 events,
@@ -312,8 +395,7 @@ impl Store for SqliteStore {
     }
 
     fn rev(&self) -> Result<Rev, StoreError> {
-        self.readers
-            .with(|conn| schema::read_meta(conn, "rev").map(|rev| Rev(rev.cast_unsigned())))
+        Ok(self.held().rev())
     }
 
     fn note(&self, entry: Audit) {

@@ -36,6 +36,22 @@ fn sqlite_file() -> Bench {
     }
 }
 
+/// The documents of these tests are on disk only.
+fn sqlite_cold() -> Bench {
+    let clock = Arc::new(ManualClock::new(1_700_000_000));
+    let folder = tempfile::tempdir().unwrap();
+    let options = StoreOptions {
+        cold: ["machines".to_owned(), "_images".to_owned()].into(),
+        ..options(&clock)
+    };
+    let store = SqliteStore::open(&folder.path().join("isobar.db"), options).unwrap();
+    Bench {
+        store: Arc::new(store),
+        clock,
+        _folder: Some(folder),
+    }
+}
+
 fn sqlite_memory() -> Bench {
     let clock = Arc::new(ManualClock::new(1_700_000_000));
     Bench {
@@ -62,7 +78,7 @@ macro_rules! backends {
     })* };
 }
 
-backends! { sqlite_file sqlite_memory }
+backends! { sqlite_file sqlite_cold sqlite_memory }
 
 fn put(key: &str, body: &str, expect: Expect) -> Put {
     Put {

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use isobar_store::{
-    Audit, AuditClass, AuditQuery, Event, Expect, Pending, Put, Rev, SqliteStore, Store, StoreError, StoreOptions, Txn,
+    Audit, AuditClass, AuditQuery, Delete, Event, Expect, IndexEntry, Pending, Put, Rev, SqliteStore, Store,
+    StoreError, StoreOptions, Txn,
 };
 
 fn open(path: &Path) -> Result<SqliteStore, StoreError> {
@@ -289,4 +290,65 @@ fn nothing_but_age_and_number_takes_audit_rows_away() {
     }
     let rows = audited(&store);
     assert!(rows.len() <= 32 && rows.last().unwrap() == "u39", "{rows:?}");
+}
+
+#[test]
+fn documents_move_when_their_kind_becomes_cold_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("isobar.db");
+    let open = |cold: &[&str]| {
+        let options = StoreOptions {
+            cold: cold.iter().map(|&kind| kind.to_owned()).collect(),
+            ..StoreOptions::default()
+        };
+        SqliteStore::open(&path, options).unwrap()
+    };
+    let named = |key: &str, name: &str| {
+        let mut txn = put(key, name.as_bytes().to_vec());
+        txn.puts[0].indexes = ["Name", "Stage"]
+            .map(|index| IndexEntry {
+                name: index,
+                value: format!("{index}:{name}"),
+                unique: index == "Name",
+            })
+            .into();
+        txn
+    };
+    let revs = {
+        let store = open(&[]);
+        [("a", "one"), ("b", "two")].map(|(key, name)| store.commit(named(key, name)).unwrap())
+    };
+    for cold in [&["machines"][..], &[], &["machines", "_images"], &["_images"]] {
+        let store = open(cold);
+        assert_eq!(store.at_hand("machines"), !cold.contains(&"machines"));
+        let all = store.list("machines").unwrap();
+        let all: Vec<_> = all
+            .iter()
+            .map(|doc| (doc.key.as_str(), doc.rev, doc.body.as_ref()))
+            .collect();
+        assert_eq!(all, [("a", revs[0], &b"one"[..]), ("b", revs[1], b"two")], "{cold:?}");
+        assert_eq!(store.find("machines", "Stage", "Stage:two").unwrap()[0].key, "b");
+        let taken = store.commit(named("c", "one")).unwrap_err();
+        assert!(
+            matches!(taken, StoreError::Taken { holder, .. } if holder == "a"),
+            "{cold:?}"
+        );
+    }
+    let store = open(&[]);
+    let mut gone = put("c", vec![]);
+    gone.deletes.push(Delete {
+        kind: "machines".into(),
+        key: "a".into(),
+        expect: Expect::Rev(revs[0]),
+    });
+    let rev = store.commit(gone).unwrap();
+    assert!(
+        rev > revs[1] && store.commit(named("d", "one")).unwrap() > rev,
+        "its name is free"
+    );
+    drop(store);
+    let store = open(&[]);
+    let keys: Vec<_> = store.list("machines").unwrap().into_iter().map(|doc| doc.key).collect();
+    assert_eq!(keys, ["b", "c", "d"]);
+    assert!(store.rev().unwrap() > rev && store.changed("machines") == store.rev().unwrap());
 }

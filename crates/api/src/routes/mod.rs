@@ -1,12 +1,16 @@
 //! The route table, and the one place where requests are let in.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::Response;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::Method;
 use http::header::{CONTENT_ENCODING, IF_NONE_MATCH};
@@ -294,16 +298,37 @@ async fn run(route: &Route, call: Call) -> Answer {
     if call.method == Method::GET || call.method == Method::HEAD {
         return (route.run)(call).await;
     }
-    // A task of its own: when the client hangs up, only this wait for it ends.
-    tokio::spawn((route.run)(call)).await.unwrap_or_else(|error| {
-        Err(ApiError::new(
-            500,
-            route.method.as_str(),
-            "",
-            "",
-            format!("internal error: {error}"),
-        ))
+    // When the client hangs up, only this wait for it ends.
+    let run = AssertUnwindSafe((route.run)(call)).catch_unwind();
+    Begun(Some(run.boxed())).await.unwrap_or_else(|_| {
+        let text = "internal error: the call panicked";
+        Err(ApiError::new(500, route.method.as_str(), "", "", text))
     })
+}
+
+/// Work that is done to its end: what is left of it when nobody waits any more becomes a task of its own.
+struct Begun<T: Send + 'static>(Option<BoxFuture<'static, T>>);
+
+impl<T: Send + 'static> Future for Begun<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let done = work.as_mut().poll(cx);
+        if done.is_ready() {
+            self.0 = None;
+        }
+        done
+    }
+}
+
+impl<T: Send + 'static> Drop for Begun<T> {
+    fn drop(&mut self) {
+        // Outside a runtime the server has ended.
+        if let (Some(work), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(work);
+        }
+    }
 }
 
 /// HTTP/2 does not drop the body of an answer to HEAD by itself.
@@ -312,5 +337,27 @@ fn without_body_if(head: bool, response: Response) -> Response {
         response.map(|_| axum::body::Body::empty())
     } else {
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_any_more_is_done_to_its_end() {
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let (done, was_done) = tokio::sync::oneshot::channel();
+        let work = async move {
+            gone.await.unwrap();
+            done.send("done").unwrap();
+        };
+        let mut begun = Begun(Some(work.boxed()));
+        let pending = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut begun).poll(cx).is_pending()));
+        assert!(pending.await);
+        drop(begun);
+        go.send(()).unwrap();
+        assert_eq!(was_done.await.unwrap(), "done");
     }
 }

@@ -120,6 +120,11 @@ impl View {
         }
     }
 
+    /// Whether objects are shown as they are.
+    pub(super) fn is_plain(&self) -> bool {
+        self.slim.is_empty() && self.params.is_none() && !self.aggregate && !self.decode
+    }
+
     pub(super) fn show(
         &self,
         objects: &Objects,
@@ -194,15 +199,19 @@ async fn list(call: Call) -> Answer {
 async fn create(mut call: Call) -> Answer {
     let noun = noun(&call)?;
     let input = call.json().await?.unwrap_or_default();
-    let object = call
-        .objects(move |objects, who| objects.create(noun.name, &input, who))
+    let saved = call
+        .objects(move |objects, who| objects.make(noun.name, input, who))
         .await?;
-    reply::created(&noun.public(&object))
+    Ok(reply::raw_json(StatusCode::CREATED, saved.text))
 }
 
 async fn get(call: Call) -> Answer {
     let noun = noun(&call)?;
     let (key, view) = (call.key().to_owned(), View::of(&call.query));
+    if view.is_plain() {
+        let text = call.look(move |objects, _| objects.text(noun.name, &key)).await?;
+        return Ok(reply::raw_json(StatusCode::OK, text));
+    }
     let shown = call
         .objects(move |objects, who| {
             let object = objects.get(noun.name, &key)?;
@@ -219,29 +228,29 @@ async fn patch(mut call: Call) -> Answer {
     let noun = noun(&call)?;
     let ops = call.json().await?.unwrap_or_default();
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
-    let object = call
+    let saved = call
         .objects(move |objects, who| objects.patch(noun.name, &key, &ops, force, who))
         .await?;
-    reply::ok(&noun.public(&object))
+    Ok(reply::raw_json(StatusCode::OK, saved.text))
 }
 
 async fn replace(mut call: Call) -> Answer {
     let noun = noun(&call)?;
     let input = call.json().await?.unwrap_or_default();
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
-    let object = call
+    let saved = call
         .objects(move |objects, who| objects.replace(noun.name, &key, &input, force, who))
         .await?;
-    reply::ok(&noun.public(&object))
+    Ok(reply::raw_json(StatusCode::OK, saved.text))
 }
 
 async fn delete(call: Call) -> Answer {
     let noun = noun(&call)?;
     let key = call.key().to_owned();
-    let object = call
+    let saved = call
         .objects(move |objects, who| objects.delete(noun.name, &key, who))
         .await?;
-    reply::ok(&noun.public(&object))
+    Ok(reply::raw_json(StatusCode::OK, saved.text))
 }
 
 async fn meta(call: Call) -> Answer {

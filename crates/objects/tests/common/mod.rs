@@ -45,13 +45,15 @@ pub(crate) fn text<'a>(object: &'a Object, member: &str) -> &'a str {
 
 impl Bench {
     pub(crate) fn machine(&self, input: Value) -> Arc<Object> {
-        self.objects.create("machines", &input, &root()).unwrap()
+        self.objects.create("machines", &input, &root()).unwrap().object
     }
 
     /// Replaces one member.
     pub(crate) fn set(&self, key: &str, member: &str, value: Value) -> Result<Arc<Object>, ApiError> {
         let ops = serde_json::json!([{"op": "replace", "path": format!("/{member}"), "value": value}]);
-        self.objects.patch("machines", key, &ops, false, &root())
+        self.objects
+            .patch("machines", key, &ops, false, &root())
+            .map(|saved| saved.object)
     }
 }
 

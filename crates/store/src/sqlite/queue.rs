@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -9,7 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::notes::Notes;
-use crate::{Answer, Audit, Lease, Rev, StoreError, Txn};
+use crate::{Announced, Answer, Audit, Lease, Rev, StoreError, Txn};
+
+/// From so many announced transactions on, the writer waits for some of them before it writes.
+const MANY: usize = 8;
+/// So long at most. So many writers keep the processors busy meanwhile.
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// What the writer is asked for.
 #[derive(Debug)]
@@ -39,6 +45,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
+    announced: Arc<AtomicUsize>,
 }
 
 /// What the writer takes at one time.
@@ -54,6 +61,10 @@ struct State {
     commands: VecDeque<Command>,
     notes: Notes,
     closed: bool,
+    /// The writer gathers: it is not to be woken for fewer.
+    wanted: usize,
+    /// About how many were announced at a time lately.
+    crowd: usize,
     /// Tasks that wait for room.
     waiting: Vec<Waker>,
 }
@@ -71,6 +82,7 @@ impl Queue {
             state: Mutex::default(),
             filled: Condvar::new(),
             drained: Condvar::new(),
+            announced: Arc::default(),
         }
     }
 
@@ -87,7 +99,9 @@ impl Queue {
             return Err(Refused::Full(Box::new(command)));
         }
         state.commands.push_back(command);
-        self.filled.notify_one();
+        if state.commands.len() >= state.wanted {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -124,8 +138,20 @@ impl Queue {
         }
     }
 
-    /// Everything that waits, at most `max`; waits for the first. `None` once closed and empty.
-    pub(super) fn take(&self, max: usize) -> Option<Group> {
+    pub(super) fn announce(&self) -> Announced {
+        Announced::count(&self.announced)
+    }
+
+    /// Nobody else is about to write.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.announced.load(Ordering::Relaxed) <= 1 && {
+            let state = self.lock();
+            state.commands.is_empty() && !state.closed
+        }
+    }
+
+    /// Waits until something is to be written, and for company where it is near. `false` once closed and empty.
+    pub(super) fn ready(&self, max: usize) -> bool {
         let mut state = self.lock();
         while state.commands.is_empty() && !state.closed {
             match state.notes.wait(Instant::now()) {
@@ -137,16 +163,37 @@ impl Queue {
                 None => state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
+        let announced = self.announced.load(Ordering::Relaxed);
+        state.crowd = announced.max(state.crowd - state.crowd.div_ceil(8));
+        if state.crowd >= MANY && !state.commands.is_empty() {
+            // Half of them: the rest may wait for something else.
+            state.wanted = (state.crowd / 2).min(max);
+            let until = Instant::now() + GATHERING;
+            while state.commands.len() < state.wanted && !state.closed {
+                let wait = until.saturating_duration_since(Instant::now());
+                if wait.is_zero() {
+                    break;
+                }
+                let woken = self.filled.wait_timeout(state, wait);
+                state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            state.wanted = 0;
+        }
+        !state.closed || !state.commands.is_empty() || state.notes.wait(Instant::now()).is_some()
+    }
+
+    /// Everything that waits, at most `max`.
+    pub(super) fn take(&self, max: usize) -> Group {
+        let mut state = self.lock();
         let n = state.commands.len().min(max.max(1));
         let commands: Vec<_> = state.commands.drain(..n).collect();
         let last = state.closed && state.commands.is_empty();
         let notes = state.notes.take(Instant::now(), last);
         let waiting = std::mem::take(&mut state.waiting);
-        let over = state.closed && commands.is_empty() && notes.is_empty();
         drop(state);
         self.drained.notify_all();
         waiting.into_iter().for_each(Waker::wake);
-        (!over).then_some(Group { commands, notes })
+        Group { commands, notes }
     }
 
     /// Takes nothing more; what is in it is still done.

@@ -41,7 +41,7 @@ pub fn snapshot(database: &Path, to: &Path, progress: &mut dyn FnMut(u64, u64)) 
         let (found, known) = (schema, SCHEMA);
         return Err(StoreError::TooNew { found, known });
     }
-    let rev = schema::read_meta(&read, "rev").map_err(|e| from.failed(&e))?;
+    let rev = schema::last_rev(&read).map_err(|e| from.failed(&e))?;
     let file = private(to).map_err(unwritable)?;
     let mut target = copy.connect(false)?;
     let backup = Backup::new(&read, &mut target).map_err(|e| copy.failed(&e))?;

@@ -6,17 +6,24 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{broadcast, oneshot};
 
 use super::audit::AuditRows;
+use super::held::{Held, Seen, Staged, Written, encoded};
 use super::queue::{Command, Group, Queue};
-use super::schema::{read_meta, write_meta};
+use super::schema::{MOST_EVENTS, first_seq, last_rev, read_meta, write_meta};
 use super::{Place, StoreOptions};
 use crate::{Audit, Committed, Expect, Lease, Put, Rev, StoreError, Txn};
 
+#[derive(Debug)]
 pub(super) struct Writer {
     conn: Connection,
     place: Place,
     options: StoreOptions,
     feed: broadcast::Sender<Arc<Committed>>,
     gate: Option<Arc<RwLock<()>>>,
+    held: Arc<RwLock<Held>>,
+    /// What the group has done so far to documents that are held.
+    staged: Staged,
+    /// The largest number of a row of documents that are held.
+    last_id: i64,
     rev: u64,
     /// Time of the last group; the wall clock may go back, the feed does not.
     at_ns: i128,
@@ -25,7 +32,7 @@ pub(super) struct Writer {
 }
 
 /// How much the events table holds.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct History {
     events: u64,
     bytes: u64,
@@ -85,9 +92,10 @@ impl Writer {
         options: StoreOptions,
         feed: broadcast::Sender<Arc<Committed>>,
         gate: Option<Arc<RwLock<()>>>,
+        held: Arc<RwLock<Held>>,
     ) -> Result<Self, StoreError> {
         let read = || -> rusqlite::Result<(u64, History, AuditRows)> {
-            let rev = read_meta(&conn, "rev")?.cast_unsigned();
+            let rev = last_rev(&conn)?.cast_unsigned();
             let history = conn.query_row(
                 "SELECT count(*), ifnull(sum(ifnull(length(object), 0) + ifnull(length(original), 0)), 0) FROM events",
                 [],
@@ -101,12 +109,16 @@ impl Writer {
             Ok((rev, history, AuditRows::count(&conn)?))
         };
         let (rev, history, audit) = read().map_err(|e| place.failed(&e))?;
+        let last_id = held.read().unwrap_or_else(PoisonError::into_inner).last_id();
         Ok(Self {
             conn,
             place,
             options,
             feed,
             gate,
+            last_id,
+            held,
+            staged: Staged::default(),
             rev,
             at_ns: i128::MIN,
             history,
@@ -114,11 +126,24 @@ impl Writer {
         })
     }
 
-    pub(super) fn run(mut self, queue: &Queue) {
-        while let Some(Group { commands, notes }) = queue.take(self.options.group) {
-            if !self.group(commands, &notes) {
-                queue.put_back(notes);
-            }
+    /// Writes what waits in the queue.
+    pub(super) fn drain(&mut self, queue: &Queue) {
+        let group = queue.take(self.options.group);
+        self.done(queue, group);
+    }
+
+    /// Writes a transaction, and what waits in the queue with it, on the caller's thread.
+    pub(super) fn at_once(&mut self, queue: &Queue, txn: Txn) -> Result<Rev, StoreError> {
+        let mut group = queue.take(self.options.group);
+        let (reply, mut answer) = oneshot::channel();
+        group.commands.push(Command::Commit { txn, reply });
+        self.done(queue, group);
+        answer.try_recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn done(&mut self, queue: &Queue, Group { commands, notes }: Group) {
+        if !self.group(commands, &notes) {
+            queue.put_back(notes);
         }
     }
 
@@ -132,9 +157,14 @@ impl Writer {
         self.at_ns = self.options.clock.now_ns().max(self.at_ns);
         let mut replies = Vec::with_capacity(commands.len());
         let mut told = Vec::new();
+        self.staged = Staged::default();
         let outcome = self.write(commands, notes, &mut replies, &mut told);
         let written = outcome.is_ok();
-        if !written {
+        let staged = std::mem::take(&mut self.staged);
+        if written {
+            let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+            held.apply(staged.into_changes(), self.rev);
+        } else {
             (self.rev, self.history, self.audit) = before;
             if !self.conn.is_autocommit()
                 && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -170,12 +200,14 @@ impl Writer {
         replies: &mut Vec<Reply>,
         told: &mut Vec<Committed>,
     ) -> rusqlite::Result<()> {
-        let mut broken = self.conn.execute_batch("BEGIN IMMEDIATE").err();
+        let mut broken = self.begin().err();
         for command in commands {
             // A group that broke in the middle fails as a whole: its later members are not tried any more.
             match command {
                 Command::Commit { txn, reply } => {
-                    let result = self.piece(&mut broken, |w| w.commit(&txn));
+                    // What concerns documents that are held alone is refused before it has written anything.
+                    let apart = txn.puts.iter().any(|put| self.options.is_cold(&put.kind));
+                    let result = self.piece(&mut broken, apart, |w| w.commit(&txn));
                     if result.is_ok() {
                         let rev = Rev(self.rev);
                         told.extend(txn.events.into_iter().map(|event| Committed {
@@ -193,11 +225,11 @@ impl Writer {
                     seconds,
                     reply,
                 } => {
-                    let result = self.piece(&mut broken, |w| Ok(w.claim(kind, key, &holder, seconds)?));
+                    let result = self.piece(&mut broken, true, |w| Ok(w.claim(kind, key, &holder, seconds)?));
                     replies.push(Reply::Claim(reply, result));
                 }
                 Command::Extend { lease, seconds, reply } => {
-                    let result = self.piece(&mut broken, |w| Ok(w.extend(&lease, seconds)?));
+                    let result = self.piece(&mut broken, true, |w| Ok(w.extend(&lease, seconds)?));
                     replies.push(Reply::Extend(reply, result));
                 }
             }
@@ -210,31 +242,49 @@ impl Writer {
         }
         self.trim()?;
         self.audit.trim(&self.conn, self.wall_ns(), &self.options)?;
-        write_meta(&self.conn, "rev", self.rev.cast_signed())?;
-        self.conn.execute_batch("COMMIT")
+        self.conn.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 
-    /// One member of the group, in its savepoint.
+    fn begin(&self) -> rusqlite::Result<()> {
+        if !self.conn.is_autocommit() {
+            // A thread panicked in the middle of a group.
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
+    }
+
+    /// One member of the group; `apart`: in a savepoint, as it may be refused after it has written something.
     fn piece<T>(
         &mut self,
         broken: &mut Option<rusqlite::Error>,
+        apart: bool,
         work: impl FnOnce(&mut Self) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
         if broken.is_some() {
             return Err(StoreError::Closed);
         }
         let before = (self.rev, self.history, self.audit);
-        let tried = self.conn.execute_batch("SAVEPOINT piece").map_err(Failed::Sqlite);
-        let tried = tried.and_then(|()| {
+        let began = if apart {
+            self.conn.execute_batch("SAVEPOINT piece")
+        } else {
+            Ok(())
+        };
+        let tried = began.map_err(Failed::Sqlite).and_then(|()| {
             let done = work(self)?;
-            self.conn.execute_batch("RELEASE piece")?;
+            if apart {
+                self.conn.execute_batch("RELEASE piece")?;
+            }
             Ok(done)
         });
         match tried {
             Ok(done) => Ok(done),
             Err(failed) => {
                 (self.rev, self.history, self.audit) = before;
-                let undone = self.conn.execute_batch("ROLLBACK TO piece; RELEASE piece");
+                let undone = if apart {
+                    self.conn.execute_batch("ROLLBACK TO piece; RELEASE piece")
+                } else {
+                    Ok(())
+                };
                 let (result, error) = match failed {
                     Failed::Refused(refused) => (refused, undone.err()),
                     Failed::Sqlite(e) => (self.place.failed(&e), Some(e)),
@@ -254,34 +304,97 @@ impl Writer {
                 }));
             }
         }
-        let conditions = txn.puts.iter().map(|p| (&p.kind, &p.key, p.expect));
-        for (kind, key, expect) in conditions.chain(txn.deletes.iter().map(|d| (&d.kind, &d.key, d.expect))) {
-            self.check(kind, key, expect)?;
+        let held = Arc::clone(&self.held);
+        // Only this thread writes it, and it does so between groups.
+        let held = held.read().unwrap_or_else(PoisonError::into_inner);
+        if txn.events.len() > MOST_EVENTS {
+            let text = format!(
+                "a transaction has {} events: {MOST_EVENTS} can be numbered",
+                txn.events.len()
+            );
+            return Err(Failed::Refused(StoreError::Backend(text)));
         }
-        self.rev += 1;
-        let rev = self.rev.cast_signed();
-        for delete in &txn.deletes {
+        let (mut staged, none) = (Staged::default(), Staged::default());
+        let rev = self.rev + 1;
+        self.check_all(txn, &held)?;
+        let before = Seen {
+            held: &held,
+            layers: [&self.staged, &none],
+        };
+        let row_before = |kind: &str, key: &str| before.row(kind, key).map(|(id, _)| id);
+        let mut gone = Vec::new();
+        for delete in txn.deletes.iter().filter(|d| !self.options.is_cold(&d.kind)) {
+            gone.extend(row_before(&delete.kind, &delete.key));
+            staged.change(&delete.kind, &delete.key, None);
+        }
+        // All old index values go before the first new one comes, so that two documents may trade theirs.
+        let puts = || txn.puts.iter().filter(|put| !self.options.is_cold(&put.kind));
+        for put in puts() {
+            staged.change(&put.kind, &put.key, None);
+        }
+        let (mut rows, mut new_rows) = (Vec::new(), 0);
+        for put in puts() {
+            let seen = Seen {
+                held: &held,
+                layers: [&self.staged, &staged],
+            };
+            refuse_taken(put, |index, value| Ok(seen.owner(&put.kind, index, value)))?;
+            // A key that the transaction writes twice is one row.
+            let own = seen.row(&put.kind, &put.key).map(|(id, _)| id);
+            let id = own.or_else(|| row_before(&put.kind, &put.key)).unwrap_or_else(|| {
+                new_rows += 1;
+                self.last_id + new_rows
+            });
+            rows.push(id);
+            let written = Written {
+                id,
+                rev,
+                body: put.body.clone(),
+                entries: put.indexes.clone(),
+            };
+            staged.change(&put.kind, &put.key, Some(written));
+        }
+        drop(held);
+        self.rev = rev;
+        self.last_id += new_rows;
+        let rev = rev.cast_signed();
+        for id in gone {
+            self.conn
+                .prepare_cached("DELETE FROM held WHERE id = ?1")?
+                .execute([id])?;
+        }
+        for (put, id) in puts().zip(rows) {
+            let entries = put.indexes.iter().map(|e| (e.name, e.value.as_str(), e.unique));
+            self.conn
+                .prepare_cached(
+                    "INSERT INTO held (id, kind, key, rev, body, entries) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, body = excluded.body, entries = excluded.entries",
+                )?
+                .execute(params![id, put.kind, put.key, rev, put.body.as_ref(), encoded(entries)])?;
+        }
+        let is_cold = |kind: &str| self.options.is_cold(kind);
+        for delete in txn.deletes.iter().filter(|delete| is_cold(&delete.kind)) {
             self.conn
                 .prepare_cached("DELETE FROM documents WHERE kind = ?1 AND key = ?2")?
                 .execute(params![delete.kind, delete.key])?;
             self.clear_indexes(&delete.kind, &delete.key)?;
         }
-        // All old index values go before the first new one comes, so that two documents may trade theirs.
-        for put in &txn.puts {
+        for put in txn.puts.iter().filter(|put| is_cold(&put.kind)) {
             self.clear_indexes(&put.kind, &put.key)?;
         }
-        for put in &txn.puts {
-            self.put(put, rev)?;
+        for put in txn.puts.iter().filter(|put| is_cold(&put.kind)) {
+            self.put_cold(put, rev)?;
         }
-        for event in &txn.events {
+        for (n, event) in txn.events.iter().enumerate() {
+            let seq = first_seq(rev) + i64::try_from(n).unwrap_or(i64::MAX);
             let (at_s, at_ns) = (
                 self.at_ns.div_euclid(1_000_000_000),
                 self.at_ns.rem_euclid(1_000_000_000),
             );
             self.conn
                 .prepare_cached(
-                    "INSERT INTO events (rev, at_s, at_ns, kind, action, key, principal, object, original)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT INTO events (rev, at_s, at_ns, kind, action, key, principal, object, original, seq)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                 )?
                 .execute(params![
                     rev,
@@ -293,6 +406,7 @@ impl Writer {
                     event.principal,
                     event.object.as_deref(),
                     event.original.as_deref(),
+                    seq,
                 ])?;
             self.history.events += 1;
             self.history.bytes += [&event.object, &event.original]
@@ -304,6 +418,7 @@ impl Writer {
         for entry in &txn.audit {
             self.audit.add(&self.conn, self.wall_ns(), entry, 1)?;
         }
+        self.staged.take(staged);
         Ok(Rev(self.rev))
     }
 
@@ -312,27 +427,39 @@ impl Writer {
         i64::try_from(self.at_ns).unwrap_or(i64::MAX)
     }
 
-    fn check(&self, kind: &str, key: &str, expect: Expect) -> Result<(), Failed> {
-        if expect == Expect::Any {
-            return Ok(());
+    /// Whether all conditions of a transaction hold.
+    fn check_all(&self, txn: &Txn, held: &Held) -> Result<(), Failed> {
+        let conditions = txn.puts.iter().map(|p| (&p.kind, &p.key, p.expect));
+        for (kind, key, expect) in conditions.chain(txn.deletes.iter().map(|d| (&d.kind, &d.key, d.expect))) {
+            let found = match expect {
+                Expect::Any => continue,
+                _ if self.options.is_cold(kind) => self.stored_rev(kind, key)?,
+                _ => {
+                    let layers = [&self.staged, &Staged::default()];
+                    Seen { held, layers }.row(kind, key).map(|(_, rev)| rev)
+                }
+            };
+            let holds = match expect {
+                Expect::Any => true,
+                Expect::Absent => found.is_none(),
+                Expect::Rev(rev) => found == Some(rev.0),
+            };
+            if !holds {
+                return Err(Failed::Refused(StoreError::Conflict {
+                    kind: kind.to_owned(),
+                    key: key.to_owned(),
+                }));
+            }
         }
-        let found: Option<i64> = self
-            .conn
+        Ok(())
+    }
+
+    fn stored_rev(&self, kind: &str, key: &str) -> rusqlite::Result<Option<u64>> {
+        self.conn
             .prepare_cached("SELECT rev FROM documents WHERE kind = ?1 AND key = ?2")?
-            .query_row(params![kind, key], |row| row.get(0))
-            .optional()?;
-        let holds = match expect {
-            Expect::Any => true,
-            Expect::Absent => found.is_none(),
-            Expect::Rev(rev) => found == Some(rev.0.cast_signed()),
-        };
-        if holds {
-            return Ok(());
-        }
-        Err(Failed::Refused(StoreError::Conflict {
-            kind: kind.to_owned(),
-            key: key.to_owned(),
-        }))
+            .query_row(params![kind, key], |row| row.get::<_, i64>(0))
+            .optional()
+            .map(|rev| rev.map(i64::cast_unsigned))
     }
 
     fn clear_indexes(&self, kind: &str, key: &str) -> rusqlite::Result<()> {
@@ -342,7 +469,7 @@ impl Writer {
             .map(|_| ())
     }
 
-    fn put(&self, put: &Put, rev: i64) -> Result<(), Failed> {
+    fn put_cold(&self, put: &Put, rev: i64) -> Result<(), Failed> {
         self.conn
             .prepare_cached(
                 "INSERT INTO documents (kind, key, rev, body) VALUES (?1, ?2, ?3, ?4)
@@ -351,24 +478,17 @@ impl Writer {
             .execute(params![put.kind, put.key, rev, put.body.as_ref()])?;
         // Again, for a key that the transaction writes twice.
         self.clear_indexes(&put.kind, &put.key)?;
+        refuse_taken(put, |index, value| {
+            let holder = self
+                .conn
+                .prepare_cached(
+                    "SELECT key FROM indexes WHERE kind = ?1 AND name = ?2 AND value = ?3 AND uniq AND key <> ?4",
+                )?
+                .query_row(params![put.kind, index, value, put.key], |row| row.get(0))
+                .optional()?;
+            Ok(holder)
+        })?;
         for index in &put.indexes {
-            if index.unique {
-                let holder: Option<String> = self
-                    .conn
-                    .prepare_cached(
-                        "SELECT key FROM indexes WHERE kind = ?1 AND name = ?2 AND value = ?3 AND uniq AND key <> ?4",
-                    )?
-                    .query_row(params![put.kind, index.name, index.value, put.key], |row| row.get(0))
-                    .optional()?;
-                if let Some(holder) = holder {
-                    return Err(Failed::Refused(StoreError::Taken {
-                        kind: put.kind.clone(),
-                        index: index.name.to_owned(),
-                        value: index.value.clone(),
-                        holder,
-                    }));
-                }
-            }
             self.conn
                 .prepare_cached(
                     "INSERT OR REPLACE INTO indexes (kind, key, name, value, uniq) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -405,8 +525,8 @@ impl Writer {
         }
         if let Some(rev) = last {
             self.conn
-                .prepare_cached("DELETE FROM events WHERE rev <= ?1")?
-                .execute([rev])?;
+                .prepare_cached("DELETE FROM events WHERE seq < ?1")?
+                .execute([first_seq(rev + 1)])?;
             write_meta(&self.conn, "history-after", rev)?;
         }
         Ok(())
@@ -473,4 +593,19 @@ impl Writer {
         };
         Ok(true)
     }
+}
+
+/// Refuses a document whose unique values belong to others.
+fn refuse_taken(put: &Put, owner: impl Fn(&'static str, &str) -> Result<Option<String>, Failed>) -> Result<(), Failed> {
+    for entry in put.indexes.iter().filter(|entry| entry.unique) {
+        if let Some(holder) = owner(entry.name, &entry.value)?.filter(|holder| *holder != put.key) {
+            return Err(Failed::Refused(StoreError::Taken {
+                kind: put.kind.clone(),
+                index: entry.name.to_owned(),
+                value: entry.value.clone(),
+                holder,
+            }));
+        }
+    }
+    Ok(())
 }
