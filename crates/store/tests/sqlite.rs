@@ -4,6 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use isobar_store::sqlite::snapshot;
 use isobar_store::{
     Audit, AuditClass, AuditQuery, Delete, Event, Expect, IndexEntry, Pending, Put, Rev, SqliteStore, Store,
     StoreError, StoreOptions, Txn,
@@ -112,6 +113,12 @@ fn brings_the_oldest_database_up_to_date_with_all_that_is_in_it() {
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(FIRST_SCHEMA).unwrap();
     drop(old);
+    let copied = snapshot(&path, &folder.path().join("copy.db"), &mut |_, _| {}).unwrap();
+    assert_eq!(
+        (copied.rev, copied.schema),
+        (Rev(41), 1),
+        "a copy needs no server of today"
+    );
     // The second time there is nothing left to do.
     for round in 1..=2 {
         let store = open(&path).unwrap();

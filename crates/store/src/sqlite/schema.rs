@@ -155,8 +155,15 @@ pub(super) fn first_seq(rev: i64) -> i64 {
     rev.saturating_mul(1 << PLACE)
 }
 
+/// From this version on there are documents without an index, and no row that counts revisions.
+const COUNTED_BEFORE: u32 = 3;
+
 /// The last revision of anything that is kept. It has no row of its own: that would be a page more in every commit.
 pub(super) fn last_rev(conn: &Connection) -> rusqlite::Result<i64> {
+    let version: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version < COUNTED_BEFORE {
+        return read_meta(conn, "rev");
+    }
     conn.query_row(
         "SELECT max(
             (SELECT max(value) FROM meta WHERE name IN ('rev', 'history-after')),
