@@ -49,6 +49,8 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let data = DataDir::open(&settings.data_dir)?;
     let parts = Parts::open(&settings, &data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // A thread that idles keeps a few megabytes of what it last worked on.
+        .thread_keep_alive(std::time::Duration::from_secs(1))
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("isobar")

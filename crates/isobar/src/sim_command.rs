@@ -127,11 +127,13 @@ mod tests {
             "--serial=s",
             "--echo-serial",
             "--work-dir=w",
+            "--profile=dell-idrac9",
         ];
         assert_eq!(args.len(), TABLE.rows.len() + 1);
         let options: SimOptions = TABLE.read(&command().get_matches_from(args), None).unwrap();
         assert!(options.plain_http && options.echo_serial);
         assert_eq!(options.memory, Some(512));
         assert_eq!(options.user.as_deref(), Some("root"));
+        assert_eq!(options.profile.as_deref(), Some("dell-idrac9"));
     }
 }
