@@ -18,7 +18,9 @@ fn a_machine_boots_its_own_image_and_says_so() {
     assert!(out.stderr.contains("agent"), "the boot is followed: {out}");
 
     // It checks in first, and then says where it is.
-    stage.wait("the agent says its address", |s| s.machine()["Address"] == "192.168.77.10");
+    stage.wait("the agent says its address", |s| {
+        s.machine()["Address"] == "192.168.77.10"
+    });
     let machine = stage.machine();
     assert_eq!(machine["BootEnv"], "sledgehammer");
     assert_eq!(machine["Errors"], json!([]));
