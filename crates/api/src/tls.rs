@@ -135,6 +135,14 @@ impl TlsIdentity {
     }
 
     /// For the accept loop.
+    /// The same for who speaks HTTP/1.1 alone: the file plane.
+    #[must_use]
+    pub fn http1(&self) -> Arc<rustls::ServerConfig> {
+        let mut config = rustls::ServerConfig::clone(&self.config);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
     pub(crate) fn config(&self) -> Arc<rustls::ServerConfig> {
         Arc::clone(&self.config)
     }

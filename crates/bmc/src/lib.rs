@@ -169,7 +169,12 @@ pub trait Bmc: Send {
     /// Ejects whatever is in, in every place where it can be; success when nothing was.
     async fn eject(&mut self) -> Result<(), BmcError>;
     /// Inserts `url` (ejects first) by the payload ladder and reads the slot back: what it answers is inserted.
-    async fn insert(&mut self, url: &str) -> Result<Media, BmcError>;
+    async fn insert(&mut self, url: &str) -> Result<Media, BmcError> {
+        self.insert_one_of(&[url.to_owned()]).await
+    }
+    /// Inserts an image that has several places, best first: `http`, `https`, `nfs`. Which of them follows from what the
+    /// BMC lists and refuses.
+    async fn insert_one_of(&mut self, urls: &[String]) -> Result<Media, BmcError>;
     /// One-time boot override, read back.
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError>;
     /// One-time UEFI HTTP boot of `url`, where the BMC takes an `HttpBootUri`.

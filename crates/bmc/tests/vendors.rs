@@ -251,6 +251,7 @@ async fn what_a_slot_demands_is_added_and_what_it_refuses_dropped() {
     let learnt = isobar_bmc::redfish::Options {
         profile: isobar_bmc::redfish::Profile {
             insert_members: vec!["Inserted".into(), "WriteProtected".into()],
+            ..isobar_bmc::redfish::Profile::default()
         },
         ..common::options()
     };

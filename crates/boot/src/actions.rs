@@ -388,8 +388,8 @@ impl Inner {
                 let older = self
                     .live_attempts(&call.operation.machine, None)
                     .map_err(store_reason)?;
-                let url = self.mount_url(call).await?;
-                self.ask(call, Verb::Insert(url)).await?;
+                let urls = self.mount_urls(call).await?;
+                self.ask(call, Verb::Insert(urls)).await?;
                 // What was mounted before is out now; a boot under way looks after its own.
                 let by_hand: Vec<_> = older.into_iter().filter(|attempt| attempt.boot.is_none()).collect();
                 self.end_attempts(&call.operation.machine, &by_hand)
@@ -404,7 +404,7 @@ impl Inner {
     }
 
     /// A URL of ours, by its name for people or not given at all, means a fresh token; any other is passed on as it is.
-    async fn mount_url(self: &Arc<Self>, call: &mut Call) -> Result<String, Reason> {
+    async fn mount_urls(self: &Arc<Self>, call: &mut Call) -> Result<Vec<String>, Reason> {
         let uuid = call.operation.machine.clone();
         let named = match &call.url {
             None => None,
@@ -413,7 +413,7 @@ impl Inner {
                     rest.split_once('/').map_or("", |(_, path)| path)
                 });
                 match parse_name(path) {
-                    None => return Ok(url.clone()),
+                    None => return Ok(vec![url.clone()]),
                     Some((machine, _)) if machine != uuid => {
                         return Err(Reason::new(
                             "other-machines-iso",
@@ -455,7 +455,7 @@ impl Inner {
         let attempt = self.place(planned.attempt, &call.reached.addresses()).await?;
         self.follow(&attempt)?;
         // A mount by hand is followed by a power cycle by hand: all its reads may be the machine's.
-        self.image_url(&attempt)
+        self.image_urls(&attempt)
     }
 
     fn media_status(&self, media: &Media) -> Result<Value, Reason> {

@@ -3,6 +3,45 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+/// How a BMC fetches an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// NFS version 3.
+    Nfs,
+}
+
+impl Scheme {
+    /// From the param `isobar/image-scheme`; none: whichever the BMC takes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https, Self::Nfs]
+            .into_iter()
+            .find(|scheme| scheme.name() == text)
+    }
+
+    /// As URLs have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Nfs => "nfs",
+        }
+    }
+
+    fn usual_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+            Self::Nfs => 2049,
+        }
+    }
+}
+
 /// Addresses of this server that are set, and its ports.
 #[derive(Clone, Debug, Default)]
 pub struct ServerAddr {
@@ -12,6 +51,10 @@ pub struct ServerAddr {
     pub for_machine: Option<String>,
     /// Port of the file plane.
     pub file_port: u16,
+    /// Port on which the file plane speaks TLS; none: on none.
+    pub tls_port: Option<u16>,
+    /// Port on which images are served by NFS; none: they are not.
+    pub nfs_port: Option<u16>,
     /// Port of the API.
     pub api_port: u16,
 }
@@ -32,6 +75,30 @@ impl ServerAddr {
     pub fn bmc_url_toward(&self, bmc: IpAddr) -> io::Result<String> {
         let local = local_toward(bmc)?;
         Ok(base_url("http", &local.to_string(), self.file_port))
+    }
+
+    /// All places where a BMC may find what is served at `base`, best first, or the one that was forced.
+    ///
+    /// `base` is what [`ServerAddr::bmc_url`] gives; one that is https already is not undercut by http.
+    #[must_use]
+    pub fn places(&self, base: &str, forced: Option<Scheme>) -> Vec<String> {
+        let host = bracketed(&host_only(base));
+        let at = |scheme: Scheme, port: u16| match port == scheme.usual_port() {
+            true => format!("{}://{host}", scheme.name()),
+            false => format!("{}://{host}:{port}", scheme.name()),
+        };
+        let mut places = vec![base.to_owned()];
+        if base.starts_with("http://") {
+            places.extend(self.tls_port.map(|port| at(Scheme::Https, port)));
+        } else if forced == Some(Scheme::Http) {
+            places.push(at(Scheme::Http, self.file_port));
+        }
+        places.extend(self.nfs_port.map(|port| at(Scheme::Nfs, port)));
+        if let Some(forced) = forced {
+            let begin = format!("{}://", forced.name());
+            places.retain(|place| place.starts_with(&begin));
+        }
+        places
     }
 
     /// `http://HOST:PORT` of the file plane for the machine. Without any `machine`, the default route decides.
@@ -127,6 +194,8 @@ mod tests {
             for_bmc: None,
             for_machine: Some("192.168.77.1".into()),
             file_port: 8091,
+            tls_port: Some(8091),
+            nfs_port: None,
             api_port: 8092,
         };
         let loopback = IpAddr::from([127, 0, 0, 1]);
@@ -156,5 +225,57 @@ mod tests {
         };
         let url = by_route.machine_api_url(None, Some(loopback)).unwrap();
         assert_eq!(url, "https://127.0.0.1:8092");
+    }
+
+    #[test]
+    fn an_image_has_a_place_for_each_scheme() {
+        let all = ServerAddr {
+            file_port: 8091,
+            tls_port: Some(443),
+            nfs_port: Some(2049),
+            ..ServerAddr::default()
+        };
+        let bare = ServerAddr {
+            file_port: 8091,
+            tls_port: Some(8091),
+            ..ServerAddr::default()
+        };
+        for (addr, base, forced, want) in [
+            (
+                &all,
+                "http://10.0.0.1:8091",
+                None,
+                "http://10.0.0.1:8091 https://10.0.0.1 nfs://10.0.0.1",
+            ),
+            (
+                &bare,
+                "http://10.0.0.1:8091",
+                None,
+                "http://10.0.0.1:8091 https://10.0.0.1:8091",
+            ),
+            (
+                &all,
+                "http://[fd00::1]:8091",
+                None,
+                "http://[fd00::1]:8091 https://[fd00::1] nfs://[fd00::1]",
+            ),
+            (
+                &all,
+                "https://iso.example:81",
+                None,
+                "https://iso.example:81 nfs://iso.example",
+            ),
+            (
+                &all,
+                "https://iso.example:81",
+                Some(Scheme::Http),
+                "http://iso.example:8091",
+            ),
+            (&all, "http://10.0.0.1:8091", Some(Scheme::Https), "https://10.0.0.1"),
+            (&all, "http://10.0.0.1:8091", Some(Scheme::Nfs), "nfs://10.0.0.1"),
+            (&bare, "http://10.0.0.1:8091", Some(Scheme::Nfs), ""),
+        ] {
+            assert_eq!(addr.places(base, forced).join(" "), want, "{base} {forced:?}");
+        }
     }
 }

@@ -75,8 +75,8 @@ pub enum Verb {
     Media,
     /// Take out whatever is in.
     Eject,
-    /// Put this URL in.
-    Insert(String),
+    /// Put one of these in: places of the same image, best first.
+    Insert(Vec<String>),
     /// Boot from there once.
     BootOnce(BootTarget),
     /// Remove the one-time boot.
@@ -336,7 +336,7 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
     Ok(match verb {
         Verb::Probe => Answer::Probe(bmc.probe().await?),
         Verb::Media => Answer::Media(bmc.media().await?),
-        Verb::Insert(url) => Answer::Media(bmc.insert(url).await?),
+        Verb::Insert(urls) => Answer::Media(bmc.insert_one_of(urls).await?),
         Verb::PowerState => Answer::Power(bmc.power_state().await?),
         Verb::Eject => bmc.eject().await.map(|()| Answer::Done)?,
         Verb::BootOnce(target) => bmc.boot_once(*target).await.map(|()| Answer::Done)?,

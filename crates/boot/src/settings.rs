@@ -9,6 +9,7 @@ use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
 use serde_json::Value;
 
+use crate::address::Scheme;
 use crate::pins;
 use crate::reason::Reason;
 
@@ -26,6 +27,8 @@ pub mod param {
     pub const STRICT: &str = "isobar/strict-image-peer";
     /// Networks that count as the BMC's own when the image is read.
     pub const IMAGE_PEERS: &str = "isobar/image-peers";
+    /// How the BMC fetches the image: `http`, `https` or `nfs`; `auto`: by what it takes.
+    pub const IMAGE_SCHEME: &str = "isobar/image-scheme";
     /// Address of this server as the BMC reaches it.
     pub const SERVER_FOR_BMC: &str = "isobar/server-address-bmc";
     /// Address of this server as the machine reaches it.
@@ -70,6 +73,8 @@ pub struct Settings {
     pub endpoint: Result<Endpoint, Reason>,
     /// Own choice of the address for BMCs: a host or a base URL; may be a template.
     pub for_bmc: Option<String>,
+    /// The one scheme by which the image is offered; none: by all, the BMC has the choice.
+    pub scheme: Option<Scheme>,
     /// Own choice of the address for machines.
     pub for_machine: Option<String>,
 }
@@ -127,6 +132,7 @@ impl Settings {
             strict: flag(param::STRICT)?,
             image_peers: get(param::IMAGE_PEERS)?.map_or(Ok(Vec::new()), |v| image_peers(&name, v.value))?,
             for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
+            scheme: text(get(param::IMAGE_SCHEME)?).as_deref().and_then(Scheme::parse),
             for_machine: text(get(param::SERVER_FOR_MACHINE)?),
             endpoint,
             uuid,

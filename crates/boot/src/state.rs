@@ -348,6 +348,25 @@ impl Inner {
         Ok(format!("{}/{token}/boot.iso", attempt.authority))
     }
 
+    /// All places of an attempt's image that its BMC may choose from.
+    pub(crate) fn image_urls(&self, attempt: &Attempt) -> Result<Vec<String>, Reason> {
+        let (url, scheme) = (self.image_url(attempt)?, self.settings(&attempt.machine)?.scheme);
+        let path = url.strip_prefix(&attempt.authority).unwrap_or_default();
+        let places = self.options.addr.places(&attempt.authority, scheme);
+        if let (true, Some(scheme)) = (places.is_empty(), scheme) {
+            return Err(Reason::new(
+                "image-scheme",
+                format!(
+                    "param {} wants {}, which this server does not serve",
+                    param::IMAGE_SCHEME,
+                    scheme.name()
+                ),
+                "set --nfs-listen for nfs, or the param to auto; then set the bootenv again",
+            ));
+        }
+        Ok(places.into_iter().map(|place| place + path).collect())
+    }
+
     /// The BMC has been reached at these addresses, the first of them: there its reads come from, and there the route
     /// leads by which it is told to reach us. What was known already is not written again.
     pub(crate) async fn place(&self, attempt: Attempt, addresses: &[IpAddr]) -> Result<Attempt, Reason> {

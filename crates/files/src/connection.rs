@@ -1,17 +1,19 @@
 //! One connection: a small state machine that is driven while its socket lets it.
 
 use std::net::{IpAddr, TcpStream};
+use std::os::unix::fs::FileExt as _;
 use std::time::{Instant, SystemTime};
 
 use isobar_image::Segment;
 use isobar_image::blob::BlobId;
 use isobar_image::vfs::{ImageResolver, Read, ReadKind, ReadObserver};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 
 use crate::blobs::OpenBlobs;
 use crate::request::{self, Parsed, Rejection};
 use crate::response::{Response, Source};
+use crate::wire::Wire;
 use crate::{Config, TURN};
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -51,6 +53,7 @@ enum Phase {
 
 pub(crate) struct Connection {
     peer: IpAddr,
+    wire: Wire,
     /// Over the limit of connections: the first request is answered 503.
     refused: bool,
     phase: Phase,
@@ -62,6 +65,7 @@ impl Connection {
     pub(crate) fn new(peer: IpAddr, refused: bool, config: &Config) -> Self {
         Self {
             peer: peer.to_canonical(),
+            wire: Wire::Unknown,
             refused,
             phase: Phase::Head,
             buf: Vec::new(),
@@ -73,7 +77,7 @@ impl Connection {
     pub(crate) fn expired(&self, now: Instant) -> Option<&'static [u8]> {
         match self.phase {
             _ if now < self.deadline => None,
-            Phase::Head if !self.buf.is_empty() => Some(
+            Phase::Head if !self.buf.is_empty() && matches!(self.wire, Wire::Plain) => Some(
                 b"HTTP/1.1 408 Request Timeout\r\nServer: isobar\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             ),
             _ => Some(b""),
@@ -89,7 +93,14 @@ impl Connection {
                 Phase::Head => self.head(socket, context, scratch),
                 Phase::Sending(response, head_sent) => {
                     let before = turn;
-                    let step = send(socket, context, self.peer, response, head_sent, &mut turn, may_wait);
+                    let mut way = Way {
+                        socket,
+                        wire: &mut self.wire,
+                        context,
+                        scratch,
+                        may_wait,
+                    };
+                    let step = way.send(self.peer, response, head_sent, &mut turn);
                     if turn < before {
                         self.deadline = Instant::now() + context.config.stall_timeout;
                     }
@@ -134,15 +145,17 @@ impl Connection {
                 let room = (context.config.max_head + 1)
                     .saturating_sub(self.buf.len())
                     .min(scratch.len());
-                match rustix::net::recv(socket, &mut scratch[..room], RecvFlags::empty()) {
-                    Ok((0, _)) => Some(Next::Close),
-                    Ok((n, _)) => {
+                match self.wire.recv(socket, &mut scratch[..room], &context.config) {
+                    Ok(0) => Some(Next::Close),
+                    Ok(n) => {
                         if self.buf.is_empty() {
                             self.deadline = Instant::now() + context.config.head_timeout;
                         }
                         self.buf.extend_from_slice(&scratch[..n]);
                         None
                     }
+                    // A handshake's answer that does not fit into the socket is waited for.
+                    Err(Errno::AGAIN) if self.wire.has_unsent() => Some(Next::Writable),
                     Err(Errno::AGAIN) => Some(Next::Readable),
                     Err(Errno::INTR) => None,
                     Err(_) => Some(Next::Close),
@@ -201,6 +214,7 @@ impl Connection {
                 self.buf = Vec::new();
             }
         } else {
+            self.wire.farewell(socket);
             // Closing with unread bytes in the socket would send a reset, which may overtake the answer.
             let _ = socket.shutdown(std::net::Shutdown::Write);
             self.deadline = Instant::now() + LINGER_TIME;
@@ -218,55 +232,169 @@ enum Step {
     Broken,
 }
 
-/// Sends what is left of an answer, as far as the socket and the turn allow.
-fn send(
-    socket: &TcpStream,
-    context: &Context,
-    peer: IpAddr,
-    response: &mut Response,
-    head_sent: &mut usize,
-    turn: &mut u64,
+/// What sending an answer takes.
+struct Way<'a> {
+    socket: &'a TcpStream,
+    wire: &'a mut Wire,
+    context: &'a Context,
+    scratch: &'a mut [u8],
     may_wait: bool,
-) -> Step {
-    let fresh = *head_sent < response.head.len();
-    while *head_sent < response.head.len() {
-        let more = if response.body.is_empty() {
-            SendFlags::empty()
-        } else {
-            SendFlags::MORE
-        };
-        match rustix::net::send(socket, &response.head[*head_sent..], SendFlags::NOSIGNAL | more) {
-            Ok(n) => {
-                *head_sent += n;
-                *turn = turn.saturating_sub(n as u64);
+}
+
+impl Way<'_> {
+    /// Sends what is left of an answer, as far as the socket and the turn allow.
+    fn send(&mut self, peer: IpAddr, response: &mut Response, head_sent: &mut usize, turn: &mut u64) -> Step {
+        let fresh = *head_sent < response.head.len();
+        while *head_sent < response.head.len() {
+            let more = !response.body.is_empty();
+            match self.wire.send(self.socket, &response.head[*head_sent..], more) {
+                Ok(n) => {
+                    *head_sent += n;
+                    *turn = turn.saturating_sub(n as u64);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Step::Blocked,
+                Err(_) => return Step::Broken,
             }
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Step::Blocked,
-            Err(_) => return Step::Broken,
+        }
+        if fresh && response.kind == ReadKind::Head {
+            report(self.context, peer, response, 0, 0);
+        }
+        while !response.body.is_empty() && *turn > 0 {
+            let start = response.body.start;
+            let wanted = start..start + (response.body.end - start).min(*turn);
+            let (sent, step) = self.send_range(response, wanted);
+            response.body.start += sent;
+            *turn -= sent;
+            if sent > 0 {
+                report(self.context, peer, response, start, sent);
+            }
+            match step {
+                Step::Done if sent == 0 => return Step::Broken,
+                Step::Done => {}
+                other => return other,
+            }
+        }
+        if !response.body.is_empty() {
+            return Step::Blocked;
+        }
+        match self.wire.flush(self.socket) {
+            Ok(()) => Step::Done,
+            Err(err) => step_of(err),
         }
     }
-    if fresh && response.kind == ReadKind::Head {
-        report(context, peer, response, 0, 0);
-    }
-    while !response.body.is_empty() && *turn > 0 {
-        let start = response.body.start;
-        let wanted = start..start + (response.body.end - start).min(*turn);
-        let (sent, step) = send_range(socket, context, response, wanted, may_wait);
-        response.body.start += sent;
-        *turn -= sent;
-        if sent > 0 {
-            report(context, peer, response, start, sent);
+
+    /// Sends a range of the source; answers how much went out.
+    fn send_range(&mut self, response: &Response, wanted: std::ops::Range<u64>) -> (u64, Step) {
+        let end = response.body.end;
+        let image = match &response.source {
+            Source::Image { image, .. } => image,
+            Source::Bytes(bytes) => {
+                let part = &bytes[as_len(wanted.start)..as_len(wanted.end)];
+                return self.send_bytes(part, wanted.end < end);
+            }
+            Source::Blob(id, from) => {
+                let (offset, len) = (from + wanted.start, wanted.end - wanted.start);
+                return self.send_blob(id, offset, len);
+            }
+            Source::None => return (0, Step::Broken),
+        };
+        let mut total = 0;
+        for piece in image.pieces(wanted) {
+            let more = piece.offset + piece.segment.len() < end;
+            let (sent, step) = match &piece.segment {
+                Segment::Bytes(bytes) => self.send_bytes(bytes, more),
+                Segment::Zero { len } => self.send_zeros(*len, more),
+                Segment::Blob { id, offset, len } => self.send_blob(id, *offset, *len),
+            };
+            total += sent;
+            if !matches!(step, Step::Done) {
+                return (total, step);
+            }
         }
-        match step {
-            Step::Done if sent == 0 => return Step::Broken,
-            Step::Done => {}
-            other => return other,
+        (total, Step::Done)
+    }
+
+    fn send_blob(&mut self, id: &BlobId, offset: u64, len: u64) -> (u64, Step) {
+        match self.context.blobs.get(id) {
+            Ok(file) => self.send_file(&file, offset, len),
+            Err(err) => {
+                tracing::error!(blob = %id, %err, "cannot open a blob that is being read");
+                (0, Step::Broken)
+            }
         }
     }
-    if response.body.is_empty() {
-        Step::Done
-    } else {
-        Step::Blocked
+
+    fn send_bytes(&mut self, bytes: &[u8], more: bool) -> (u64, Step) {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.wire.send(self.socket, &bytes[sent..], more) {
+                Ok(n) => sent += n,
+                Err(Errno::INTR) => {}
+                Err(err) => return (sent as u64, step_of(err)),
+            }
+        }
+        (sent as u64, Step::Done)
+    }
+
+    fn send_zeros(&mut self, len: u64, more: bool) -> (u64, Step) {
+        let mut total = 0;
+        while total < len {
+            let part = &ZEROS[..ZEROS.len().min(as_len(len - total))];
+            let (sent, step) = self.send_bytes(part, more || total + (part.len() as u64) < len);
+            total += sent;
+            if !matches!(step, Step::Done) {
+                return (total, step);
+            }
+        }
+        (total, Step::Done)
+    }
+
+    fn send_file(&mut self, file: &std::fs::File, offset: u64, len: u64) -> (u64, Step) {
+        let (mut position, end) = (offset, offset + len);
+        if self.may_wait {
+            // One file is shared by all its readers, so the kernel sees no sequence to read ahead of.
+            let ahead = std::num::NonZeroU64::new(len.min(TURN));
+            let _ = rustix::fs::fadvise(file, position, ahead, rustix::fs::Advice::WillNeed);
+        }
+        while position < end {
+            let part = (end - position).min(PROBED);
+            if !self.may_wait && !in_memory(file, position, part) {
+                return (position - offset, Step::Cold);
+            }
+            let part_end = position + part;
+            while position < part_end {
+                match self.send_part(file, &mut position, part_end) {
+                    Ok(0) => {
+                        tracing::error!(
+                            position,
+                            "a blob is shorter than the image says; the blob folder is damaged"
+                        );
+                        return (position - offset, Step::Broken);
+                    }
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(err) => return (position - offset, step_of(err)),
+                }
+            }
+        }
+        (len, Step::Done)
+    }
+
+    /// By sendfile, or encrypted by way of a buffer.
+    fn send_part(&mut self, file: &std::fs::File, position: &mut u64, end: u64) -> Result<usize, Errno> {
+        if matches!(self.wire, Wire::Plain) {
+            let left = as_len(end - *position);
+            return rustix::fs::sendfile(self.socket, file, Some(position), left);
+        }
+        let len = self.scratch.len().min(as_len(end - *position));
+        let read = file.read_at(&mut self.scratch[..len], *position);
+        let read = read.map_err(|err| Errno::from_io_error(&err).unwrap_or(Errno::IO))?;
+        if read == 0 {
+            return Ok(0);
+        }
+        let sent = self.wire.send(self.socket, &self.scratch[..read], true)?;
+        *position += sent as u64;
+        Ok(sent)
     }
 }
 
@@ -284,110 +412,6 @@ fn report(context: &Context, peer: IpAddr, response: &Response, offset: u64, len
             at: SystemTime::now(),
         });
     }
-}
-
-/// Sends a range of the source; answers how much went out.
-fn send_range(
-    socket: &TcpStream,
-    context: &Context,
-    response: &Response,
-    wanted: std::ops::Range<u64>,
-    may_wait: bool,
-) -> (u64, Step) {
-    let end = response.body.end;
-    let image = match &response.source {
-        Source::Image { image, .. } => image,
-        Source::Bytes(bytes) => {
-            let part = &bytes[as_len(wanted.start)..as_len(wanted.end)];
-            return send_bytes(socket, part, wanted.end < end);
-        }
-        Source::Blob(id, from) => {
-            let (offset, len) = (from + wanted.start, wanted.end - wanted.start);
-            return send_blob(socket, context, id, offset, len, may_wait);
-        }
-        Source::None => return (0, Step::Broken),
-    };
-    let mut total = 0;
-    for piece in image.pieces(wanted) {
-        let more = piece.offset + piece.segment.len() < end;
-        let (sent, step) = match &piece.segment {
-            Segment::Bytes(bytes) => send_bytes(socket, bytes, more),
-            Segment::Zero { len } => send_zeros(socket, *len, more),
-            Segment::Blob { id, offset, len } => send_blob(socket, context, id, *offset, *len, may_wait),
-        };
-        total += sent;
-        if !matches!(step, Step::Done) {
-            return (total, step);
-        }
-    }
-    (total, Step::Done)
-}
-
-fn send_blob(socket: &TcpStream, context: &Context, id: &BlobId, offset: u64, len: u64, may_wait: bool) -> (u64, Step) {
-    match context.blobs.get(id) {
-        Ok(file) => send_file(socket, &file, offset, len, may_wait),
-        Err(err) => {
-            tracing::error!(blob = %id, %err, "cannot open a blob that is being read");
-            (0, Step::Broken)
-        }
-    }
-}
-
-fn send_bytes(socket: &TcpStream, bytes: &[u8], more: bool) -> (u64, Step) {
-    let flags = SendFlags::NOSIGNAL | if more { SendFlags::MORE } else { SendFlags::empty() };
-    let mut sent = 0;
-    while sent < bytes.len() {
-        match rustix::net::send(socket, &bytes[sent..], flags) {
-            Ok(n) => sent += n,
-            Err(Errno::INTR) => {}
-            Err(err) => return (sent as u64, step_of(err)),
-        }
-    }
-    (sent as u64, Step::Done)
-}
-
-fn send_zeros(socket: &TcpStream, len: u64, more: bool) -> (u64, Step) {
-    let mut total = 0;
-    while total < len {
-        let part = &ZEROS[..ZEROS.len().min(as_len(len - total))];
-        let (sent, step) = send_bytes(socket, part, more || total + (part.len() as u64) < len);
-        total += sent;
-        if !matches!(step, Step::Done) {
-            return (total, step);
-        }
-    }
-    (total, Step::Done)
-}
-
-fn send_file(socket: &TcpStream, file: &std::fs::File, offset: u64, len: u64, may_wait: bool) -> (u64, Step) {
-    let (mut position, end) = (offset, offset + len);
-    if may_wait {
-        // One file is shared by all its readers, so the kernel sees no sequence to read ahead of.
-        let ahead = std::num::NonZeroU64::new(len.min(TURN));
-        let _ = rustix::fs::fadvise(file, position, ahead, rustix::fs::Advice::WillNeed);
-    }
-    while position < end {
-        let part = (end - position).min(PROBED);
-        if !may_wait && !in_memory(file, position, part) {
-            return (position - offset, Step::Cold);
-        }
-        let part_end = position + part;
-        while position < part_end {
-            let left = as_len(part_end - position);
-            match rustix::fs::sendfile(socket, file, Some(&mut position), left) {
-                Ok(0) => {
-                    tracing::error!(
-                        position,
-                        "a blob is shorter than the image says; the blob folder is damaged"
-                    );
-                    return (position - offset, Step::Broken);
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(err) => return (position - offset, step_of(err)),
-            }
-        }
-    }
-    (len, Step::Done)
 }
 
 /// Sent between two looks at whether the next bytes are in memory.

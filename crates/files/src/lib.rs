@@ -21,8 +21,8 @@
 //! A thread for each connection was the alternative; it bounds the readers by the threads, and BMCs
 //! hold connections open for as long as the medium is mounted.
 //!
-//! HTTP/2 and TLS are deliberately absent: this is the plane that firmware reads. Handlers that serve
-//! people over TLS share [`range`] with it.
+//! HTTP/2 is deliberately absent: this is the plane that firmware reads. TLS is for BMCs that take nothing else; it is
+//! spoken on the same port, and costs a copy of each byte.
 
 mod blobs;
 mod connection;
@@ -30,7 +30,9 @@ mod plane;
 pub mod range;
 mod request;
 mod response;
+mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use isobar_image::vfs::{Denied, ImageResolver, Opened, Read, ReadKind, ReadObserver};
@@ -64,6 +66,8 @@ pub struct Config {
     pub send_buffer: usize,
     /// Blob files kept open between reads.
     pub open_blobs: usize,
+    /// Certificate and key for those who speak TLS; none: nobody may.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Default for Config {
@@ -78,6 +82,7 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(600),
             send_buffer: 256 * 1024,
             open_blobs: 64,
+            tls: None,
         }
     }
 }

@@ -21,9 +21,10 @@ use crate::Config;
 use crate::blobs::OpenBlobs;
 use crate::connection::{Connection, Context, Next};
 
-/// Epoll data of the listener and of the event that says stop; connections count on from there.
-const LISTENER: u64 = 0;
-const STOP: u64 = 1;
+/// Epoll data of the event that says stop; listeners count on from there, and connections from [`LISTENERS`].
+const STOP: u64 = 0;
+/// More listeners than there are.
+const LISTENERS: u64 = 64;
 /// Connections over the limit that are still told 503; beyond, they are closed without a word.
 const TOLD: usize = 64;
 /// Niceness of the threads that serve.
@@ -55,13 +56,10 @@ pub struct FilePlane {
 }
 
 impl FilePlane {
-    /// Serves on `listener` with threads of its own until [`FilePlane::shutdown`].
-    ///
-    /// Raises the process's soft limit on open files, as far as the hard limit allows, to what
-    /// [`Config::max_connections`] needs.
+    /// Serves on one listener: [`FilePlane::start_all`].
     ///
     /// # Errors
-    /// When the kernel gives no epoll instance, event or thread.
+    /// As there.
     pub fn start(
         listener: TcpListener,
         config: Config,
@@ -69,20 +67,39 @@ impl FilePlane {
         observer: Arc<dyn ReadObserver>,
         blobs: Arc<BlobDir>,
     ) -> Result<Self, StartError> {
-        let local_addr = listener.local_addr().map_err(failed("the listener has no address"))?;
-        listener
-            .set_nonblocking(true)
-            .map_err(failed("the listener cannot be made non-blocking"))?;
+        Self::start_all(vec![listener], config, resolver, observer, blobs)
+    }
+
+    /// Serves on `listeners` (the first one is [`FilePlane::local_addr`]) with threads of its own until
+    /// [`FilePlane::shutdown`].
+    ///
+    /// Raises the process's soft limit on open files, as far as the hard limit allows, to what
+    /// [`Config::max_connections`] needs.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll instance, event or thread.
+    pub fn start_all(
+        listeners: Vec<TcpListener>,
+        config: Config,
+        resolver: Arc<dyn ImageResolver>,
+        observer: Arc<dyn ReadObserver>,
+        blobs: Arc<BlobDir>,
+    ) -> Result<Self, StartError> {
+        let none = || failed("no listener")(std::io::Error::from(std::io::ErrorKind::InvalidInput));
+        let first = listeners.first().ok_or_else(none)?;
+        let local_addr = first.local_addr().map_err(failed("the listener has no address"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("no epoll instance"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed("no eventfd"))?;
-        epoll::add(
-            &epoll,
-            &listener,
-            EventData::new_u64(LISTENER),
-            EventFlags::IN | EventFlags::ONESHOT,
-        )
-        .and_then(|()| epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN))
-        .map_err(failed("cannot watch the listener"))?;
+        epoll::add(&epoll, &stop, EventData::new_u64(STOP), EventFlags::IN)
+            .map_err(failed("cannot watch the event"))?;
+        for (key, listener) in (STOP + 1..LISTENERS).zip(&listeners) {
+            listener
+                .set_nonblocking(true)
+                .map_err(failed("the listener cannot be made non-blocking"))?;
+            let flags = EventFlags::IN | EventFlags::ONESHOT;
+            epoll::add(&epoll, listener, EventData::new_u64(key), flags)
+                .map_err(failed("cannot watch the listener"))?;
+        }
         raise_open_files(config.max_connections + TOLD + config.open_blobs + 256);
         let (workers, disk_workers) = (config.workers.max(1), config.disk_workers.max(1));
         let tick = [config.head_timeout, config.idle_timeout, config.stall_timeout]
@@ -93,7 +110,7 @@ impl FilePlane {
             });
         let shared = Arc::new(Shared {
             epoll,
-            listener,
+            listeners,
             stop,
             context: Context {
                 blobs: OpenBlobs::new(blobs, config.open_blobs),
@@ -102,8 +119,8 @@ impl FilePlane {
                 observer,
             },
             connections: Mutex::default(),
-            next_key: AtomicU64::new(STOP + 1),
-            listener_paused: AtomicBool::new(false),
+            next_key: AtomicU64::new(LISTENERS),
+            listeners_paused: AtomicBool::new(false),
             cold: Mutex::default(),
             chilled: Condvar::new(),
             cold_turns: AtomicU64::new(0),
@@ -203,13 +220,13 @@ struct Cold {
 
 struct Shared {
     epoll: OwnedFd,
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     stop: OwnedFd,
     context: Context,
     connections: Mutex<HashMap<u64, Arc<Entry>>>,
     next_key: AtomicU64,
-    /// Out of file descriptors: the clock re-arms the listener.
-    listener_paused: AtomicBool,
+    /// Out of file descriptors: the clock re-arms the listeners.
+    listeners_paused: AtomicBool,
     cold: Mutex<Cold>,
     chilled: Condvar,
     cold_turns: AtomicU64,
@@ -242,7 +259,7 @@ impl Shared {
             };
             match key {
                 STOP => return,
-                LISTENER => self.accept(),
+                key @ 1..LISTENERS => self.accept(key),
                 key => self.serve(key, &mut scratch, false),
             }
         }
@@ -264,9 +281,10 @@ impl Shared {
         }
     }
 
-    fn accept(&self) {
+    fn accept(&self, key: u64) {
+        let Some(listener) = self.listener(key) else { return };
         for _ in 0..ACCEPTS {
-            match self.listener.accept() {
+            match listener.accept() {
                 Ok((socket, peer)) => self.admit(socket, peer.ip()),
                 Err(err) => match err.kind() {
                     std::io::ErrorKind::WouldBlock => break,
@@ -274,18 +292,22 @@ impl Shared {
                     _ => {
                         // EMFILE and kin last: without a pause this would spin.
                         tracing::warn!(%err, "cannot accept a connection to the file plane");
-                        self.listener_paused.store(true, Ordering::Release);
+                        self.listeners_paused.store(true, Ordering::Release);
                         return;
                     }
                 },
             }
         }
-        self.arm_listener();
+        self.arm(key, listener);
     }
 
-    fn arm_listener(&self) {
+    fn listener(&self, key: u64) -> Option<&TcpListener> {
+        self.listeners.get(usize::try_from(key - STOP - 1).ok()?)
+    }
+
+    fn arm(&self, key: u64, listener: &TcpListener) {
         let flags = EventFlags::IN | EventFlags::ONESHOT;
-        if let Err(err) = epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), flags) {
+        if let Err(err) = epoll::modify(&self.epoll, listener, EventData::new_u64(key), flags) {
             tracing::error!(%err, "the file plane cannot watch its listener");
         }
     }
@@ -357,8 +379,10 @@ impl Shared {
                 .wait_timeout(stopping, tick)
                 .unwrap_or_else(PoisonError::into_inner);
             self.context.blobs.forget_removed();
-            if self.listener_paused.swap(false, Ordering::AcqRel) {
-                self.arm_listener();
+            if self.listeners_paused.swap(false, Ordering::AcqRel) {
+                for (key, listener) in (STOP + 1..LISTENERS).zip(&self.listeners) {
+                    self.arm(key, listener);
+                }
             }
             let entries: Vec<Arc<Entry>> = self.table().values().cloned().collect();
             let now = Instant::now();

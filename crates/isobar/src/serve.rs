@@ -101,6 +101,8 @@ struct Parts {
     tls: TlsIdentity,
     api: TcpListener,
     files: TcpListener,
+    files_tls: Option<TcpListener>,
+    tls_of_files: Arc<rustls::ServerConfig>,
 }
 
 impl Parts {
@@ -108,12 +110,20 @@ impl Parts {
         // The ports first: a second server on this host should say so before it does anything.
         let api = listen("api-listen", settings.api_listen)?;
         let files = listen("file-listen", settings.file_listen)?;
+        let files_tls = settings
+            .file_tls_listen
+            .map(|at| listen("file-tls-listen", at))
+            .transpose()?;
         let tls = match (&settings.tls_cert, &settings.tls_key) {
             (Some(cert), Some(key)) => TlsIdentity::load(cert, key)?,
             _ => {
                 let (names, addresses) = names_of_host(settings);
                 TlsIdentity::load_or_make(&data.join("tls.crt"), &data.join("tls.key"), &names, &addresses)?
             }
+        };
+        let tls_of_files = match (&settings.file_tls_cert, &settings.file_tls_key) {
+            (Some(cert), Some(key)) => TlsIdentity::load(cert, key)?.http1(),
+            _ => tls.http1(),
         };
         let blobs = BlobDir::open(&data.join("blobs")).context("opening the folder of blobs")?;
         let mut layers: Vec<Pack> = Vec::new();
@@ -136,6 +146,8 @@ impl Parts {
             tls,
             api,
             files,
+            files_tls,
+            tls_of_files,
         })
     }
 }
@@ -221,6 +233,8 @@ async fn serve(
         tls,
         api,
         files,
+        files_tls,
+        tls_of_files,
     } = parts;
     let (api_address, file_address) = (api.local_addr()?, files.local_addr()?);
     let fingerprint = tls.fingerprint();
@@ -228,6 +242,11 @@ async fn serve(
         for_bmc: settings.address_for_bmc.clone(),
         for_machine: settings.address_for_machine.clone(),
         file_port: file_address.port(),
+        tls_port: Some(match &files_tls {
+            Some(listener) => listener.local_addr()?.port(),
+            None => file_address.port(),
+        }),
+        nfs_port: None,
         api_port: api_address.port(),
     };
     let info = ServerInfo {
@@ -253,9 +272,12 @@ async fn serve(
     };
     let booter = start_boots(runtime, &objects, &blobs, settings, options).await?;
     // Open boots go on from here, and their BMCs are reading.
-    let plane = FilePlane::start(
-        files,
-        isobar_files::Config::default(),
+    let plane = FilePlane::start_all(
+        std::iter::once(files).chain(files_tls).collect(),
+        isobar_files::Config {
+            tls: Some(tls_of_files),
+            ..isobar_files::Config::default()
+        },
         Arc::new(Plane {
             images: booter.resolver(),
             objects: objects.clone(),

@@ -34,7 +34,32 @@ const TABLE: options::Settings = options::Settings {
             "file-listen",
             Text,
             "ADDR:PORT",
-            "File plane, plain HTTP, read by BMCs [default: 0.0.0.0:8091]",
+            "File plane, HTTP and HTTPS, read by BMCs [default: 0.0.0.0:8091]",
+        ),
+        setting(
+            "file-tls-listen",
+            Text,
+            "ADDR:PORT",
+            "The file plane once more, on a port of its own for HTTPS images, such as 0.0.0.0:443 [default: none]",
+        ),
+        setting(
+            "file-tls-cert",
+            Text,
+            "FILE",
+            "Certificate chain of the file plane, PEM [default: the API's]",
+        ),
+        setting("file-tls-key", Text, "FILE", "Its private key, PEM"),
+        setting(
+            "nfs-listen",
+            Text,
+            "ADDR:PORT",
+            "Boot images by NFS version 3, read-only, for BMCs that take nothing else: 0.0.0.0:2049 [default: none]",
+        ),
+        setting(
+            "nfs-portmap-listen",
+            Text,
+            "ADDR:PORT",
+            "Portmapper of nfs-listen, which most BMCs ask first: 0.0.0.0:111 [default: none]",
         ),
         setting(
             "tls-cert",
@@ -174,6 +199,11 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) api_listen: SocketAddr,
     pub(crate) file_listen: SocketAddr,
+    pub(crate) file_tls_listen: Option<SocketAddr>,
+    pub(crate) file_tls_cert: Option<PathBuf>,
+    pub(crate) file_tls_key: Option<PathBuf>,
+    pub(crate) nfs_listen: Option<SocketAddr>,
+    pub(crate) nfs_portmap_listen: Option<SocketAddr>,
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_names: Vec<String>,
@@ -212,6 +242,11 @@ impl Default for Settings {
             data_dir: "/var/lib/isobar".into(),
             api_listen: SocketAddr::from(([0, 0, 0, 0], 8092)),
             file_listen: SocketAddr::from(([0, 0, 0, 0], 8091)),
+            file_tls_listen: None,
+            file_tls_cert: None,
+            file_tls_key: None,
+            nfs_listen: None,
+            nfs_portmap_listen: None,
             tls_cert: None,
             tls_key: None,
             tls_names: Vec::new(),
@@ -263,6 +298,12 @@ impl Settings {
         if settings.tls_cert.is_some() != settings.tls_key.is_some() {
             bail!("tls-cert and tls-key go together: only one of them is set");
         }
+        if settings.file_tls_cert.is_some() != settings.file_tls_key.is_some() {
+            bail!("file-tls-cert and file-tls-key go together: only one of them is set");
+        }
+        if settings.nfs_portmap_listen.is_some() && settings.nfs_listen.is_none() {
+            bail!("nfs-portmap-listen tells where nfs-listen is: set that too");
+        }
         Ok(settings)
     }
 
@@ -308,7 +349,7 @@ mod tests {
     fn the_table_and_the_struct_have_the_same_settings() {
         options::check_table::<Settings>(TABLE, |name| match name {
             "log-format" => Some("json"),
-            "api-listen" | "file-listen" => Some("[::1]:0"),
+            "api-listen" | "file-listen" | "file-tls-listen" | "nfs-listen" | "nfs-portmap-listen" => Some("[::1]:0"),
             "bmc-networks" => Some("10.0.0.0/8"),
             _ => None,
         });

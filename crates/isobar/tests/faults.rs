@@ -209,6 +209,7 @@ const ACTIONS: &[(&[&str], &str, &str)] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("base-damaged", "tests/kills/bytes.rs"),
     ("server-address", "tests/networks.rs"),
+    ("image-scheme", "tests/schemes.rs"),
 ];
 
 /// Reasons that no test provokes, and why.

@@ -218,6 +218,8 @@ pub struct Manners {
     pub reset_types: Vec<String>,
     /// Schemes of images that are taken; empty: http and https.
     pub image_schemes: Vec<String>,
+    /// PEM file of the one certificate that an image's server may show; none: any is taken, as by most BMCs.
+    pub image_certificate: Option<PathBuf>,
     /// Slots have no actions: they are written.
     pub slots_by_patch: bool,
     /// EjectMedia is listed only while something is in.
@@ -264,6 +266,7 @@ impl Default for Manners {
                 "PushPowerButton",
             ]),
             image_schemes: Vec::new(),
+            image_certificate: None,
             slots_by_patch: false,
             eject_hidden: false,
             boot_at_settings: false,

@@ -103,7 +103,7 @@ pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
     config.check()?;
     // reqwest looks for the process's provider; another one installed before is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let images = medium::client().map_err(|e| SimError::Config(format!("HTTP client: {e}")))?;
+    let images = medium::client(config.manners.image_certificate.as_deref())?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| SimError::Listen {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{Manners, ReadManner, ms};
+use crate::error::SimError;
 use crate::fault::{FaultKind, Faults};
 use crate::log::{Log, Read, ReadCause};
 
@@ -117,14 +118,21 @@ pub(crate) struct Medium {
     me: Weak<Self>,
 }
 
-/// The client for image URLs: certificates unchecked and no redirects, as most BMCs.
-pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .danger_accept_invalid_certs(true)
+/// The client for image URLs: no redirects, and any certificate or one alone.
+pub(crate) fn client(certificate: Option<&Path>) -> Result<reqwest::Client, SimError> {
+    let unusable = |error: reqwest::Error| SimError::Config(format!("HTTP client: {}", chain(&error)));
+    let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(5))
-        .no_proxy()
-        .build()
+        .no_proxy();
+    let builder = match certificate {
+        None => builder.danger_accept_invalid_certs(true),
+        Some(path) => {
+            let pem = std::fs::read(path).map_err(|source| SimError::io("read the certificate", path, source))?;
+            builder.tls_certs_only([reqwest::Certificate::from_pem(&pem).map_err(unusable)?])
+        }
+    };
+    builder.build().map_err(unusable)
 }
 
 impl Medium {
@@ -554,7 +562,7 @@ mod tests {
             let medium = Medium::new(
                 1,
                 url.clone(),
-                client().unwrap(),
+                client(None).unwrap(),
                 manners,
                 Arc::clone(&log),
                 Arc::default(),

@@ -54,6 +54,7 @@ mod tests {
         let kind = |model: &str, firmware: &str| ("AMI".to_owned(), model.to_owned(), firmware.to_owned());
         let taught = Profile {
             insert_members: vec!["TransferProtocolType".into()],
+            ..Profile::default()
         };
         learnt.remember(kind("H262", "1.0"), taught.clone());
         assert_eq!(learnt.of(&kind("H262", "1.0")), Some(taught.clone()));

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use super::Profile;
 use super::discover::Found;
 use super::json;
 use super::message::{self, Message};
 use super::quirks::Quirk;
+use super::schemes;
 use super::slots::{Enable, Insert, Slot, slots};
 use super::task;
 use super::transport::{Reply, Transport};
@@ -84,14 +86,23 @@ async fn ejected(
     Ok(())
 }
 
-/// Ejects, inserts and reads back. Answers the slot's state and the members that the payload had.
+/// An insert that worked.
+pub(crate) struct Inserted {
+    pub(crate) media: Media,
+    /// Members that the payload had.
+    pub(crate) members: Vec<String>,
+    /// Schemes that it was refused with before.
+    pub(crate) refused: Vec<String>,
+}
+
+/// Ejects, inserts and reads back. `urls` are the places of one image, best first: which of them is taken follows from
+/// what the BMC says and refuses.
 pub(crate) async fn insert(
     http: &mut Transport,
     found: &Found,
-    url: &str,
-    known: &[String],
-) -> Result<(Media, Vec<String>), BmcError> {
-    let mut last = None;
+    urls: &[String],
+    known: &Profile,
+) -> Result<Inserted, BmcError> {
     let mut slots = slots(http, found, Enable::Yes).await?;
     for (i, slot) in slots.iter_mut().enumerate() {
         // Even when it says that it is empty; and never left out because it shows the same URL.
@@ -100,20 +111,61 @@ pub(crate) async fn insert(
             *slot = slot.again(http).await?;
         }
     }
-    for slot in &slots {
-        match climb(http, found, slot, url, known).await? {
-            Ok(members) => {
-                let media = read_back(http, found, slot, url).await?;
-                return Ok((media, members));
+    // Of the other slots it is asked where they are needed.
+    let mut said = Vec::new();
+    if let Some(slot) = slots.first() {
+        said.push(parameters(http, slot).await?);
+    }
+    let offers = schemes::order(found, slots.first(), said.first(), urls, &known.refused_schemes);
+    let mut refused = known.refused_schemes.clone();
+    let (mut last, mut no_scheme) = (None, None);
+    for url in &offers {
+        let mut by_scheme = false;
+        for (i, slot) in slots.iter().enumerate() {
+            if said.len() <= i {
+                said.push(parameters(http, slot).await?);
             }
-            // This slot does not take images: a client-mapped one, perhaps. The next may.
-            Err(error) if matches!(error.status, Some(400 | 404 | 405)) => {
-                last.get_or_insert(error);
+            match climb(http, found, slot, &said[i], url, &known.insert_members).await? {
+                Ok(members) => {
+                    let media = read_back(http, found, slot, url).await?;
+                    refused.retain(|scheme| scheme != schemes::of(url));
+                    return Ok(Inserted {
+                        media,
+                        members,
+                        refused,
+                    });
+                }
+                Err(Refusal::Scheme(error)) => {
+                    by_scheme = true;
+                    no_scheme.get_or_insert(error);
+                    break;
+                }
+                // This slot does not take images: a client-mapped one, perhaps. The next may.
+                Err(Refusal::Slot(error)) if matches!(error.status, Some(400 | 404 | 405)) => {
+                    last.get_or_insert(error);
+                }
+                Err(Refusal::Slot(error)) => return Err(error),
             }
-            Err(error) => return Err(error),
+        }
+        if !by_scheme {
+            break;
+        }
+        let scheme = schemes::of(url).to_owned();
+        if !refused.contains(&scheme) {
+            refused.push(scheme);
         }
     }
-    Err(last.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media")))
+    // That it would not take one scheme says less than what went wrong with another.
+    let error = last.or(no_scheme);
+    Err(error.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media")))
+}
+
+/// Why a slot did not take an image.
+enum Refusal {
+    /// It takes none over this scheme.
+    Scheme(BmcError),
+    /// Whatever else.
+    Slot(BmcError),
 }
 
 /// The payload ladder: from the least that can work, adding or dropping what the BMC names.
@@ -121,22 +173,23 @@ async fn climb(
     http: &mut Transport,
     found: &Found,
     slot: &Slot,
+    said: &Parameters,
     url: &str,
     known: &[String],
-) -> Result<Result<Vec<String>, BmcError>, BmcError> {
+) -> Result<Result<Vec<String>, Refusal>, BmcError> {
     if let Insert::Config(mount, _) = &slot.insert {
         return mount_config(http, slot, mount, url).await;
     }
-    let mut payload = Map::from_iter([("Image".to_owned(), Value::from(url))]);
+    let image = schemes::written(found, url);
+    let mut payload = Map::from_iter([("Image".to_owned(), Value::from(image))]);
     let value = |member: &str| member_value(member, url);
     if let Insert::Own(own, ..) = &slot.insert {
         payload.extend(own.insert_with.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))));
     } else if let Insert::Action(_) = &slot.insert {
-        let required = required_members(http, slot).await?;
         for member in known
             .iter()
             .map(String::as_str)
-            .chain(required.iter().map(String::as_str))
+            .chain(said.required.iter().map(String::as_str))
         {
             if let Some(value) = value(member) {
                 payload.insert(member.to_owned(), value);
@@ -184,11 +237,14 @@ async fn climb(
                 continue;
             }
         }
-        if error.class == ErrorClass::Forbidden || message::is_scheme(&reply.messages) {
+        if message::is_scheme(&reply.messages) {
+            return Ok(Err(Refusal::Scheme(error)));
+        }
+        if error.class == ErrorClass::Forbidden {
             return Err(error);
         }
         if !matches!(reply.status, 400 | 415 | 422) {
-            return Ok(Err(error));
+            return Ok(Err(Refusal::Slot(error)));
         }
         if adjust(&mut payload, &mut dropped, &reply.messages, &value) {
             continue;
@@ -203,11 +259,10 @@ async fn climb(
             payload.extend(value("TransferProtocolType").map(|v| ("TransferProtocolType".to_owned(), v)));
             continue;
         }
-        return Ok(Err(error));
+        return Ok(Err(Refusal::Slot(error)));
     }
-    Ok(Err(
-        http.error(ErrorClass::Refused, "it refuses every form of the insert")
-    ))
+    let error = http.error(ErrorClass::Refused, "it refuses every form of the insert");
+    Ok(Err(Refusal::Slot(error)))
 }
 
 /// Host and path are written beside the slots, and mounted.
@@ -216,22 +271,29 @@ async fn mount_config(
     slot: &Slot,
     mount: &str,
     url: &str,
-) -> Result<Result<Vec<String>, BmcError>, BmcError> {
+) -> Result<Result<Vec<String>, Refusal>, BmcError> {
     let path = url.find("://").and_then(|i| url[i + 3..].find('/').map(|j| i + 3 + j));
     let (host, path) = url.split_at(path.unwrap_or(url.len()));
     let body = json!({"Host": host, "Path": path, "Username": "", "Password": ""});
     let reply = http.patch(&slot.uri, &body, None).await?;
     let reply = task::finish(http, reply).await?;
     if !reply.is_good() {
-        let error = explained(http.refusal("PATCH", &slot.uri, &reply), &reply, url);
-        return Ok(Err(error));
+        return Ok(Err(refusal(http, "PATCH", &slot.uri, &reply, url)));
     }
     let reply = http.post(mount, Some(&json!({}))).await?;
     let reply = task::finish(http, reply).await?;
     if !reply.is_good() {
-        return Ok(Err(explained(http.refusal("POST", mount, &reply), &reply, url)));
+        return Ok(Err(refusal(http, "POST", mount, &reply, url)));
     }
     Ok(Ok(Vec::new()))
+}
+
+fn refusal(http: &Transport, method: &str, uri: &str, reply: &Reply, url: &str) -> Refusal {
+    let error = explained(http.refusal(method, uri, reply), reply, url);
+    match message::is_scheme(&reply.messages) {
+        true => Refusal::Scheme(error),
+        false => Refusal::Slot(error),
+    }
 }
 
 /// Follows a refusal's words: a member that it names is added, or dropped if it was there and is not
@@ -299,23 +361,43 @@ fn member_value(member: &str, url: &str) -> Option<Value> {
     })
 }
 
-/// What the action itself says is required.
-async fn required_members(http: &mut Transport, slot: &Slot) -> Result<Vec<String>, BmcError> {
+/// What the insert's action says of its parameters.
+#[derive(Debug, Default)]
+pub(crate) struct Parameters {
+    required: Vec<String>,
+    /// Values of TransferProtocolType; none: it does not say.
+    pub(crate) protocols: Vec<String>,
+}
+
+async fn parameters(http: &mut Transport, slot: &Slot) -> Result<Parameters, BmcError> {
+    const PROTOCOLS: &str = "TransferProtocolType@Redfish.AllowableValues";
     let action = json::at(&slot.body, &["Actions", "#VirtualMedia.InsertMedia"]);
+    let listed = json::texts(action, &[PROTOCOLS]).or_else(|| json::texts(&slot.body, &[PROTOCOLS]));
+    let mut said = Parameters {
+        protocols: listed.unwrap_or_default(),
+        ..Parameters::default()
+    };
+    if !matches!(slot.insert, Insert::Action(_)) {
+        return Ok(said);
+    }
     let Some(uri) = json::link(action, &["@Redfish.ActionInfo"]) else {
-        return Ok(Vec::new());
+        return Ok(said);
     };
     let Some(info) = http.get_if_there(&uri).await? else {
-        return Ok(Vec::new());
+        return Ok(said);
     };
-    let parameters = json::at(&info.body, &["Parameters"])
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    let required = parameters.iter().filter(|p| json::flag(p, &["Required"]) == Some(true));
-    Ok(required
-        .filter_map(|p| json::text(p, &["Name"]).map(str::to_owned))
-        .collect())
+    for parameter in json::at(&info.body, &["Parameters"]).as_array().into_iter().flatten() {
+        let Some(name) = json::text(parameter, &["Name"]) else {
+            continue;
+        };
+        if json::flag(parameter, &["Required"]) == Some(true) {
+            said.required.push(name.to_owned());
+        }
+        if name == "TransferProtocolType" && said.protocols.is_empty() {
+            said.protocols = json::texts(parameter, &["AllowableValues"]).unwrap_or_default();
+        }
+    }
+    Ok(said)
 }
 
 /// Adds what the operator can do about a refused image.
@@ -323,7 +405,8 @@ fn explained(error: BmcError, reply: &Reply, url: &str) -> BmcError {
     if message::is_scheme(&reply.messages) {
         let scheme = url.split("://").next().unwrap_or_default();
         return error.hinted(format!(
-            "this BMC takes no images over {scheme}: serve them over https or NFS"
+            "this BMC takes no images over {scheme}: isobar serves https as well, and NFS where --nfs-listen is set; \
+             look at isobar/image-scheme if one was forced"
         ));
     }
     if error.class == ErrorClass::Busy {
@@ -356,9 +439,17 @@ async fn read_back(http: &mut Transport, found: &Found, slot: &Slot, url: &str) 
     }
 }
 
-/// Whether what a slot shows is this URL: some leave out the scheme, some cut the URL, some write it another way.
+/// Whether what a slot shows is this URL: some leave out the scheme, some cut the URL, some write it another way. A folder
+/// that is a nonce is enough: the same image has several places.
 #[must_use]
 pub fn same_image(shown: &str, url: &str) -> bool {
+    let nonce = |u: &str| {
+        let mut parts = u.rsplit('/').skip(1);
+        parts.next().filter(|folder| folder.len() >= 22).map(str::to_owned)
+    };
+    if let (Some(shown), Some(wanted)) = (nonce(shown), nonce(url)) {
+        return shown == wanted;
+    }
     let bare = |u: &str| u.split_once("://").map_or(u, |(_, rest)| rest).to_ascii_lowercase();
     let (shown, url) = (bare(shown), bare(url));
     shown == url || (shown.len() >= 16 && (url.starts_with(&shown) || url.ends_with(&shown) || shown.ends_with(&url)))

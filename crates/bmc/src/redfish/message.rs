@@ -161,7 +161,14 @@ pub(crate) fn is_scheme(messages: &[Message]) -> bool {
         "FileTransferProtocolMismatch",
         "SourceDoesNotSupportProtocol",
     ];
-    messages.iter().any(|m| m.has_id(&ids))
+    let values = [
+        "ActionParameterValueNotInList",
+        "ActionParameterValueTypeError",
+        "PropertyValueNotInList",
+    ];
+    messages
+        .iter()
+        .any(|m| m.has_id(&ids) || (m.has_id(&values) && m.names("TransferProtocolType")))
 }
 
 /// Whether nothing more is asked for: power-on of what is on, and such.

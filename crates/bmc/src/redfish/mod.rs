@@ -14,6 +14,7 @@ pub use media::same_image;
 mod message;
 mod power;
 mod quirks;
+mod schemes;
 mod slots;
 mod task;
 mod tls;
@@ -81,6 +82,8 @@ impl Default for Options {
 pub struct Profile {
     /// Members of the payload that was accepted by an insert, beside `Image`.
     pub insert_members: Vec<String>,
+    /// Schemes of images that were refused.
+    pub refused_schemes: Vec<String>,
 }
 
 /// Opens a conversation: resolves and checks the address, reads the service root, logs in.
@@ -173,19 +176,22 @@ impl Bmc for Redfish {
         media::eject_all(http, found).await.map(|_| ())
     }
 
-    async fn insert(&mut self, url: &str) -> Result<Media, BmcError> {
+    async fn insert_one_of(&mut self, urls: &[String]) -> Result<Media, BmcError> {
         self.http.begin("insert media");
         let learnt = Arc::clone(&self.http.options.learnt);
-        let mut known = self.profile.insert_members.clone();
+        let mut known = self.profile.clone();
         let (http, found) = self.found().await?;
         let kind = found.kind();
-        if let Some(sibling) = learnt.of(&kind).filter(|_| known.is_empty()) {
-            known = sibling.insert_members;
+        if let Some(sibling) = learnt.of(&kind).filter(|_| known == Profile::default()) {
+            known = sibling;
         }
-        let (media, members) = media::insert(http, found, url, &known).await?;
-        self.profile.insert_members = members;
+        let inserted = media::insert(http, found, urls, &known).await?;
+        self.profile = Profile {
+            insert_members: inserted.members,
+            refused_schemes: inserted.refused,
+        };
         learnt.remember(kind, self.profile.clone());
-        Ok(media)
+        Ok(inserted.media)
     }
 
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError> {

@@ -38,6 +38,10 @@ pub(crate) enum Quirk {
     ActionsOnly,
     /// `Cd` means a CD in a drive; the virtual one is booted once by importing a configuration profile.
     BootByProfile,
+    /// Schemes of images that it takes, best first; others are tried after these.
+    ImageSchemes(&'static [&'static str]),
+    /// An NFS image is written `host:/export/x.iso`.
+    BareNfs,
     /// Logging in wants this member too.
     SessionOem(&'static str),
 }
@@ -45,8 +49,8 @@ pub(crate) enum Quirk {
 const ANY: u32 = u32::MAX;
 
 use Quirk::{
-    ActionsOnly, AlwaysSendEnabled, BootByProfile, CdTargets, ConnectedViaIsTruth, FullBootPayload, PatchImageOnly,
-    RestoreBootMode, SessionOem, SkipSlots,
+    ActionsOnly, AlwaysSendEnabled, BareNfs, BootByProfile, CdTargets, ConnectedViaIsTruth, FullBootPayload,
+    ImageSchemes, PatchImageOnly, RestoreBootMode, SessionOem, SkipSlots,
 };
 
 /// Where nothing else is said.
@@ -122,6 +126,34 @@ pub(crate) const ROWS: &[Row] = &[
         before: ANY,
         set: &[PatchImageOnly],
         why: "iLO 4: Inserted and WriteProtected are read-only (HPE's documentation)",
+    },
+    Row {
+        vendor: &["openbmc"],
+        model: &[],
+        before: ANY,
+        set: &[ImageSchemes(&["https"])],
+        why: "https and smb alone (source code of bmcweb)",
+    },
+    Row {
+        vendor: &["nvidia"],
+        model: &["gb200", "gb300", "gh200"],
+        before: ANY,
+        set: &[ImageSchemes(&["https"])],
+        why: "OpenBMC inside (recorded tree of a GB300)",
+    },
+    Row {
+        vendor: &["huawei", "xfusion"],
+        model: &[],
+        before: ANY,
+        set: &[ImageSchemes(&["nfs", "https"])],
+        why: "NFS and CIFS, newer ones https (field report on 2288H V5)",
+    },
+    Row {
+        vendor: &["dell", "lenovo"],
+        model: &[],
+        before: ANY,
+        set: &[BareNfs],
+        why: "host:/export/x.iso (Dell's and Lenovo's own scripts)",
     },
 ];
 
@@ -209,6 +241,11 @@ impl Quirks {
         self.0
             .iter()
             .any(|q| matches!(q, SkipSlots(prefixes) if prefixes.iter().any(|p| id.starts_with(p))))
+    }
+
+    pub(crate) fn image_schemes(&self) -> &'static [&'static str] {
+        let first = |q: &Quirk| if let ImageSchemes(list) = q { Some(*list) } else { None };
+        self.0.iter().find_map(first).unwrap_or_default()
     }
 
     pub(crate) fn session_oem(&self) -> Option<&'static str> {

@@ -111,14 +111,17 @@ impl Saga {
 
     pub(super) async fn insert(&self, row: &mut Row) -> Result<Outcome, Stop> {
         let attempt = self.placed(row).await?;
-        let url = self.inner.image_url(&attempt).map_err(Stop::Settings)?;
+        let urls = self.inner.image_urls(&attempt).map_err(Stop::Settings)?;
         // Some BMCs read while they insert: the observer is there before the command is.
         let reads = self.inner.follow(&attempt).map_err(Stop::Settings)?;
         if row.boot.inserted {
             // An earlier try or process may have got through.
             if let Answer::Media(media) = self.look(row, Verb::Media).await?
                 && media.inserted
-                && media.image.as_deref().is_some_and(|image| same_image(image, &url))
+                && media
+                    .image
+                    .as_deref()
+                    .is_some_and(|image| urls.iter().any(|url| same_image(image, url)))
             {
                 self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
                 return Ok(Outcome::Next(BOOT_ONCE));
@@ -128,7 +131,7 @@ impl Saga {
         self.note(row, Phase::Inserting, "inserting the image");
         let id = row.boot.id.clone();
         let answer = {
-            let mut inserting = std::pin::pin!(self.change(row, Verb::Insert(url.clone())));
+            let mut inserting = std::pin::pin!(self.change(row, Verb::Insert(urls.clone())));
             loop {
                 tokio::select! {
                     answer = &mut inserting => break answer,

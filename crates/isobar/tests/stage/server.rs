@@ -93,6 +93,13 @@ impl Server {
         self.wait_up();
     }
 
+    /// Started and stopped once, so that its data directory is there.
+    pub fn prepared(mut self) -> Self {
+        self.start();
+        self.stop();
+        self
+    }
+
     pub fn wait_up(&self) {
         self.wait("the server is up", |s| {
             s.data().join("rocketskates.password").exists()
