@@ -26,6 +26,7 @@
 
 mod blobs;
 mod connection;
+mod nfs;
 mod plane;
 pub mod range;
 mod request;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use isobar_image::vfs::{Denied, ImageResolver, Opened, Read, ReadKind, ReadObserver};
+pub use nfs::{NfsConfig, NfsPlane};
 pub use plane::{FilePlane, StartError};
 
 /// Most bytes that one connection may send before the others get their turn, and so the longest

@@ -41,6 +41,12 @@ pub struct StartError {
     source: std::io::Error,
 }
 
+impl StartError {
+    pub(crate) fn new(what: &'static str, source: std::io::Error) -> Self {
+        Self { what, source }
+    }
+}
+
 fn failed<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> StartError {
     move |err| StartError {
         what,

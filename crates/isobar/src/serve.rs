@@ -1,6 +1,6 @@
 //! `isobar serve`: puts the parts together and takes them apart again.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap::ArgMatches;
 use isobar_api::{AppState, Limits, Plugins, Server, ServerInfo, TlsIdentity, tls};
 use isobar_boot::address::default_address;
 use isobar_boot::{BootOptions, Booter, RedfishConnector, ServerAddr};
-use isobar_files::FilePlane;
+use isobar_files::{FilePlane, NfsPlane};
 use isobar_image::BlobDir;
 use isobar_model::content::Pack;
 use isobar_objects::{Objects, Options};
@@ -103,6 +103,8 @@ struct Parts {
     files: TcpListener,
     files_tls: Option<TcpListener>,
     tls_of_files: Arc<rustls::ServerConfig>,
+    nfs: Option<TcpListener>,
+    portmap: Option<(TcpListener, UdpSocket)>,
 }
 
 impl Parts {
@@ -114,6 +116,8 @@ impl Parts {
             .file_tls_listen
             .map(|at| listen("file-tls-listen", at))
             .transpose()?;
+        let nfs = settings.nfs_listen.map(|at| listen("nfs-listen", at)).transpose()?;
+        let portmap = settings.nfs_portmap_listen.map(portmapper).transpose()?;
         let tls = match (&settings.tls_cert, &settings.tls_key) {
             (Some(cert), Some(key)) => TlsIdentity::load(cert, key)?,
             _ => {
@@ -148,12 +152,22 @@ impl Parts {
             files,
             files_tls,
             tls_of_files,
+            nfs,
+            portmap,
         })
     }
 }
 
 fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).with_context(|| format!("listening on {address} (setting {setting})"))
+}
+
+fn portmapper(address: SocketAddr) -> anyhow::Result<(TcpListener, UdpSocket)> {
+    let setting = "nfs-portmap-listen";
+    let tcp = listen(setting, address)?;
+    let same = tcp.local_addr()?;
+    let udp = UdpSocket::bind(same).with_context(|| format!("listening on {same} (setting {setting})"))?;
+    Ok((tcp, udp))
 }
 
 /// Names and addresses for the certificate.
@@ -235,6 +249,8 @@ async fn serve(
         files,
         files_tls,
         tls_of_files,
+        nfs,
+        portmap,
     } = parts;
     let (api_address, file_address) = (api.local_addr()?, files.local_addr()?);
     let fingerprint = tls.fingerprint();
@@ -246,7 +262,10 @@ async fn serve(
             Some(listener) => listener.local_addr()?.port(),
             None => file_address.port(),
         }),
-        nfs_port: None,
+        nfs_port: match &nfs {
+            Some(listener) => Some(listener.local_addr()?.port()),
+            None => None,
+        },
         api_port: api_address.port(),
     };
     let info = ServerInfo {
@@ -286,6 +305,12 @@ async fn serve(
         booter.observer(),
         Arc::clone(&blobs),
     )?;
+    let start_nfs = |listener| {
+        let (images, reads) = (booter.resolver(), booter.observer());
+        let limits = isobar_files::NfsConfig::default();
+        NfsPlane::start(listener, portmap, limits, images, reads, Arc::clone(&blobs))
+    };
+    let nfs = nfs.map(start_nfs).transpose()?;
     let boots = Arc::new(BootsOf::new(booter, objects.clone(), settings.ipmi_provider));
     let state = AppState::new(objects, boots, blobs, spool, info)
         .with_plugins(plugins)
@@ -302,7 +327,11 @@ async fn serve(
     }
     let stop = async {
         server.shutdown(GRACE).await;
-        let _ = tokio::task::spawn_blocking(move || plane.shutdown()).await;
+        let planes = move || {
+            plane.shutdown();
+            drop(nfs);
+        };
+        let _ = tokio::task::spawn_blocking(planes).await;
     };
     // A second signal ends it at once.
     tokio::select! {

@@ -93,3 +93,31 @@ fn a_scheme_can_be_forced() {
     assert!(image.starts_with("https://"), "{image}");
     assert_eq!(inserts, 1);
 }
+
+#[test]
+fn a_bmc_that_takes_nfs_alone_fetches_by_nfs() {
+    let port = stage::free_port();
+    let options = Options {
+        args: vec![format!("--nfs-listen=127.0.0.1:{port}")],
+        ..Options::default()
+    };
+    for read in [isobar_sim::ReadManner::AtInsert, isobar_sim::ReadManner::CopyAll] {
+        let stage = Stage::with(options.clone(), |config| {
+            takes(&["nfs"])(config);
+            config.manners.read = read;
+        });
+        stage.import();
+        stage.add_machine(&json!({"isobar/strict-image-peer": true}));
+        let (image, inserts) = booted(&stage);
+        assert!(image.starts_with(&format!("nfs://127.0.0.1:{port}/")), "{image}");
+        assert_eq!(inserts, 3, "refused http and https, took nfs");
+        // Seen as reads by HTTP are.
+        let log = stage.last_boot()["log"].to_string();
+        let phase = if read == isobar_sim::ReadManner::CopyAll {
+            "copied"
+        } else {
+            "initrd"
+        };
+        assert!(log.contains(&format!(r#""phase":"{phase}""#)), "{log}");
+    }
+}

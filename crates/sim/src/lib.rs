@@ -28,6 +28,7 @@ mod log;
 mod machine;
 mod medium;
 mod nbd;
+mod nfs;
 mod paper;
 mod power;
 mod profile;

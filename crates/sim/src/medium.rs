@@ -21,6 +21,7 @@ use crate::config::{Manners, ReadManner, ms};
 use crate::error::SimError;
 use crate::fault::{FaultKind, Faults};
 use crate::log::{Log, Read, ReadCause};
+use crate::nfs::{NfsError, NfsImage};
 
 /// Pieces kept in memory per medium; a BMC has some MB for this.
 const CACHE_BYTES: u64 = 32 << 20;
@@ -47,6 +48,9 @@ pub(crate) enum ReadError {
     /// The image's server refused.
     #[error("the image's server answered {0}")]
     Status(u16),
+    /// The NFS server refused.
+    #[error("the NFS server answered {0}")]
+    Nfs(u32),
     /// No usable answer.
     #[error("reading the image: {0}")]
     Http(String),
@@ -60,7 +64,8 @@ impl ReadError {
     fn is_final(&self) -> bool {
         match self {
             Self::Status(code) => (400..500).contains(code),
-            Self::Http(_) => false,
+            // NFS3ERR_JUKEBOX: not now (RFC 1813 §2.6).
+            Self::Http(_) | Self::Nfs(10_008) => false,
             _ => true,
         }
     }
@@ -108,6 +113,8 @@ pub(crate) struct Medium {
     cache: Mutex<Cache>,
     /// One request to the image's server at a time, as BMCs do.
     line: tokio::sync::Mutex<()>,
+    /// Of an image on an NFS share, while it works.
+    share: tokio::sync::Mutex<Option<NfsImage>>,
     copy: OnceLock<File>,
     closed: watch::Sender<bool>,
     /// Bytes that the machine has read.
@@ -155,6 +162,7 @@ impl Medium {
             size: OnceCell::new(),
             cache: Mutex::default(),
             line: tokio::sync::Mutex::default(),
+            share: tokio::sync::Mutex::default(),
             copy: OnceLock::new(),
             closed: watch::Sender::new(false),
             taken: AtomicU64::new(0),
@@ -258,6 +266,9 @@ impl Medium {
                 _ => return Err(ReadError::Http("connection lost (simulated fault)".into())),
             }
         }
+        if self.url.scheme() == "nfs" {
+            return self.read_share(method == http::Method::HEAD, range, sink, read).await;
+        }
         let mut request = self
             .client
             .request(method, self.url.clone())
@@ -292,15 +303,63 @@ impl Medium {
             let take = u64::try_from(chunk.len()).unwrap_or(u64::MAX).min(wanted - read.length);
             sink(&chunk[..usize::try_from(take).unwrap_or(chunk.len())])?;
             read.length += take;
-            if let Some(rate) = self.manners.rate_bps.filter(|rate| *rate > 0) {
-                let due = Duration::from_secs_f64(read.length as f64 / rate as f64);
-                tokio::time::sleep_until(started + due).await;
-            }
+            self.keep_to_rate(started, read.length).await;
             if read.length == wanted {
                 break;
             }
         }
         Ok((status, headers))
+    }
+
+    /// The same from an NFS share: its attributes stand for the answer to HEAD.
+    async fn read_share(
+        &self,
+        head: bool,
+        range: Option<(u64, u64)>,
+        mut sink: impl FnMut(&[u8]) -> Result<(), ReadError> + Send,
+        read: &mut Read,
+    ) -> Result<(StatusCode, http::HeaderMap), ReadError> {
+        let failed = |error| match error {
+            NfsError::Status(status) => ReadError::Nfs(status),
+            NfsError::Lost(text) => ReadError::Http(format!("NFS: {text}")),
+        };
+        let idle = |_| ReadError::Http(format!("nothing came for {} s", IDLE.as_secs()));
+        let mut share = self.share.lock().await;
+        // Taken out for as long as it is used: what failed is mounted anew.
+        let mut image = match share.take() {
+            Some(image) => image,
+            None => {
+                let mounted = tokio::time::timeout(IDLE, NfsImage::mount(&self.url)).await;
+                mounted.map_err(idle)?.map_err(failed)?
+            }
+        };
+        let (start, end) = match range {
+            _ if head => (0, 0),
+            Some((start, end)) => (start, end.min(image.size)),
+            None => (0, image.size),
+        };
+        let started = Instant::now();
+        while start + read.length < end {
+            let piece = image.read(start + read.length, end - start - read.length);
+            let piece = tokio::time::timeout(IDLE, piece).await.map_err(idle)?.map_err(failed)?;
+            if piece.is_empty() {
+                return Err(ReadError::Http("NFS: the file ends before its size".to_owned()));
+            }
+            sink(&piece)?;
+            read.length += piece.len() as u64;
+            self.keep_to_rate(started, read.length).await;
+        }
+        let mut headers = http::HeaderMap::new();
+        headers.insert(header::CONTENT_LENGTH, image.size.into());
+        *share = Some(image);
+        Ok((StatusCode::OK, headers))
+    }
+
+    async fn keep_to_rate(&self, started: Instant, length: u64) {
+        if let Some(rate) = self.manners.rate_bps.filter(|rate| *rate > 0) {
+            let due = Duration::from_secs_f64(length as f64 / rate as f64);
+            tokio::time::sleep_until(started + due).await;
+        }
     }
 
     async fn ask_size(&self) -> Result<u64, ReadError> {

@@ -13,6 +13,7 @@ use url::Url;
 
 use crate::bmc::{Bmc, BootOverride, Refusal, SlotId};
 use crate::fault::FaultKind;
+use crate::nfs;
 use crate::power::Command;
 pub(crate) use message::Refused;
 use resource::Resource;
@@ -445,13 +446,18 @@ async fn insert(bmc: &Bmc, slot: SlotId, body: &Map<String, Value>) -> Result<An
 
 /// Reads the image, or refuses it: as `unusable` where it is no URL.
 async fn put_in(bmc: &Bmc, slot: SlotId, image: &Value, unusable: Refused) -> Result<(), Refused> {
+    let web = |text: &str| {
+        let url = Url::parse(text).ok()?;
+        (matches!(url.scheme(), "http" | "https") && url.host().is_some()).then_some(url)
+    };
     let url = image
         .as_str()
-        .and_then(|text| Url::parse(text).ok())
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some())
+        .and_then(|text| web(text).or_else(|| nfs::parse(text)))
         .ok_or(unusable)?;
     let schemes = &bmc.config.manners.image_schemes;
-    if !schemes.is_empty() && !schemes.iter().any(|scheme| scheme == url.scheme()) {
+    let usual = ["http".to_owned(), "https".to_owned()];
+    let schemes = if schemes.is_empty() { &usual[..] } else { schemes };
+    if !schemes.iter().any(|scheme| scheme == url.scheme()) {
         return Err(Refused::image_format(url.as_str()));
     }
     match bmc.insert(slot, &url).await {
