@@ -137,7 +137,7 @@ impl Export {
             GETPORT => {
                 let mut next = || arguments.u32().ok_or(Undone::Garbage);
                 let wanted = (next()?, next()?, next()?);
-                reply.u32(known.contains(&wanted).then_some(self.port.into()).unwrap_or_default());
+                reply.u32(if known.contains(&wanted) { self.port.into() } else { 0 });
             }
             DUMP => {
                 for (program, version, protocol) in known {
