@@ -157,4 +157,26 @@ pub trait Boots: Send + Sync {
         params: Map<String, Value>,
         by: &Principal,
     ) -> Result<Value, ApiError>;
+
+    /// What is under way, waits or is owed at BMCs: of a machine, or of all; with `all` what has ended, too. Each has
+    /// members `id` and `machine` (UUID; empty: a BMC that several may share).
+    ///
+    /// # Errors
+    /// Of the store.
+    async fn operations(&self, machine: Option<&str>, all: bool) -> Result<Vec<Value>, ApiError>;
+    /// One of them.
+    ///
+    /// # Errors
+    /// 404.
+    async fn operation(&self, id: &str) -> Result<Value, ApiError>;
+    /// Ends it, as far as it can be called back.
+    ///
+    /// # Errors
+    /// 404; 409 for what is over or has been sent.
+    async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError>;
+    /// Tries it again now.
+    ///
+    /// # Errors
+    /// 404; 409 for what is under way; 422 for what cannot be repeated.
+    async fn retry_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError>;
 }

@@ -132,6 +132,18 @@ const OTHERS: &[(&str, &str, Row)] = &[
     ("GET", "/isobar/v1/events", KNOWN),
     ("GET", "/isobar/v1/boots", row("machines", "get", Never)),
     ("GET", "/isobar/v1/boots/{key}", filtered("machines", "get")),
+    ("GET", "/isobar/v1/operations", row("machines", "get", Never)),
+    ("GET", "/isobar/v1/operations/{key}", filtered("machines", "get")),
+    (
+        "POST",
+        "/isobar/v1/operations/{key}/cancel",
+        filtered("machines", "update"),
+    ),
+    (
+        "POST",
+        "/isobar/v1/operations/{key}/retry",
+        filtered("machines", "update"),
+    ),
     ("GET", "/isobar/v1/isos", row("isos", "list", Never)),
     ("GET", "/isobar/v1/isos/{key}/{bootenv}/tree", row("isos", "get", Never)),
     (

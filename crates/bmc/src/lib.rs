@@ -159,6 +159,12 @@ pub struct HostState {
     pub boot_progress: Option<String>,
 }
 
+/// What a way of talking to BMCs has no words for.
+fn unsupported(what: &'static str) -> BmcError {
+    let text = "the protocol that this BMC is spoken to with has no such function";
+    BmcError::new(ErrorClass::Unsupported, what, text)
+}
+
 /// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out.
 #[async_trait]
 pub trait Bmc: Send {
@@ -183,6 +189,10 @@ pub trait Bmc: Send {
     async fn host(&mut self) -> Result<HostState, BmcError>;
     /// Restarts the BMC itself: it is deaf for minutes then, and what is in its virtual CD is lost.
     async fn reset_bmc(&mut self) -> Result<(), BmcError>;
+    /// Ends the sessions that our own user has left open, but for this one; how many.
+    async fn clear_sessions(&mut self) -> Result<u32, BmcError> {
+        Err(unsupported("end sessions"))
+    }
     /// Removes an override that is still set.
     async fn clear_boot_override(&mut self) -> Result<(), BmcError>;
     /// Power state.

@@ -12,7 +12,8 @@ use isobar_store::{Audit, Expect, Txn};
 use serde_json::{Map, Value, json};
 
 use crate::attempts::parse_name;
-use crate::gate::{self, Answer, Verb};
+use crate::gate::{self, Answer, Caller, Verb};
+use crate::operations::Flight;
 use crate::reason::Reason;
 use crate::record::{Intent, Operation, State};
 use crate::service::Booter;
@@ -124,6 +125,7 @@ struct Call {
     url: Option<String>,
     boot: bool,
     reached: Arc<Reached>,
+    flight: Arc<Flight>,
     by: Principal,
     /// Whether the audit log knows of it.
     told: bool,
@@ -198,15 +200,14 @@ impl Booter {
         params: Map<String, Value>,
         by: &Principal,
     ) -> Result<Value, ApiError> {
-        let action = Self::action(command).ok_or_else(|| ApiError::action_not_found("machines", key, command))?;
-        let (uuid, key, by) = (machine.to_owned(), key.to_owned(), by.clone());
-        let call = self
+        let (booter, uuid, named, verb) = (self.clone(), machine.to_owned(), key.to_owned(), command.to_owned());
+        let by = by.clone();
+        let work = self
             .inner
             .objects
-            .run(move |objects| prepare(objects, &uuid, &key, action, params, by))
-            .await?;
-        let inner = Arc::clone(&self.inner);
-        let work = self.inner.runtime.spawn(async move { inner.perform(call).await });
+            .run(move |_| booter.start_action(&uuid, &named, &verb, params, &by))
+            .await?
+            .1;
         match tokio::time::timeout(patience(&self.inner), work).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(ApiError::new(
@@ -226,6 +227,65 @@ impl Booter {
                 ),
             )),
         }
+    }
+}
+
+type Work = tokio::task::JoinHandle<Result<Value, ApiError>>;
+
+impl Booter {
+    /// Begins an action and does not wait for it.
+    pub(crate) fn begin_action(
+        &self,
+        machine: &str,
+        key: &str,
+        command: &str,
+        params: Map<String, Value>,
+        by: &Principal,
+    ) -> Result<Operation, ApiError> {
+        Ok(self.start_action(machine, key, command, params, by)?.0)
+    }
+
+    fn start_action(
+        &self,
+        machine: &str,
+        key: &str,
+        command: &str,
+        params: Map<String, Value>,
+        by: &Principal,
+    ) -> Result<(Operation, Work), ApiError> {
+        let action = Self::action(command).ok_or_else(|| ApiError::action_not_found("machines", key, command))?;
+        let mut call = prepare(&self.inner.objects, machine, key, action, params, by.clone())?;
+        if let Deed::Power(_) = call.deed {
+            self.inner
+                .power_is_free(machine)
+                .map_err(|reason| failure(key, &reason))?;
+        }
+        call.operation.at_ms = self.inner.now_ms();
+        call.flight = Flight::new(call.operation.clone());
+        let operation = call.operation.clone();
+        lock(&self.inner.flights).insert(operation.id.clone(), Arc::clone(&call.flight));
+        let landing = Landing {
+            inner: Arc::clone(&self.inner),
+            id: operation.id.clone(),
+        };
+        let inner = Arc::clone(&self.inner);
+        let work = self.inner.runtime.spawn(async move {
+            let _landing = landing;
+            inner.perform(call).await
+        });
+        Ok((operation, work))
+    }
+}
+
+/// However an action ends, it is under way no more.
+struct Landing {
+    inner: Arc<Inner>,
+    id: String,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        lock(&self.inner.flights).remove(&self.id);
     }
 }
 
@@ -252,6 +312,7 @@ fn prepare(
                 .map_err(|reason| ApiError::action_bad_param("machines", key, command, name, &reason))?;
         }
     }
+    let given = params.keys().cloned().collect();
     // What the caller says stands before what the machine has.
     if let Some(Value::Object(own)) = machine.get_mut("Params") {
         own.extend(params);
@@ -285,6 +346,7 @@ fn prepare(
         id: uuid::Uuid::new_v4().to_string(),
         machine: uuid.to_owned(),
         command: command.to_owned(),
+        given,
         principal: by.name().to_owned(),
         at_ms: 0,
         state: "running".to_owned(),
@@ -292,6 +354,7 @@ fn prepare(
         outcome: None,
     };
     Ok(Call {
+        flight: Flight::new(operation.clone()),
         operation,
         settings,
         deed: action.deed,
@@ -317,6 +380,7 @@ fn failure(machine: &str, reason: &Reason) -> ApiError {
         "bmc-not-configured" | "bmc-address" | "image-peers" | "network-data" | "bootenv" | "other-machines-iso"
         | "template" => 400,
         "machine-gone" => 404,
+        "boot-under-way" | "cancelled" => 409,
         "bmc-timeout" | "bmc-unreachable" => 504,
         "missing-kernel" | "base-damaged" => 422,
         _ => 502,
@@ -330,7 +394,6 @@ fn failure(machine: &str, reason: &Reason) -> ApiError {
 
 impl Inner {
     async fn perform(self: Arc<Self>, mut call: Call) -> Result<Value, ApiError> {
-        call.operation.at_ms = self.now_ms();
         let machine = call.operation.machine.clone();
         if !call.deed.changes() {
             self.objects.note(call.audit(""));
@@ -470,7 +533,23 @@ impl Inner {
 
     async fn ask(&self, call: &mut Call, verb: Verb) -> Result<Answer, Reason> {
         let endpoint = call.settings.endpoint.clone()?;
-        let turn = self.gate.turn(&endpoint).await;
+        let (who, site) = (call.operation.id.clone(), call.settings.site.clone());
+        let caller = Caller {
+            endpoint: &endpoint,
+            site: site.as_deref(),
+            who: &who,
+        };
+        let turn = tokio::select! {
+            turn = self.gate.turn(caller) => turn,
+            () = call.flight.cancelled.notified() => return Err(called_off()),
+        };
+        if !call.flight.sends() {
+            return Err(called_off());
+        }
+        if let Verb::Power(_) = verb {
+            // A boot may have begun while this waited.
+            self.power_is_free(&call.operation.machine)?;
+        }
         let now = self.now_ms();
         let longest = u64::try_from(verb.longest(&self.timing).as_millis()).unwrap_or(u64::MAX);
         call.operation.intent = Some(Intent {
@@ -492,6 +571,31 @@ impl Inner {
             .await
             .map_err(|error: BmcError| Reason::of_bmc(&error))
     }
+}
+
+impl Inner {
+    /// A boot has the machine's power until the agent is up: a power command of somebody else would break it off in its
+    /// middle, or be undone by it.
+    fn power_is_free(&self, machine: &str) -> Result<(), Reason> {
+        match self.power_is_taken(machine).map_err(store_reason)? {
+            None => Ok(()),
+            Some(boot) => Err(Reason::new(
+                "boot-under-way",
+                format!(
+                    "{} is booting {} (boot {}), which switches its power by itself: nothing was sent",
+                    boot.machine_name, boot.bootenv, boot.id
+                ),
+                format!(
+                    "let it go on (`isobar boots watch {0}`), or end it first: `isobar operations cancel {0}`",
+                    boot.id
+                ),
+            )),
+        }
+    }
+}
+
+fn called_off() -> Reason {
+    Reason::new("cancelled", "the action was cancelled before anything was sent", "")
 }
 
 fn store_reason(error: isobar_store::StoreError) -> Reason {

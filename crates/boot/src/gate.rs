@@ -10,12 +10,18 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use isobar_bmc::address::AddressPolicy;
 use isobar_bmc::redfish;
-use isobar_bmc::{Bmc, BmcError, BootTarget, Endpoint, ErrorClass, Media, PowerAction, PowerState, Probe, Recorder};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+use isobar_bmc::{
+    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, Media, PowerAction, PowerState, Probe, Recorder,
+};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+use crate::bmcs::Bmcs;
+use crate::breaker::Breaker;
+use crate::chance::Chance;
 use crate::ledger::{Entry, Ledger, Left};
+use crate::line::{At, Line, Ticket, Waiting};
 use crate::pins::Pins;
+use crate::record::ms_of;
 use crate::timing::Timing;
 
 /// Opens conversations with BMCs.
@@ -85,6 +91,12 @@ pub enum Verb {
     PowerState,
     /// Change the power.
     Power(PowerAction),
+    /// What the machine is like, and how far it has come.
+    Host,
+    /// End the sessions that our user has left open.
+    ClearSessions,
+    /// Restart the BMC itself.
+    ResetBmc,
 }
 
 impl Verb {
@@ -103,6 +115,9 @@ impl Verb {
             Self::Power(PowerAction::ForceOff) => "power-off",
             Self::Power(PowerAction::GracefulShutdown) => "shutdown",
             Self::Power(PowerAction::Cycle) => "power-cycle",
+            Self::Host => "host",
+            Self::ClearSessions => "clear-sessions",
+            Self::ResetBmc => "reset-bmc",
         }
     }
 
@@ -131,6 +146,10 @@ pub enum Answer {
     Media(Media),
     /// Of [`Verb::PowerState`].
     Power(PowerState),
+    /// Of [`Verb::Host`].
+    Host(HostState),
+    /// Of [`Verb::ClearSessions`]: how many.
+    Cleared(u32),
     /// Of all others.
     Done,
 }
@@ -145,25 +164,48 @@ pub struct Gate {
     closed_until: Instant,
     /// Where a process after this one finds what was under way.
     ledger: Arc<Ledger>,
-    /// Logins that a BMC has refused, by endpoint: BMCs count these and lock accounts.
-    refused: Mutex<HashMap<String, [u8; 32]>>,
+    pub(crate) bmcs: Bmcs,
+    pub(crate) breaker: Breaker,
+    pub(crate) chance: Chance,
+    pub(crate) line: Line,
     pins: Pins,
     all: Semaphore,
+    sites: Mutex<HashMap<String, Arc<Semaphore>>>,
     timing: Timing,
 }
 
-/// The right to have one exchange with one BMC.
+/// Who wants an exchange, and with whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The BMC.
+    pub endpoint: &'a Endpoint,
+    /// Its site, where one is named: a site takes so many conversations at a time.
+    pub site: Option<&'a str>,
+    /// Id of the boot or operation.
+    pub who: &'a str,
+}
+
+/// The right to have one exchange with one BMC: its lease.
 pub struct Turn<'a> {
     gate: &'a Gate,
     endpoint: &'a Endpoint,
+    ticket: Ticket<'a>,
     _door: OwnedMutexGuard<()>,
+    _site: Option<OwnedSemaphorePermit>,
     _slot: Option<SemaphorePermit<'a>>,
 }
 
 impl Gate {
     /// `timing.bmc_connections` bounds the conversations with all BMCs together; what an earlier process left is
     /// waited out.
-    pub fn new(connector: Arc<dyn Connector>, timing: Timing, ledger: Arc<Ledger>, left: Left, pins: Pins) -> Self {
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        timing: Timing,
+        ledger: Arc<Ledger>,
+        left: Left,
+        pins: Pins,
+        bmcs: Bmcs,
+    ) -> Self {
         let now = Instant::now();
         let doubts = left.doubts.into_iter().map(|(authority, time)| (authority, now + time));
         Self {
@@ -172,9 +214,13 @@ impl Gate {
             doubts: Mutex::new(doubts.collect()),
             closed_until: now + left.everywhere,
             ledger,
-            refused: Mutex::default(),
+            bmcs,
+            breaker: Breaker::new(timing.breaker_failures, timing.breaker()),
+            chance: Chance::new(timing.jitter_seed),
+            line: Line::default(),
             pins,
             all: Semaphore::new(timing.bmc_connections.max(1)),
+            sites: Mutex::default(),
             timing,
         }
     }
@@ -188,10 +234,12 @@ impl Gate {
         *entry = until.max(*entry);
     }
 
-    /// Waits until this BMC is free.
-    pub async fn turn<'a>(&'a self, endpoint: &'a Endpoint) -> Turn<'a> {
-        let key = authority(endpoint);
+    /// Waits until this BMC is free, and its site and the server have room.
+    pub async fn turn<'a>(&'a self, caller: Caller<'a>) -> Turn<'a> {
+        let key = authority(caller.endpoint);
+        let ticket = self.line.join(caller.who, &key);
         let door = self.door(&key).lock_owned().await;
+        ticket.at(At::Doubt(self.closed_until));
         tokio::time::sleep_until(self.closed_until.into()).await;
         let doubt = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if let Some(until) = doubt {
@@ -201,14 +249,26 @@ impl Gate {
                 key: &key,
                 until,
             };
+            ticket.at(At::Doubt(until));
             tokio::time::sleep_until(until.into()).await;
             std::mem::forget(restore);
         }
+        let site = match caller.site.filter(|_| self.timing.site_connections > 0) {
+            Some(name) => {
+                ticket.at(At::Site(name.to_owned()));
+                self.site(name).acquire_owned().await.ok()
+            }
+            None => None,
+        };
+        ticket.at(At::All);
+        let slot = self.all.acquire().await.ok();
         Turn {
             gate: self,
-            endpoint,
+            endpoint: caller.endpoint,
+            ticket,
             _door: door,
-            _slot: self.all.acquire().await.ok(),
+            _site: site,
+            _slot: slot,
         }
     }
 
@@ -218,27 +278,41 @@ impl Gate {
     /// As the latter's.
     pub async fn exchange(
         &self,
-        endpoint: &Endpoint,
+        caller: Caller<'_>,
         recorder: Arc<dyn Recorder>,
         verb: &Verb,
     ) -> Result<Answer, BmcError> {
-        self.turn(endpoint).await.exchange(recorder, verb).await
+        self.turn(caller).await.exchange(recorder, verb).await
     }
 
-    /// Whether this BMC has refused this very login, and none has been accepted since.
+    /// Whether this BMC has refused this very login, and it is not sent again.
     #[must_use]
     pub fn login_refused(&self, endpoint: &Endpoint) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.get(&authority(endpoint)) == Some(&login_hash(endpoint))
+        self.bmcs.held(endpoint).is_some()
     }
 
-    fn login_was(&self, endpoint: &Endpoint, refused: bool) {
-        let mut all = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused {
-            all.insert(authority(endpoint), login_hash(endpoint));
-        } else {
-            all.remove(&authority(endpoint));
-        }
+    /// For how long a BMC that did not answer is left alone by all that does not hurry.
+    pub(crate) fn left_alone(&self, endpoint: &Endpoint) -> Option<Duration> {
+        let now = Instant::now();
+        let until = self.breaker.open_until(&authority(endpoint), now)?;
+        Some(until.saturating_duration_since(now))
+    }
+
+    /// Everybody in line.
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        self.line.waiting(Instant::now())
+    }
+
+    fn site(&self, name: &str) -> Arc<Semaphore> {
+        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = self.timing.site_connections;
+        // Sites that nobody is at are forgotten: names come and go.
+        sites.retain(|known, site| known == name || Arc::strong_count(site) > 1);
+        Arc::clone(
+            sites
+                .entry(name.to_owned())
+                .or_insert_with(|| Arc::new(Semaphore::new(limit))),
+        )
     }
 
     /// Into the ledger, where it stays until the exchange has ended.
@@ -291,8 +365,16 @@ impl Turn<'_> {
     /// # Errors
     /// Of the BMC; [`ErrorClass::Timeout`] when the deadline passed, and then it is unknown what the BMC did.
     pub async fn exchange(self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
+        if let Some(held) = self.gate.bmcs.refusal(self.endpoint) {
+            return Err(held);
+        }
+        let until = Instant::now() + verb.longest(&self.gate.timing);
+        self.ticket.at(At::Talking(verb.name(), until));
         let entry = self.gate.enter(self.endpoint, verb).await;
         let answer = self.talk(recorder, verb).await;
+        let (failed, jitter) = (answer.as_ref().err().map(|error| error.class), self.gate.chance.next());
+        let key = authority(self.endpoint);
+        self.gate.breaker.heard(&key, failed, Instant::now(), jitter);
         if let Some(entry) = entry {
             let ended = tokio::task::spawn_blocking(move || entry.ended()).await;
             if let Err(error) = ended.map_err(std::io::Error::other).and_then(|ended| ended) {
@@ -313,8 +395,8 @@ impl Turn<'_> {
             .await
             .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)));
         match &connected {
-            Ok(_) => self.gate.login_was(self.endpoint, false),
-            Err(error) if error.class == ErrorClass::Auth => self.gate.login_was(self.endpoint, true),
+            Ok(_) => self.gate.bmcs.accepted(self.endpoint).await,
+            Err(error) if error.class == ErrorClass::Auth => self.hold().await,
             Err(_) => {}
         }
         let mut bmc = connected?;
@@ -324,11 +406,16 @@ impl Turn<'_> {
             .unwrap_or_else(late);
         if answer.as_ref().is_err_and(|error| error.class == ErrorClass::Auth) {
             // With Basic authentication the first request is the login.
-            self.gate.login_was(self.endpoint, true);
+            self.hold().await;
         }
         // A session that is left behind is one of few.
         let _ = tokio::time::timeout(self.gate.timing.log_out(), bmc.close()).await;
         answer
+    }
+
+    async fn hold(&self) {
+        let now = ms_of(std::time::SystemTime::now());
+        self.gate.bmcs.refused(self.endpoint, now).await;
     }
 }
 
@@ -342,19 +429,10 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::BootOnce(target) => bmc.boot_once(*target).await.map(|()| Answer::Done)?,
         Verb::ClearOverride => bmc.clear_boot_override().await.map(|()| Answer::Done)?,
         Verb::Power(action) => bmc.power(*action).await.map(|()| Answer::Done)?,
+        Verb::Host => Answer::Host(bmc.host().await?),
+        Verb::ClearSessions => Answer::Cleared(bmc.clear_sessions().await?),
+        Verb::ResetBmc => bmc.reset_bmc().await.map(|()| Answer::Done)?,
     })
-}
-
-fn login_hash(endpoint: &Endpoint) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in [
-        endpoint.username.as_bytes(),
-        &[0],
-        endpoint.password.reveal().as_bytes(),
-    ] {
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 /// `host:port` of a BMC.

@@ -123,7 +123,13 @@ pub(crate) struct Planned {
 
 impl Inner {
     /// A new boot takes the place of what is under way.
-    fn begin(&self, objects: &Objects, machine: &Object, bootenv: &Object, txn: &mut Txn) -> Result<(), StoreError> {
+    pub(crate) fn begin(
+        &self,
+        objects: &Objects,
+        machine: &Object,
+        bootenv: &Object,
+        txn: &mut Txn,
+    ) -> Result<(), StoreError> {
         let owes = self.replace(member(machine, "Uuid"), txn)?;
         let mut boot = self.new_boot(machine, DECIDE)?;
         boot.inserted = owes;
@@ -421,6 +427,9 @@ impl Inner {
             way: None,
             leave_power: false,
             shutdown_ms: None,
+            recovering: None,
+            rungs: Vec::new(),
+            wait_until_ms: None,
             inserted: false,
             override_set: false,
             cleanup: false,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use isobar_bmc::Network;
+use isobar_bmc::{ErrorClass, Network};
 use isobar_image::AttemptId;
 use isobar_store::{Doc, Expect, IndexEntry, Put, Rev};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub mod kind {
     pub const EXCHANGES: &str = "_exchanges";
     /// SHA-256 of the certificate that is pinned for a BMC, hex, by `host:port`.
     pub const PINS: &str = "_bmc_pins";
+    /// What is known of a BMC beyond one boot, by `host:port`; see [`crate::bmcs`].
+    pub const BMCS: &str = "_bmcs";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
 }
@@ -211,6 +213,30 @@ pub struct Intent {
     pub until_ms: u64,
 }
 
+/// Why a boot is on the ladder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovering {
+    /// The step that could not be done.
+    pub step: String,
+    /// What the BMC said to it.
+    pub error: Reason,
+    /// Class of that error.
+    pub class: ErrorClass,
+}
+
+/// A rung of the ladder that was taken, or that could not be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungTaken {
+    /// `eject`, `sessions`, `post`, `reset`.
+    pub rung: String,
+    /// For the sake of this step.
+    pub step: String,
+    /// When; RFC 3339.
+    pub at: String,
+    /// What came of it.
+    pub outcome: String,
+}
+
 /// The durable saga.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Boot {
@@ -245,6 +271,15 @@ pub struct Boot {
     /// The machine's own time for a graceful shutdown; none: the server's.
     #[serde(default)]
     pub shutdown_ms: Option<u64>,
+    /// The ladder of recovery: the step that could not be done, while a rung of it is taken.
+    #[serde(default)]
+    pub recovering: Option<Recovering>,
+    /// Rungs that were taken.
+    #[serde(default)]
+    pub rungs: Vec<RungTaken>,
+    /// The next try comes then; milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub wait_until_ms: Option<u64>,
     /// Something of ours may be in the BMC: to be taken out when this boot does not succeed.
     pub inserted: bool,
     /// An override of ours may be set.
@@ -311,6 +346,9 @@ pub struct Operation {
     pub machine: String,
     /// Command: `powercycle`.
     pub command: String,
+    /// Names of the params that were given with the call; their values are not kept.
+    #[serde(default)]
+    pub given: Vec<String>,
     /// Who asked.
     pub principal: String,
     /// When.

@@ -8,6 +8,8 @@
 //!  release (media out, override cleared when that is safe) ──> done
 //! ```
 //!
+//! A step whose exchanges go on failing climbs the ladder of `recover`, rung by rung, and comes back.
+//!
 //! Every step first observes, then acts, so that it can be repeated after a crash. A change of the BMC is
 //! committed as an intent before it is sent. The task holds no lock while it waits.
 
@@ -15,19 +17,20 @@ mod blame;
 mod clean_up;
 mod exchanges;
 mod hand_over;
+mod recover;
 mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use isobar_bmc::{BmcError, ErrorClass, PowerState, Recorder};
+use isobar_bmc::{BmcError, Endpoint, ErrorClass, PowerState, Recorder};
 use isobar_objects::Principal;
 use isobar_store::{Expect, StoreError, Txn};
 
 use crate::evidence::Phase;
-use crate::gate::{self, Answer, Verb};
+use crate::gate::{self, Answer, Caller, Verb};
 use crate::reason::{Reason, worth_retrying};
-use crate::record::{Attempt, Boot, Intent, POWER_ON, Row, State};
+use crate::record::{Attempt, Boot, Intent, POWER_ON, Recovering, Row, State};
 use crate::settings::Settings;
 use crate::state::{Inner, STORE, lock};
 
@@ -57,6 +60,8 @@ enum Stop {
     Settings(Reason),
     /// The operator has locked the machine: it is not to be touched.
     Locked,
+    /// The BMC did not answer lately, and is left alone for so long.
+    LeftAlone(Duration),
 }
 
 impl From<StoreError> for Stop {
@@ -134,7 +139,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
                 tokio::time::sleep(STORE_PAUSE).await;
             }
             // Dealt with inside `advance`.
-            Err(Stop::Bmc(_) | Stop::Settings(_) | Stop::Locked) => {}
+            Err(Stop::Bmc(_) | Stop::Settings(_) | Stop::Locked | Stop::LeftAlone(_)) => {}
         }
     }
 }
@@ -190,6 +195,7 @@ impl Saga {
     /// One move of the cursor, or one wait.
     async fn advance(&mut self, mut row: Row) -> Result<(), Stop> {
         let step = row.boot.step.clone();
+        row.boot.wait_until_ms = None;
         let outcome = if row.boot.state == State::Running {
             self.step(&mut row, &step).await
         } else {
@@ -198,7 +204,11 @@ impl Saga {
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
+            Err(Stop::Bmc(error)) if row.boot.state == State::Running && recover::is_rung(&step) => {
+                self.rung_failed(&mut row, &error)
+            }
             Err(Stop::Bmc(error)) => self.after_error(&mut row, &error),
+            Err(Stop::LeftAlone(left)) => self.wait_alone(&mut row, left),
             Err(Stop::Settings(reason)) if reason.reason == STORE => {
                 return Err(Stop::Store(StoreError::Backend(reason.message)));
             }
@@ -290,6 +300,7 @@ impl Saga {
             AWAIT => self.await_agent(row).await,
             SETTLE => self.settle(row).await,
             RELEASE => self.release(row).await,
+            rung if recover::is_rung(rung) => self.rung(row, rung).await,
             other => Ok(Outcome::Fail(Reason::new(
                 "unknown-step",
                 format!("this boot stands at step `{other}`, which this program does not know"),
@@ -307,38 +318,94 @@ impl Saga {
             LOGIN_OWED.clone_into(&mut row.boot.detail);
             return Outcome::Stay(self.inner.timing.cleanup());
         }
-        if !worth_retrying(error) || (!cleaning && tries >= self.inner.timing.tries) {
-            return Outcome::Fail(match row.boot.step == INSERT {
+        // After a rung of the ladder two tries show whether it has helped.
+        let limit = match row.boot.rungs.iter().any(|taken| taken.step == row.boot.step) {
+            true => self.inner.timing.tries.min(2),
+            false => self.inner.timing.tries,
+        };
+        let spent = Duration::from_millis(self.inner.now_ms().saturating_sub(row.boot.step_ms));
+        let retry = worth_retrying(error);
+        if !retry || (!cleaning && (tries >= limit || spent > self.inner.timing.step())) {
+            let reason = match row.boot.step == INSERT {
                 true => self.insert_refused(row, error),
                 false => Reason::of_bmc(error),
-            });
+            };
+            let why = Recovering {
+                step: row.boot.step.clone(),
+                error: reason.clone(),
+                class: error.class,
+            };
+            let rung = (retry && !cleaning).then(|| self.climb(row, &why)).flatten();
+            return rung.unwrap_or_else(|| Outcome::Fail(self.in_vain(row, reason)));
         }
-        let limit = if cleaning {
+        let longest = if cleaning {
             self.inner.timing.cleanup()
         } else {
             Duration::from_secs(60)
         };
-        let pause = self.inner.timing.backoff(tries, limit);
+        let pause = self.inner.gate.chance.spread(self.inner.timing.backoff(tries, longest));
+        row.boot.wait_until_ms = Some(self.inner.now_ms() + millis(pause));
         row.boot.detail = if cleaning {
             format!(
                 "clean-up is owed; the BMC does not answer ({error}); next try in {:.0} s",
                 pause.as_secs_f64()
             )
         } else {
-            format!(
-                "{error}; try {tries} of {}, next in {:.0} s",
-                self.inner.timing.tries,
-                pause.as_secs_f64()
-            )
+            format!("{error}; try {tries} of {limit}, next in {:.0} s", pause.as_secs_f64())
         };
         Outcome::Stay(pause)
     }
 
+    /// Nothing is sent to a BMC that did not answer lately; the time for the step goes on.
+    fn wait_alone(&self, row: &mut Row, left: Duration) -> Outcome {
+        row.boot.intent = None;
+        let now = self.inner.now_ms();
+        let spent = Duration::from_millis(now.saturating_sub(row.boot.step_ms));
+        let owed = row.boot.state != State::Running || row.boot.step == RELEASE || row.boot.step == AWAIT;
+        if !owed && !recover::is_rung(&row.boot.step) && spent > self.inner.timing.step() {
+            return Outcome::Fail(Reason::new(
+                "bmc-silent",
+                format!(
+                    "{} did not answer for {} s, over several boots and tries",
+                    self.bmc_name(row),
+                    spent.as_secs()
+                ),
+                "check its power, its network and its web page; when it answers again, `isobar operations retry` of this boot",
+            ));
+        }
+        row.boot.wait_until_ms = Some(now + millis(left));
+        row.boot.detail = format!(
+            "{} did not answer several times in a row: it is left alone for another {} s",
+            self.bmc_name(row),
+            left.as_secs() + 1
+        );
+        let rest = if owed {
+            left
+        } else {
+            self.inner.timing.step().saturating_sub(spent)
+        };
+        Outcome::Stay(left.min(rest) + Duration::from_millis(10))
+    }
+
     /// An exchange that changes nothing.
     async fn look(&self, row: &mut Row, verb: Verb) -> Result<Answer, Stop> {
-        let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
+        let settings = self.settings(row)?;
+        let endpoint = settings.endpoint.map_err(Stop::Settings)?;
+        self.not_left_alone(&endpoint)?;
         let recorder: Arc<dyn Recorder> = Arc::clone(&self.exchanges) as Arc<dyn Recorder>;
-        Ok(self.inner.gate.exchange(&endpoint, recorder, &verb).await?)
+        let caller = Caller {
+            endpoint: &endpoint,
+            site: settings.site.as_deref(),
+            who: &row.boot.id,
+        };
+        Ok(self.inner.gate.exchange(caller, recorder, &verb).await?)
+    }
+
+    fn not_left_alone(&self, endpoint: &Endpoint) -> Result<(), Stop> {
+        match self.inner.gate.left_alone(endpoint) {
+            Some(left) => Err(Stop::LeftAlone(left)),
+            None => Ok(()),
+        }
     }
 
     async fn power(&self, row: &mut Row) -> Result<PowerState, Stop> {
@@ -355,7 +422,14 @@ impl Saga {
             return Err(Stop::Locked);
         }
         let endpoint = settings.endpoint.map_err(Stop::Settings)?;
-        let turn = self.inner.gate.turn(&endpoint).await;
+        self.not_left_alone(&endpoint)?;
+        let who = row.boot.id.clone();
+        let caller = Caller {
+            endpoint: &endpoint,
+            site: settings.site.as_deref(),
+            who: &who,
+        };
+        let turn = self.inner.gate.turn(caller).await;
         let now = self.inner.now_ms();
         row.boot.intent = Some(Intent {
             verb: verb.name().to_owned(),
@@ -377,6 +451,7 @@ impl Saga {
             ..Txn::default()
         };
         txn.puts.extend(self.exchanges.put(&row.boot.id));
+        txn.events.extend(recover::event(row));
         let sent_ms = |boot: &Boot| boot.intent.as_ref().map(|intent| intent.at_ms);
         if let Some(intent) = row
             .boot

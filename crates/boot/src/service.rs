@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use crate::agents::AgentBook;
 use crate::attempts::Attempts;
 use crate::bases::Bases;
+use crate::bmcs::Bmcs;
 use crate::clock::BootClock;
 use crate::collect;
 use crate::gate::{Connector, Gate};
@@ -81,6 +82,7 @@ impl Booter {
         let clock = Arc::new(BootClock::new(Arc::clone(objects.clock())));
         let bases = Arc::new(Bases::new(Arc::clone(&store), blobs));
         let book = Arc::new(ReadBook::new(Arc::clone(&clock)));
+        let bmcs = Bmcs::open(Arc::clone(&store), Arc::clone(&vault))?;
         let attempts = Attempts::new(
             Arc::clone(&store),
             vault,
@@ -90,13 +92,21 @@ impl Booter {
         );
         let attempts = Arc::new(attempts.telling(Arc::clone(&book)));
         let inner = Arc::new(Inner {
-            gate: Gate::new(connector, timing.clone(), ledger, left, Pins::new(Arc::clone(&store))),
+            gate: Gate::new(
+                connector,
+                timing.clone(),
+                ledger,
+                left,
+                Pins::new(Arc::clone(&store)),
+                bmcs,
+            ),
             timing,
             agents: AgentBook::new(options.timing.agent_gone()),
             book,
             runner: |inner, id| Box::pin(saga::run(inner, id)),
             runtime: Handle::current(),
             lives: Mutex::default(),
+            flights: Mutex::default(),
             objects,
             store,
             clock,

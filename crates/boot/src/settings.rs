@@ -47,9 +47,17 @@ pub mod param {
     pub const BMC_SYSTEM: &str = "isobar/bmc-system";
     /// How the BMC's certificate is judged.
     pub const BMC_TLS: &str = "isobar/bmc-tls";
+    /// The site that the BMC is at: so many conversations at a time.
+    pub const BMC_SITE: &str = "isobar/bmc-site";
+    /// Rungs of the ladder that may be taken at this BMC.
+    pub const BMC_RECOVERY: &str = "isobar/bmc-recovery";
     /// How to talk to the BMC.
     pub const IPMI_MODE: &str = "ipmi/mode";
 }
+
+/// Rungs that may be taken where [`param::BMC_RECOVERY`] is not set. A reset of the BMC is not among them: who shares it
+/// loses their media, too.
+pub const RUNGS: [&str; 3] = ["eject", "sessions", "post"];
 
 /// A machine as a boot sees it.
 pub struct Settings {
@@ -71,6 +79,10 @@ pub struct Settings {
     pub image_peers: Vec<Network>,
     /// Its BMC, or what is missing to talk to it.
     pub endpoint: Result<Endpoint, Reason>,
+    /// Site of its BMC.
+    pub site: Option<String>,
+    /// Rungs of the ladder of recovery that may be taken at its BMC.
+    pub rungs: Vec<String>,
     /// Own choice of the address for BMCs: a host or a base URL; may be a template.
     pub for_bmc: Option<String>,
     /// The one scheme by which the image is offered; none: by all, the BMC has the choice.
@@ -131,6 +143,11 @@ impl Settings {
                 .map(Duration::from_secs),
             strict: flag(param::STRICT)?,
             image_peers: get(param::IMAGE_PEERS)?.map_or(Ok(Vec::new()), |v| image_peers(&name, v.value))?,
+            site: text(get(param::BMC_SITE)?),
+            rungs: match get(param::BMC_RECOVERY)?.and_then(|v| serde_json::from_value(v.value).ok()) {
+                Some(rungs) => rungs,
+                None => RUNGS.map(str::to_owned).to_vec(),
+            },
             for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
             scheme: text(get(param::IMAGE_SCHEME)?).as_deref().and_then(Scheme::parse),
             for_machine: text(get(param::SERVER_FOR_MACHINE)?),

@@ -21,6 +21,7 @@ use crate::bases::Bases;
 use crate::clock::BootClock;
 use crate::evidence::Phase;
 use crate::gate::Gate;
+use crate::operations::Flight;
 use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) runner: Runner,
     pub(crate) runtime: Handle,
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
+    /// Actions under way, by id.
+    pub(crate) flights: Mutex<HashMap<String, Arc<Flight>>>,
 }
 
 /// What lives in memory of a boot that is under way.
@@ -299,6 +302,12 @@ impl Inner {
         let docs = self.store.find(kind::BOOTS, "Machine", machine)?;
         let rows = docs.iter().filter_map(Row::of);
         Ok(rows.filter(|row| row.boot.is_open()).collect())
+    }
+
+    /// All boots that are under way or owe a clean-up.
+    pub(crate) fn all_open(&self) -> Result<Vec<Boot>, StoreError> {
+        let docs = self.store.find(kind::BOOTS, "State", "open")?;
+        Ok(docs.iter().filter_map(record::read).collect())
     }
 
     /// Whether a newer boot of the machine is under way: it ejects, so nothing is owed by this one.

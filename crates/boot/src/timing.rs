@@ -42,6 +42,22 @@ pub struct Timing {
     pub collect_s: f64,
     /// Conversations with BMCs at one time.
     pub bmc_connections: usize,
+    /// Conversations with the BMCs of one site (`isobar/bmc-site`) at one time; 0: as many as with all.
+    pub site_connections: usize,
+    /// For how long the exchanges of one step may go on failing, pauses included.
+    pub step_s: f64,
+    /// Exchanges in a row that a BMC leaves unanswered until it is left alone for a while; 0: never.
+    pub breaker_failures: u32,
+    /// Shortest such while; doubles with each further one, up to sixteen times as long.
+    pub breaker_s: f64,
+    /// How long a machine's self-test is waited for, where the BMC refuses for as long.
+    pub post_s: f64,
+    /// How long a BMC that was reset may take until it answers again.
+    pub reset_s: f64,
+    /// Between two resets of one BMC.
+    pub reset_pause_s: f64,
+    /// Makes pauses repeatable, for tests.
+    pub jitter_seed: Option<u64>,
 }
 
 impl Default for Timing {
@@ -64,6 +80,14 @@ impl Default for Timing {
             cleanup_s: 300.0,
             collect_s: 600.0,
             bmc_connections: 200,
+            site_connections: 32,
+            step_s: 900.0,
+            breaker_failures: 5,
+            breaker_s: 30.0,
+            post_s: 600.0,
+            reset_s: 960.0,
+            reset_pause_s: 600.0,
+            jitter_seed: None,
         }
     }
 }
@@ -107,6 +131,16 @@ durations! {
     cleanup = cleanup_s;
     /// See [`Timing::collect_s`].
     collect = collect_s;
+    /// See [`Timing::step_s`].
+    step = step_s;
+    /// See [`Timing::breaker_s`].
+    breaker = breaker_s;
+    /// See [`Timing::post_s`].
+    post = post_s;
+    /// See [`Timing::reset_s`].
+    reset = reset_s;
+    /// See [`Timing::reset_pause_s`].
+    reset_pause = reset_pause_s;
 }
 
 impl Timing {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::evidence::Phase;
 use crate::reason::Reason;
-use crate::record::{Boot, LogLine, State, rfc3339};
+use crate::record::{Boot, LogLine, RungTaken, State, rfc3339};
 
 /// `GET /isobar/v1/boots/ID`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,6 +41,10 @@ pub struct BootView {
     pub read_from_elsewhere: Option<IpAddr>,
     /// Address of a reader that is not the BMC, and was refused.
     pub refused_reader: Option<IpAddr>,
+    /// The next try comes then, RFC 3339.
+    pub next_try: Option<String>,
+    /// Rungs of the ladder of recovery that were taken.
+    pub recovery: Vec<RungTaken>,
     /// What went wrong.
     pub error: Option<Reason>,
     /// Begin, RFC 3339.
@@ -90,6 +94,8 @@ impl BootView {
             cleanup: boot.cleanup,
             read_from_elsewhere: boot.elsewhere,
             refused_reader: boot.refused,
+            next_try: boot.wait_until_ms.filter(|_| boot.is_open()).map(rfc3339),
+            recovery: boot.rungs.clone(),
             error: boot.error.clone(),
             started: rfc3339(boot.started_ms),
             updated: rfc3339(boot.updated_ms),

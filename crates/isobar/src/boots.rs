@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use isobar_api::boots::{AvailableAction, Boots, Checkin, Exchange, Heartbeat};
 use isobar_boot::actions::{self, Action};
 use isobar_boot::bases::ImportError;
-use isobar_boot::{BootView, Booter};
+use isobar_boot::{BootView, Booter, OperationView};
 use isobar_image::Image;
 use isobar_model::ApiError;
 use isobar_objects::{Objects, Principal};
@@ -46,6 +46,10 @@ fn store_failed(error: &StoreError) -> ApiError {
 
 fn value(view: &BootView) -> Result<Value, ApiError> {
     serde_json::to_value(view).map_err(|error| ApiError::new(500, "GET", "boots", &view.id, error.to_string()))
+}
+
+fn operation(view: &OperationView) -> Result<Value, ApiError> {
+    serde_json::to_value(view).map_err(|error| ApiError::new(500, "GET", "operations", &view.id, error.to_string()))
 }
 
 fn available(action: &Action) -> AvailableAction {
@@ -194,6 +198,31 @@ impl Boots for BootsOf {
             return Err(ApiError::action_unknown("machines", key, command));
         }
         self.booter.run_action(machine, key, command, params, by).await
+    }
+
+    async fn operations(&self, machine: Option<&str>, all: bool) -> Result<Vec<Value>, ApiError> {
+        let machine = machine.map(str::to_owned);
+        let found = self.run(move |booter| booter.operations(machine.as_deref(), all)).await;
+        let found = found.map_err(|e| store_failed(&e))?;
+        found.iter().map(operation).collect()
+    }
+
+    async fn operation(&self, id: &str) -> Result<Value, ApiError> {
+        let key = id.to_owned();
+        match self.run(move |booter| booter.operation(&key)).await {
+            Ok(Some(view)) => operation(&view),
+            Ok(None) => Err(ApiError::not_found("GET", "operations", id)),
+            Err(error) => Err(store_failed(&error)),
+        }
+    }
+
+    async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
+        let (key, by) = (id.to_owned(), by.clone());
+        operation(&self.run(move |booter| booter.cancel_operation(&key, &by)).await?)
+    }
+
+    async fn retry_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
+        operation(&self.booter.retry_operation(id, by).await?)
     }
 }
 

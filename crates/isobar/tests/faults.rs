@@ -207,6 +207,9 @@ const ACTIONS: &[(&[&str], &str, &str)] = &[
 
 /// Reasons that other tests provoke, by the file that names them.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("bmc-silent", "tests/recovery.rs"),
+    ("boot-under-way", "tests/recovery.rs"),
+    ("cancelled", "tests/recovery.rs"),
     ("base-damaged", "tests/kills/bytes.rs"),
     ("server-address", "tests/networks.rs"),
     ("image-scheme", "tests/schemes.rs"),

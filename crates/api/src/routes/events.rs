@@ -97,11 +97,13 @@ fn may_see(who: &Principal, event: &Event) -> bool {
     if event.kind.starts_with('_') {
         return false;
     }
+    // What is told of a machine's boots goes under its key, to those who see the machine.
+    let scope = if event.kind == "boots" { "machines" } else { &event.kind };
     match who.machine() {
         Some(machine) => event.kind == "machines" && event.key == machine,
         None => ["get", "list"]
             .iter()
-            .any(|action| who.allows(&event.kind, action, &event.key)),
+            .any(|action| who.allows(scope, action, &event.key)),
     }
 }
 

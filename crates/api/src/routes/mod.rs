@@ -41,6 +41,7 @@ mod jobs;
 mod multipart;
 mod objects;
 pub mod openapi;
+mod operations;
 mod params;
 mod providers;
 mod render;
@@ -165,6 +166,7 @@ pub fn routes() -> Vec<Route> {
     events::add(&mut table);
     agent::add(&mut table);
     boots::add(&mut table);
+    operations::add(&mut table);
     isos::add(&mut table);
     blobs::add(&mut table);
     contents::add(&mut table);

@@ -531,6 +531,24 @@ impl Boots for TestBoots {
         self.hear(format!("end {command}"));
         Ok(Value::Null)
     }
+
+    async fn operations(&self, machine: Option<&str>, _all: bool) -> Result<Vec<Value>, ApiError> {
+        self.boots(machine).await
+    }
+
+    async fn operation(&self, id: &str) -> Result<Value, ApiError> {
+        self.boot(id).await
+    }
+
+    async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
+        self.hear(format!("cancel {id} {}", by.name()));
+        self.boot(id).await
+    }
+
+    async fn retry_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
+        self.hear(format!("retry {id} {}", by.name()));
+        self.boot(id).await
+    }
 }
 
 /// Waits until something is so.

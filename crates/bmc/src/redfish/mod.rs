@@ -15,6 +15,7 @@ mod message;
 mod power;
 mod quirks;
 mod schemes;
+mod sessions;
 mod slots;
 mod task;
 mod tls;
@@ -216,6 +217,11 @@ impl Bmc for Redfish {
         self.http.begin("reset the BMC");
         let (http, found) = self.found().await?;
         host::reset_bmc(http, found).await
+    }
+
+    async fn clear_sessions(&mut self) -> Result<u32, BmcError> {
+        self.http.begin("end sessions");
+        sessions::clear(&mut self.http).await
     }
 
     async fn clear_boot_override(&mut self) -> Result<(), BmcError> {

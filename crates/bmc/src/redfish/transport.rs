@@ -661,6 +661,25 @@ impl Transport {
         error
     }
 
+    /// DELETE; any answer but "not now" comes back.
+    pub(crate) async fn delete(&mut self, uri: &str) -> Result<Reply, BmcError> {
+        self.request(Method::DELETE, uri, None, None).await
+    }
+
+    /// Where the BMC lists its sessions.
+    pub(crate) fn session_list(&self) -> Option<String> {
+        self.sessions.first().cloned()
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.endpoint.username
+    }
+
+    /// Whether a session is the one of this conversation.
+    pub(crate) fn is_own_session(&self, uri: &str) -> bool {
+        matches!(&self.login, Login::Token { session: Some(own), .. } if json::same_uri(own, uri))
+    }
+
     /// The BMC has forgotten it.
     pub(crate) fn forget_login(&mut self) {
         self.login = Login::Not;

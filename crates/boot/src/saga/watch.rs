@@ -160,6 +160,13 @@ impl Saga {
                 }
                 tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");
             }
+            // The agent is up: no reason to fail.
+            Err(Stop::LeftAlone(left)) => {
+                row.boot.tries += 1;
+                if row.boot.tries < self.inner.timing.tries {
+                    return Ok(Outcome::Stay(left));
+                }
+            }
             Err(other) => return Err(other),
         }
         Ok(Outcome::Done)

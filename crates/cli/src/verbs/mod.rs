@@ -14,6 +14,7 @@ mod jobs;
 mod machines;
 mod meta;
 mod objects;
+mod operations;
 mod params;
 mod passwords;
 mod render;
@@ -208,6 +209,12 @@ pub(crate) const SERVICES: &[Service] = &[
         about: "The types of objects that the server has.",
         verbs: &[services::OBJECTS],
         own: false,
+    },
+    Service {
+        name: "operations",
+        about: "What is under way at BMCs or waits for them: boots, clean-ups, actions.",
+        verbs: &[operations::VERBS],
+        own: true,
     },
     Service {
         name: "prefs",

@@ -1,0 +1,274 @@
+//! BMCs that go on failing: the ladder and its rungs, logins that are held, and the operator's word on what is under way.
+#![allow(clippy::unwrap_used)]
+
+mod stage;
+
+use isobar_sim::{Fault, FaultKind};
+use serde_json::{Value, json};
+use stage::{MACHINE, Options, Stage};
+
+/// Two tries, then the ladder.
+const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=30,\
+                      stalled_s=20,agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
+
+fn timed() -> Options {
+    Options {
+        timing: TIMING.to_owned(),
+        ..Options::default()
+    }
+}
+
+fn boot(stage: &Stage) {
+    let out = stage.isobar(&["machines", "workflow", MACHINE, "discover-base", "--no-wait"]);
+    assert!(out.ok, "{out}");
+}
+
+fn failing(method: &str, path: &str) -> Fault {
+    let kind = FaultKind::Status {
+        code: 500,
+        retry_after_s: None,
+        message_id: None,
+        message: Some("internal error".to_owned()),
+    };
+    Fault::from(kind).on(method, path)
+}
+
+fn operations(stage: &Stage, query: &str) -> Vec<Value> {
+    stage.client().get(&format!("/isobar/v1/operations{query}")).unwrap()
+}
+
+fn say(stage: &Stage, id: &Value, word: &str) -> Result<Value, String> {
+    let path = format!("/isobar/v1/operations/{}/{word}", id.as_str().unwrap());
+    stage
+        .client()
+        .post(&path, &json!({}))
+        .map_err(|error| error.to_string())
+}
+
+fn rungs(boot: &Value) -> Vec<&str> {
+    let rungs = boot["recovery"].as_array().unwrap();
+    rungs.iter().map(|rung| rung["rung"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_bmc_that_nothing_but_its_reset_helps_is_reset_once_where_that_is_allowed() {
+    let mut stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({"isobar/bmc-recovery": ["eject", "sessions", "post", "reset"]}));
+    let mounts_nothing = || Fault::from(FaultKind::NoMount { inserted: false });
+    let fault = stage.sim().plant(mounts_nothing());
+    boot(&stage);
+    stage.wait("the BMC is reset", |s| !s.requests("Manager.Reset").is_empty());
+    // In the middle of it: what was sent once is not sent again.
+    stage.kill_server();
+    stage.sim().remove_fault(fault);
+    stage.start_server();
+    stage.wait_boot("done");
+    let boot = stage.last_boot();
+    assert_eq!(rungs(&boot), ["eject", "reset"], "{boot:#}");
+    assert!(boot["recovery"][1]["outcome"].as_str().unwrap().contains("back after"));
+    assert_eq!(stage.requests("Manager.Reset").len(), 1);
+    assert_eq!(stage.overlaps(), [""; 0]);
+    assert_eq!(stage::cuts_while_booting(stage.sim()), [""; 0]);
+    // Between two resets lies a pause, over restarts too: the next boot gives up and says so.
+    stage.sim().plant(mounts_nothing());
+    for change in [["workflow", MACHINE, ""], ["bootenv", MACHINE, "local"]] {
+        assert!(stage.isobar(&[&["machines"], &change[..], &["--no-wait"]].concat()).ok);
+    }
+    stage.wait("nothing is under way", |s| operations(s, "").is_empty());
+    self::boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "insert-not-mounted");
+    let told = boot["error"]["message"].as_str().unwrap();
+    assert!(
+        told.contains("ejected in all places") && told.contains("no reset of the BMC"),
+        "{told}"
+    );
+    assert_eq!(stage.requests("Manager.Reset").len(), 1);
+}
+
+#[test]
+fn once_the_machine_may_be_on_its_bmc_is_not_reset() {
+    let stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({"isobar/bmc-recovery": ["eject", "sessions", "post", "reset"]}));
+    stage.sim().plant(failing("POST", "ComputerSystem.Reset"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(rungs(&boot), ["sessions"], "{boot:#}");
+    assert_eq!(stage.requests("Manager.Reset"), [""; 0]);
+    let told = boot["error"]["message"].as_str().unwrap();
+    assert!(told.contains("sessions ended"), "{told}");
+}
+
+#[test]
+fn rungs_that_are_not_allowed_are_not_taken() {
+    let stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({"isobar/bmc-recovery": []}));
+    stage.sim().plant(Fault::from(FaultKind::NoMount { inserted: false }));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(rungs(&boot), [""; 0], "{boot:#}");
+    assert!(
+        boot["error"]["hint"].as_str().unwrap().contains("isobar/bmc-recovery"),
+        "{boot:#}"
+    );
+}
+
+#[test]
+fn a_refused_login_is_held_over_a_restart_and_lifted_by_the_operator() {
+    let mut stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({}));
+    let unauthorised = Fault::from(FaultKind::Status {
+        code: 401,
+        retry_after_s: None,
+        message_id: None,
+        message: None,
+    });
+    let fault = stage.sim().plant(unauthorised.on("POST", "Sessions"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    stage.sim().remove_fault(fault);
+    let logins = |stage: &Stage| stage.requests("SessionService/Sessions").len();
+    assert_eq!(logins(&stage), 1);
+    let refused = |stage: &Stage| {
+        let out = stage.isobar(&["machines", "runaction", MACHINE, "powerstatus"]);
+        assert!(!out.ok && out.stderr.contains("held"), "{out}");
+    };
+    refused(&stage);
+    stage.kill_server();
+    stage.start_server();
+    refused(&stage);
+    assert_eq!(logins(&stage), 1, "nothing was sent");
+    let held = operations(&stage, "");
+    assert_eq!((held.len(), &held[0]["kind"]), (1, &json!("login-held")), "{held:#?}");
+    say(&stage, &held[0]["id"], "retry").unwrap();
+    assert_eq!(operations(&stage, "").len(), 0);
+    assert_eq!(stage.action(&["powerstatus"]), "Off");
+    // The boot that failed, again as it was.
+    let failed = stage.last_boot()["id"].clone();
+    let again = say(&stage, &failed, "retry").unwrap();
+    assert_ne!(again["id"], failed);
+    stage.wait_boot("done");
+}
+
+/// What an action is refused with, by code, in words that tell the operator what to do.
+const REFUSED: [(&str, &str); 2] = [
+    ("boot-under-way", "operations cancel"),
+    ("cancelled", "cancelled before"),
+];
+
+#[test]
+fn a_boot_has_the_power_until_it_is_cancelled() {
+    let stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({}));
+    let hold = stage
+        .sim()
+        .plant(Fault::from(FaultKind::Hold { done: false }).on("POST", "InsertMedia"));
+    boot(&stage);
+    stage.wait("the insert is under way", |s| !s.requests("InsertMedia").is_empty());
+    let before = stage.requests("Reset").len();
+    for command in ["powercycle", "poweroff", "poweron"] {
+        let out = stage.isobar(&["machines", "runaction", MACHINE, command]);
+        assert!(!out.ok && out.stderr.contains(REFUSED[0].1), "{command}: {out}");
+    }
+    assert_eq!(stage.requests("Reset").len(), before, "nothing was sent");
+
+    // Whoever waits is told for whom, and can be called off.
+    let boot = operations(&stage, "")[0].clone();
+    assert_eq!(
+        (&boot["kind"], &boot["state"]),
+        (&json!("boot"), &json!("running")),
+        "{boot:#}"
+    );
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| stage.isobar(&["machines", "runaction", MACHINE, "nextbootpxe"]));
+        stage.wait("it waits in line", |s| {
+            operations(s, "")
+                .iter()
+                .any(|o| o["kind"] == "action" && o["state"] == "waiting")
+        });
+        let all = operations(&stage, "");
+        let action = all.iter().find(|o| o["kind"] == "action").unwrap();
+        let why = action["why"].as_str().unwrap();
+        assert!(
+            why.contains("`insert`") && why.contains(boot["id"].as_str().unwrap()),
+            "{why}"
+        );
+        assert!(action["until"].is_string(), "{action:#}");
+        assert_eq!(say(&stage, &action["id"], "cancel").unwrap()["state"], "cancelled");
+        let out = waiting.join().unwrap();
+        assert!(!out.ok && out.stderr.contains(REFUSED[1].1), "{out}");
+    });
+
+    let out = stage.isobar(&["operations", "cancel", boot["id"].as_str().unwrap()]);
+    assert!(out.ok, "{out}");
+    stage.sim().remove_fault(hold);
+    stage.wait("it owes nothing", |s| operations(s, "").is_empty());
+    assert_eq!(stage.last_boot()["state"], "cancelled");
+    assert!(!stage.sim().cd().mounted);
+    assert!(say(&stage, &boot["id"], "cancel").unwrap_err().contains("over"));
+    let machine = stage.machine()["Uuid"].as_str().unwrap().to_owned();
+    let told: Vec<Value> = stage
+        .client()
+        .get(&format!("/isobar/v1/audit?action=operation:cancel&key={machine}"))
+        .unwrap();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert_eq!(stage.action(&["powerstatus"]), "Off");
+    assert_eq!(stage.action(&["poweron"]), "Success");
+}
+
+#[test]
+fn a_bmc_that_is_silent_is_left_alone_until_the_operator_wants_it() {
+    let options = Options {
+        timing: format!("{TIMING},tries=50,breaker_failures=3,breaker_s=600"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |_| {});
+    stage.import();
+    stage.add_machine(&json!({}));
+    let fault = stage
+        .sim()
+        .plant(Fault::from(FaultKind::Reset).on("GET", "/redfish/v1"));
+    boot(&stage);
+    stage.wait("it is left alone", |s| {
+        operations(s, "").iter().any(|o| o["kind"] == "left-alone")
+    });
+    let all = operations(&stage, "");
+    let waiting = all.iter().find(|o| o["kind"] == "boot").unwrap();
+    stage.wait("the boot says so", |s| {
+        operations(s, "")
+            .iter()
+            .any(|o| o["kind"] == "boot" && o["why"].as_str().unwrap().contains("left alone"))
+    });
+    stage.sim().remove_fault(fault);
+    let out = stage.isobar(&["operations", "retry", waiting["id"].as_str().unwrap()]);
+    assert!(out.ok, "{out}");
+    stage.wait_boot("done");
+    assert_eq!(operations(&stage, "").len(), 0);
+}
+
+#[test]
+fn a_step_that_waits_for_a_silent_bmc_has_an_end() {
+    let options = Options {
+        timing: format!("{TIMING},tries=50,breaker_failures=3,breaker_s=600,step_s=6"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |_| {});
+    stage.import();
+    stage.add_machine(&json!({}));
+    stage
+        .sim()
+        .plant(Fault::from(FaultKind::Reset).on("GET", "/redfish/v1"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "bmc-silent", "{boot:#}");
+    assert!(boot["error"]["hint"].as_str().unwrap().contains("operations retry"));
+}
