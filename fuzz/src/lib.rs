@@ -24,6 +24,7 @@ pub const TARGETS: &[TargetRow] = &[
     ("filters", filters),
     ("keys", keys),
     ("templates", templates),
+    ("ipmi", ipmi),
 ];
 
 /// Line one: a document; the rest: a patch. A patch is applied as a whole or not at all, and the difference of two
@@ -127,6 +128,55 @@ pub fn templates(data: &[u8]) {
             assert!(checked.is_ok(), "what is rendered is a template: {checked:?}");
         }
         Err(error) => assert!(!error.message.is_empty() && !error.template.is_empty(), "{error:?}"),
+    }
+}
+
+/// A packet of IPMI, from whoever sends to the port. What is read is written back the same; nothing opens that was not
+/// sealed with the session's keys.
+pub fn ipmi(data: &[u8]) {
+    use isobar_ipmi::crypto::{KNOWN, Keys};
+    use isobar_ipmi::wire::{self, Packet, Request, Response};
+    use isobar_ipmi::{chassis, device, fru, rakp, sdr, sel, session, sol};
+
+    let body = match wire::parse(data) {
+        Err(_) => data,
+        Ok(Packet::Plain { payload }) => payload,
+        Ok(Packet::Plus(plus)) => {
+            for suite in KNOWN {
+                assert!(Keys::of(*suite, b"nobody has these").open(&plus).is_err(), "forged");
+            }
+            plus.payload
+        }
+    };
+    if let Ok(request) = Request::parse(body) {
+        assert_eq!(Request::parse(&request.encode()), Ok(request));
+        assert!(Response::parse(&request.answer(0, request.data)).is_ok());
+    }
+    let _ = (
+        Response::parse(body),
+        device::DeviceId::parse(body),
+        sel::Info::parse(body),
+    );
+    let _ = (
+        fru::Fru::parse(body),
+        chassis::BootFlags::parse(body),
+        session::suites_in(body),
+    );
+    let _ = (rakp::OpenRequest::parse(body), rakp::OpenResponse::parse(body));
+    let _ = (rakp::Rakp2::parse(body), rakp::Rakp34::parse(body));
+    if let Ok(message) = rakp::Rakp1::parse(body) {
+        assert_eq!(rakp::Rakp1::parse(&message.encode()), Ok(message));
+    }
+    if let Ok(packet) = sol::SolPacket::parse(body) {
+        assert_eq!(sol::SolPacket::parse(&packet.encode()), Ok(packet));
+    }
+    if let Some(record) = body.first_chunk() {
+        let _ = sel::Entry::parse(record);
+    }
+    if let Ok(Some(record)) = sdr::Record::parse(body) {
+        let sensor = record.read(Some(body));
+        assert!(sensor.value.is_none_or(f64::is_finite), "{sensor:?}");
+        assert!(!sensor.name.contains(char::is_control), "steers a terminal");
     }
 }
 

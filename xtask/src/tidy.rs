@@ -19,6 +19,7 @@ const LAYERS: &[(u32, &str, &[&str])] = &[
         "one neighbour",
         &["isobar-store", "isobar-bmc", "isobar-files", "isobar-client"],
     ),
+    (3, "one neighbour, over bmc", &["isobar-ipmi"]),
     (3, "one machine: the one it runs on", &["isobar-host"]),
     (3, "beside: builds the live image", &["isobar-sledgehammer"]),
     (4, "decides: objects", &["isobar-objects"]),

@@ -410,6 +410,7 @@ async fn who_may_not_read_the_password_does_not_say_where_it_is_sent() {
     for params in [
         json!({"ipmi/address": "192.0.2.66"}),
         json!({"ipmi/port-redfish": 8443}),
+        json!({"ipmi/port-ipmitool": 6230}),
     ] {
         let ask = async |token: &str| rig.bare("POST", &path).token(token).json(&params).send().await;
         let refused = ask(&narrowed).await;

@@ -1,10 +1,11 @@
 //! Where BMCs are: addresses as operators write them, and the networks that may be talked to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BmcError, Endpoint, ErrorClass, Secret, TlsTrust};
+use crate::{BmcError, Endpoint, ErrorClass, IpmiFace, Mode, Secret, TlsTrust};
 
 const WHAT: &str = "read the BMC's address";
 
@@ -33,7 +34,15 @@ impl Endpoint {
             tls,
             system: system.map(str::to_owned),
             machine_uuid: None,
+            mode: Mode::default(),
+            ipmi: IpmiFace::default(),
         })
+    }
+
+    /// Host and IPMI port, as messages name the BMC.
+    #[must_use]
+    pub fn ipmi_name(&self) -> String {
+        format!("{}:{}/udp", self.url.host_str().unwrap_or_default(), self.ipmi.port)
     }
 
     /// Host and port, as messages name the BMC.
@@ -170,6 +179,46 @@ impl AddressPolicy {
             && !broadcast
             && (self.allowed.is_empty() || self.allowed.iter().any(|n| n.contains(address)))
     }
+}
+
+/// The addresses of the BMC that may be talked to; none is an error. What was checked here is what is
+/// connected to, so that a name cannot mean another address a moment later.
+///
+/// # Errors
+/// The name means nothing within `patience`, or none of its addresses is allowed ([`ErrorClass::Refused`]).
+pub async fn resolve(
+    endpoint: &Endpoint,
+    port: u16,
+    allowed: &AddressPolicy,
+    patience: Duration,
+) -> Result<Vec<SocketAddr>, BmcError> {
+    const WHAT: &str = "connect";
+    let name = endpoint.name();
+    let found: Vec<SocketAddr> = match endpoint.url.host() {
+        Some(url::Host::Ipv4(address)) => vec![(address, port).into()],
+        Some(url::Host::Ipv6(address)) => vec![(address, port).into()],
+        Some(url::Host::Domain(domain)) => {
+            let lookup = tokio::time::timeout(patience, tokio::net::lookup_host((domain, port))).await;
+            let fail = |why: String| BmcError::new(ErrorClass::Unreachable, WHAT, format!("BMC {name}: {why}"));
+            match lookup {
+                Ok(Ok(found)) => found.collect(),
+                Ok(Err(err)) => return Err(fail(format!("the name cannot be resolved: {err}"))),
+                Err(_) => return Err(fail("the name service does not answer".into())),
+            }
+        }
+        None => Vec::new(),
+    };
+    let usable: Vec<SocketAddr> = found.iter().copied().filter(|a| allowed.allows(a.ip())).collect();
+    if usable.is_empty() {
+        let shown: Vec<String> = found.iter().map(|a| a.ip().to_string()).collect();
+        let text = format!(
+            "BMC {name}: {} is not in the networks where BMCs may be; nothing was sent",
+            shown.join(", ")
+        );
+        return Err(BmcError::new(ErrorClass::Refused, WHAT, text)
+            .hinted("correct ipmi/address, or add the network to the server's list of BMC networks"));
+    }
+    Ok(usable)
 }
 
 #[cfg(test)]

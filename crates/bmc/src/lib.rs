@@ -40,6 +40,34 @@ pub struct Certificate {
     pub proven: bool,
 }
 
+/// How a BMC is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Redfish, and IPMI where that is not there.
+    #[default]
+    Auto,
+    /// Redfish only.
+    Redfish,
+    /// IPMI only.
+    Ipmi,
+}
+
+/// The IPMI face of a BMC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpmiFace {
+    /// UDP port.
+    pub port: u16,
+    /// The machine boots by UEFI: IPMI has to be told.
+    pub uefi: bool,
+}
+
+impl Default for IpmiFace {
+    fn default() -> Self {
+        Self { port: 623, uefi: true }
+    }
+}
+
 /// Where a BMC is and how to log in.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -55,6 +83,10 @@ pub struct Endpoint {
     pub system: Option<String>,
     /// UUID that the system may have, where none is named and there are several.
     pub machine_uuid: Option<String>,
+    /// How it is spoken to.
+    pub mode: Mode,
+    /// Its IPMI.
+    pub ipmi: IpmiFace,
 }
 
 /// State of the virtual CD.

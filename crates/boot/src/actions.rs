@@ -33,6 +33,11 @@ enum Deed {
 }
 
 impl Deed {
+    /// Whether IPMI cannot do it.
+    fn needs_redfish(self) -> bool {
+        matches!(self, Self::MediaStatus | Self::Mount | Self::Unmount)
+    }
+
     /// Whether the BMC is changed: what only looks leaves no row behind.
     fn changes(self) -> bool {
         !matches!(self, Self::PowerStatus | Self::MediaStatus)
@@ -59,7 +64,7 @@ pub const REQUIRED: &[&str] = &[
     param::IPMI_USERNAME,
 ];
 /// Params that every action uses when they are set.
-pub const OPTIONAL: &[&str] = &[param::IPMI_PORT];
+pub const OPTIONAL: &[&str] = &[param::IPMI_PORT_UDP, param::IPMI_PORT, param::BIOS_MODE];
 const URL: &str = "ipmi/virtual-media-url";
 const BOOT: &str = "ipmi/virtual-media-boot";
 
@@ -325,14 +330,16 @@ fn prepare(
     }
     let mode = value(param::IPMI_MODE)?.map(|v| v.value);
     let mode = mode.as_ref().and_then(Value::as_str).unwrap_or("auto");
-    if !matches!(mode, "auto" | "redfish") {
-        return Err(ApiError::new(
-            404,
-            "INVOKE",
-            "machines",
-            key,
-            format!("Unavailable ipmi driver: {mode}"),
-        ));
+    let refused = match mode {
+        "auto" | "redfish" => None,
+        "ipmitool" if action.deed.needs_redfish() => {
+            Some(format!("Action {command} not supported on ipmi driver: {mode}"))
+        }
+        "ipmitool" => None,
+        _ => Some(format!("Unavailable ipmi driver: {mode}")),
+    };
+    if let Some(text) = refused {
+        return Err(ApiError::new(404, "INVOKE", "machines", key, text));
     }
     let url = value(URL)?
         .and_then(|v| v.value.as_str().map(str::to_owned))

@@ -245,6 +245,8 @@ mod tests {
             tls: TlsTrust::Insecure,
             system: None,
             machine_uuid: None,
+            mode: isobar_bmc::Mode::default(),
+            ipmi: isobar_bmc::IpmiFace::default(),
         }
     }
 

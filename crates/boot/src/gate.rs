@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use isobar_bmc::address::AddressPolicy;
 use isobar_bmc::redfish;
 use isobar_bmc::{
-    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, Media, PowerAction, PowerState, Probe, Recorder,
+    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, IpmiFace, Media, Mode, PowerAction, PowerState, Probe,
+    Recorder,
 };
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -36,9 +37,9 @@ pub trait Connector: Send + Sync {
     ) -> Result<Box<dyn Bmc>, BmcError>;
 }
 
-/// Speaks Redfish.
+/// Speaks Redfish or IPMI, as the endpoint's mode says.
 #[derive(Clone, Debug)]
-pub struct RedfishConnector {
+pub struct NetworkConnector {
     /// Networks where BMCs may be.
     pub addresses: AddressPolicy,
     /// For what was changed to show: see [`Timing::settle_s`].
@@ -50,7 +51,7 @@ pub struct RedfishConnector {
 }
 
 #[async_trait]
-impl Connector for RedfishConnector {
+impl Connector for NetworkConnector {
     async fn connect(
         &self,
         endpoint: &Endpoint,
@@ -68,7 +69,8 @@ impl Connector for RedfishConnector {
             connect_timeout: usual.connect_timeout.min(self.exchange / 2),
             ..usual
         };
-        Ok(Box::new(redfish::connect(endpoint.clone(), recorder, options).await?))
+        let ipmi = isobar_ipmi::Options::within(within, self.addresses.clone());
+        isobar_ipmi::auto::connect(endpoint, recorder, options, ipmi).await
     }
 }
 
@@ -404,6 +406,10 @@ impl Turn<'_> {
         let answer = tokio::time::timeout_at(end, act(bmc.as_mut(), verb))
             .await
             .unwrap_or_else(late);
+        // Beside IPMI, Redfish is spoken only when it is needed.
+        if endpoint.mode == Mode::Ipmi {
+            self.gate.pins.learn(&endpoint, bmc.certificate()).await;
+        }
         if answer.as_ref().is_err_and(|error| error.class == ErrorClass::Auth) {
             // With Basic authentication the first request is the login.
             self.hold().await;
@@ -435,14 +441,15 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
     })
 }
 
-/// `host:port` of a BMC.
+/// `host:port` of a BMC, the same for both of its faces; but where only the IPMI port tells several BMCs at one address
+/// apart, that one.
 #[must_use]
 pub fn authority(endpoint: &Endpoint) -> String {
-    format!(
-        "{}:{}",
-        endpoint.url.host_str().unwrap_or_default(),
-        endpoint.url.port_or_known_default().unwrap_or_default()
-    )
+    let port = match endpoint.mode {
+        Mode::Ipmi if endpoint.ipmi.port != IpmiFace::default().port => endpoint.ipmi.port,
+        _ => endpoint.url.port_or_known_default().unwrap_or_default(),
+    };
+    format!("{}:{port}", endpoint.url.host_str().unwrap_or_default())
 }
 
 fn timed_out(endpoint: &Endpoint, verb: &Verb, deadline: Duration) -> BmcError {

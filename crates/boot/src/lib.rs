@@ -36,7 +36,7 @@ mod traces;
 pub mod view;
 
 pub use address::ServerAddr;
-pub use gate::{Connector, RedfishConnector};
+pub use gate::{Connector, NetworkConnector};
 pub use operations::OperationView;
 pub use service::Booter;
 pub use state::BootOptions;

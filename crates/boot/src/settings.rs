@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use isobar_bmc::{Endpoint, Network, Secret};
+use isobar_bmc::{Endpoint, IpmiFace, Mode, Network, Secret};
 use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
 use serde_json::Value;
@@ -39,6 +39,10 @@ pub mod param {
     pub const IPMI_ADDRESS: &str = "ipmi/address";
     /// Port of the BMC's web server.
     pub const IPMI_PORT: &str = "ipmi/port-redfish";
+    /// UDP port of the BMC's IPMI; 0: its own.
+    pub const IPMI_PORT_UDP: &str = "ipmi/port-ipmitool";
+    /// How the machine boots, as an inventory found: `uefi` or `legacy-bios`.
+    pub const BIOS_MODE: &str = "detected-bios-mode";
     /// Login.
     pub const IPMI_USERNAME: &str = "ipmi/username";
     /// Password; secure.
@@ -129,9 +133,18 @@ impl Settings {
             text(get(param::BMC_TLS)?).as_deref(),
         );
         let system = text(get(param::BMC_SYSTEM)?);
+        let mode = mode(text(get(param::IPMI_MODE)?).as_deref());
+        let udp = get(param::IPMI_PORT_UDP)?.and_then(|v| v.value.as_u64());
+        let udp = udp.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+        let ipmi = IpmiFace {
+            port: udp.unwrap_or(IpmiFace::default().port),
+            uefi: text(get(param::BIOS_MODE)?).is_none_or(|mode| mode != "legacy-bios"),
+        };
         let endpoint = endpoint.map(|endpoint| Endpoint {
             system,
             machine_uuid: Some(uuid.clone()),
+            mode,
+            ipmi,
             ..endpoint
         });
         Ok(Self {
@@ -188,6 +201,15 @@ impl Settings {
             url::Host::Ipv6(ip) => Some(IpAddr::from(ip).to_canonical()),
             url::Host::Domain(_) => None,
         }
+    }
+}
+
+/// `ipmi/mode`. A boot whose machine is set to a driver that is not here goes as without one; actions refuse.
+fn mode(mode: Option<&str>) -> Mode {
+    match mode {
+        Some("ipmitool") => Mode::Ipmi,
+        Some("redfish") => Mode::Redfish,
+        _ => Mode::Auto,
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::ArgMatches;
 use isobar_api::{AppState, Limits, Plugins, Server, ServerInfo, TlsIdentity, tls};
 use isobar_boot::address::default_address;
-use isobar_boot::{BootOptions, Booter, RedfishConnector, ServerAddr};
+use isobar_boot::{BootOptions, Booter, NetworkConnector, ServerAddr};
 use isobar_files::{FilePlane, NfsPlane};
 use isobar_image::BlobDir;
 use isobar_model::content::Pack;
@@ -349,7 +349,7 @@ async fn start_boots(
     settings: &Settings,
     options: BootOptions,
 ) -> anyhow::Result<Booter> {
-    let connector = Arc::new(RedfishConnector {
+    let connector = Arc::new(NetworkConnector {
         addresses: settings.bmc_networks.clone(),
         settle: settings.timing.settle(),
         exchange: settings.timing.exchange(),

@@ -22,6 +22,12 @@ const TABLE: options::Settings = options::Settings {
             "true|false",
             "HTTP instead of HTTPS [default: false]",
         ),
+        setting(
+            "ipmi",
+            Text,
+            "ADDR:PORT",
+            "UDP address of an IPMI face [default: it has none]",
+        ),
         setting("user", Text, "NAME", "Login of the BMC [default: admin]"),
         setting(
             "password-file",
@@ -97,6 +103,9 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         eprintln!("BMC at {}", sim.url());
         if let Some(fingerprint) = sim.fingerprint() {
             eprintln!("certificate SHA-256 {fingerprint}");
+        }
+        if let Some(address) = sim.ipmi() {
+            eprintln!("IPMI at {address} (UDP)");
         }
         eprintln!("user {}; the password is in the password file", sim.config().user);
     })

@@ -419,9 +419,9 @@ fn media_by_hand() {
         assert_eq!(told[0]["principal"], "user:rocketskates");
     }
 
-    let out = stage.isobar(&["machines", "runaction", MACHINE, "powerstatus", "ipmi/mode", "ipmitool"]);
+    let out = stage.isobar(&["machines", "runaction", MACHINE, "powerstatus", "ipmi/mode", "racadm"]);
     assert!(
-        !out.ok && out.stderr.contains("Unavailable ipmi driver: ipmitool"),
+        !out.ok && out.stderr.contains("Unavailable ipmi driver: racadm"),
         "{out}"
     );
     let out = stage.isobar(&["machines", "remove", MACHINE, "param", "boot-virtual-media"]);

@@ -41,7 +41,7 @@ const OF_JOBS_NOT_BY_MACHINES: &[&str] = &[
 ];
 
 /// Params that say where a BMC is, and so where its password is sent.
-pub const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish"];
+pub const WHERE_THE_BMC_IS: &[&str] = &["ipmi/address", "ipmi/port-redfish", "ipmi/port-ipmitool"];
 
 /// An object after a change, as clients may see it.
 #[derive(Clone, Debug)]

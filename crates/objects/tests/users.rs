@@ -233,6 +233,7 @@ fn a_machine_reaches_itself_and_not_its_bmc() {
         "ipmi/address",
         "ipmi/password",
         "ipmi/port-redfish",
+        "ipmi/port-ipmitool",
         "boot-virtual-iso-url",
         "isobar/server-address-bmc",
     ] {

@@ -28,6 +28,10 @@ pub struct SimConfig {
     pub user: String,
     /// Password. Not shown by `Debug`.
     pub password: String,
+    /// UDP address of an IPMI face; port 0 takes a free one.
+    pub ipmi: Option<SocketAddr>,
+    /// Cipher suites of the IPMI face; empty: 17 and 3.
+    pub ipmi_suites: Vec<u8>,
     /// SMBIOS UUID of the machine.
     pub uuid: Uuid,
     /// MAC address of the machine's NIC, `52:54:00:…`.
@@ -62,6 +66,8 @@ impl Default for SimConfig {
             tls: true,
             user: "admin".into(),
             password: "password".into(),
+            ipmi: None,
+            ipmi_suites: Vec::new(),
             uuid: Uuid::new_v4(),
             mac: "52:54:00:12:34:56".into(),
             machine: MachineKind::Paper,
@@ -403,6 +409,8 @@ pub struct SimOptions {
     pub listen: Option<SocketAddr>,
     /// Plain HTTP instead of HTTPS.
     pub plain_http: bool,
+    /// UDP address and port of an IPMI face; none: there is none.
+    pub ipmi: Option<SocketAddr>,
     /// Login (`admin`).
     pub user: Option<String>,
     /// File with the password; without one a random password is written to `password` (mode 0600) in the
@@ -448,6 +456,7 @@ impl SimOptions {
         };
         config.listen = self.listen.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)));
         config.tls = !self.plain_http;
+        config.ipmi = self.ipmi;
         config.password = match (&self.password_file, &self.work_dir) {
             (Some(path), _) => read_password(path)?,
             (None, Some(folder)) => make_password(folder)?,

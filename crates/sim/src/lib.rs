@@ -22,6 +22,7 @@ mod console;
 mod control;
 mod error;
 mod fault;
+mod ipmi;
 mod iso;
 mod listen;
 mod log;
@@ -41,7 +42,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use url::Url;
@@ -68,6 +69,7 @@ pub struct Sim {
     bmc: Arc<Bmc>,
     address: SocketAddr,
     fingerprint: Option<String>,
+    ipmi: Option<(SocketAddr, JoinHandle<()>)>,
     listener: JoinHandle<()>,
     power: JoinHandle<()>,
     _scratch: Scratch,
@@ -140,12 +142,23 @@ pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
     };
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
     let bmc = Bmc::new(config, folder, log, console, commands, images);
+    let ipmi = match bmc.config.ipmi {
+        None => None,
+        Some(address) => {
+            let failed = |source| SimError::Listen { address, source };
+            let socket = UdpSocket::bind(address).await.map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
+            let face = ipmi::Face::new(Arc::clone(&bmc), socket, address.port());
+            Some((address, tokio::spawn(face.run())))
+        }
+    };
     let power = tokio::spawn(PowerControl::new(Arc::clone(&bmc), machine).run(queue, ends));
     let listener = tokio::spawn(listen::serve(Arc::clone(&bmc), listener, tls));
     Ok(Sim {
         bmc,
         address,
         fingerprint,
+        ipmi,
         listener,
         power,
         _scratch: scratch,
@@ -164,6 +177,11 @@ impl Sim {
     /// Address and port of the BMC.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its IPMI face listens (UDP), if it has one.
+    pub fn ipmi(&self) -> Option<SocketAddr> {
+        self.ipmi.as_ref().map(|(address, _)| *address)
     }
 
     /// SHA-256 of the BMC's certificate (DER), lower-case hex; none over plain HTTP.
@@ -282,6 +300,9 @@ impl Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
+        if let Some((_, face)) = &self.ipmi {
+            face.abort();
+        }
         self.listener.abort();
         self.power.abort();
     }

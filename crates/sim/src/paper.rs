@@ -97,6 +97,14 @@ impl Machine for PaperMachine {
             console: Arc::clone(&self.console),
             cd: cd.subscribe(),
         };
+        // A terminal on paper: it shows what is typed.
+        let (console, mut keys) = (Arc::clone(&self.console), self.console.keyboard());
+        tokio::spawn(async move {
+            while let Some(typed) = keys.recv().await {
+                let shown: Vec<u8> = typed.iter().flat_map(shown).copied().collect();
+                console.say(&shown);
+            }
+        });
         let (events, boot) = (self.events.clone(), start.boot);
         let task = tokio::spawn(async move {
             let ended = firmware.run(start.device, pressed).await;
@@ -138,6 +146,13 @@ impl Machine for PaperMachine {
                 ended: Ended::Reset,
             });
         }
+    }
+}
+
+fn shown(key: &u8) -> &[u8] {
+    match key {
+        b'\r' => b"\r\n",
+        key => std::slice::from_ref(key),
     }
 }
 

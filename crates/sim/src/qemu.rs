@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -129,7 +129,7 @@ impl QemuMachine {
             .arg(format!("socket,id=monitor,path={}", monitor.display()));
         command.args(["-mon", "chardev=monitor,mode=control"]);
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
@@ -330,6 +330,15 @@ impl Machine for QemuMachine {
         let listener = UnixListener::bind(&monitor).map_err(|e| format!("{}: {e}", monitor.display()))?;
         let mut command = self.command(start.device, &monitor);
         let mut child = command.spawn().map_err(|e| format!("{QEMU}: {e}"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let mut keys = self.console.keyboard();
+            tokio::spawn(async move {
+                // Ends with the machine, or with the next one's start.
+                while let Some(typed) = keys.recv().await
+                    && stdin.write_all(&typed).await.is_ok()
+                {}
+            });
+        }
         let console = Arc::clone(&self.console);
         if let Some(mut stdout) = child.stdout.take() {
             tokio::spawn(async move {

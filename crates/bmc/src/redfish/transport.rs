@@ -1,6 +1,6 @@
 //! HTTP towards one BMC: login, headers, deadlines, retries, ETags, records.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::discover::Wanted;
 use super::message::{self, Message};
 use super::{Options, json, tls};
 use crate::record::Redactor;
-use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder};
+use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder, address};
 
 /// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -102,7 +102,8 @@ impl Transport {
             .http1_title_case_headers()
             .pool_max_idle_per_host(1)
             .connect_timeout(options.connect_timeout);
-        let addresses = resolve(&endpoint, &options).await?;
+        let port = endpoint.url.port_or_known_default().unwrap_or(443);
+        let addresses = address::resolve(&endpoint, port, &options.addresses, options.connect_timeout).await?;
         if let Some(url::Host::Domain(domain)) = endpoint.url.host() {
             builder = builder.resolve_to_addrs(domain, &addresses);
         }
@@ -743,43 +744,6 @@ impl From<reqwest::Error> for Failure {
     fn from(err: reqwest::Error) -> Self {
         Self::Http(err)
     }
-}
-
-/// The addresses of the BMC that may be talked to; none is an error. What was checked here is what is
-/// connected to, so that a name cannot mean another address a moment later.
-async fn resolve(endpoint: &Endpoint, options: &Options) -> Result<Vec<SocketAddr>, BmcError> {
-    const WHAT: &str = "connect";
-    let name = endpoint.name();
-    let port = endpoint.url.port_or_known_default().unwrap_or(443);
-    let found: Vec<SocketAddr> = match endpoint.url.host() {
-        Some(url::Host::Ipv4(address)) => vec![(address, port).into()],
-        Some(url::Host::Ipv6(address)) => vec![(address, port).into()],
-        Some(url::Host::Domain(domain)) => {
-            let lookup = tokio::time::timeout(options.connect_timeout, tokio::net::lookup_host((domain, port))).await;
-            let fail = |why: String| BmcError::new(ErrorClass::Unreachable, WHAT, format!("BMC {name}: {why}"));
-            match lookup {
-                Ok(Ok(found)) => found.collect(),
-                Ok(Err(err)) => return Err(fail(format!("the name cannot be resolved: {err}"))),
-                Err(_) => return Err(fail("the name service does not answer".into())),
-            }
-        }
-        None => Vec::new(),
-    };
-    let allowed: Vec<SocketAddr> = found
-        .iter()
-        .copied()
-        .filter(|a| options.addresses.allows(a.ip()))
-        .collect();
-    if allowed.is_empty() {
-        let shown: Vec<String> = found.iter().map(|a| a.ip().to_string()).collect();
-        let text = format!(
-            "BMC {name}: {} is not in the networks where BMCs may be; nothing was sent",
-            shown.join(", ")
-        );
-        return Err(BmcError::new(ErrorClass::Refused, WHAT, text)
-            .hinted("correct ipmi/address, or add the network to the server's list of BMC networks"));
-    }
-    Ok(allowed)
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

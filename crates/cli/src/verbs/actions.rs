@@ -193,7 +193,9 @@ fn refused(session: &Session, call: &Call, command: &str, error: &ClientError) -
         return None;
     }
     if said("Unavailable ipmi driver") {
-        return Some("BMCs are spoken to by Redfish: leave ipmi/mode out, or set it to redfish or auto".to_owned());
+        let drivers =
+            "BMCs are spoken to by Redfish and IPMI: leave ipmi/mode out, or set it to auto, redfish or ipmitool";
+        return Some(drivers.to_owned());
     }
     if !said(&format!("Action {command} ")) {
         return None;

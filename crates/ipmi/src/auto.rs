@@ -1,0 +1,217 @@
+//! A BMC by its faces: Redfish first, else IPMI; or IPMI, and Redfish for what that has not.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use isobar_bmc::{
+    Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, Mode, PowerAction, PowerState,
+    Probe, Recorder, redfish,
+};
+
+use crate::bmc::{self, Ipmi, Options};
+
+/// Whether a BMC that answered so over Redfish may have IPMI only. A wrong login is not tried a second time: BMCs count.
+#[must_use]
+pub fn may_be_ipmi_only(error: &BmcError) -> bool {
+    match error.class {
+        ErrorClass::Unreachable | ErrorClass::Protocol => true,
+        // No service root at all.
+        ErrorClass::Unsupported => error.status == Some(404),
+        _ => false,
+    }
+}
+
+/// A conversation over IPMI with a BMC whose Redfish could not be used: what IPMI cannot do fails for Redfish's reason.
+struct Instead {
+    ipmi: Ipmi,
+    redfish: BmcError,
+}
+
+async fn instead(
+    redfish: BmcError,
+    endpoint: &Endpoint,
+    recorder: Arc<dyn Recorder>,
+    options: Options,
+) -> Result<Instead, BmcError> {
+    match bmc::connect(endpoint, recorder, options).await {
+        Ok(ipmi) => Ok(Instead { ipmi, redfish }),
+        // What is there and refuses says more than what is not there.
+        Err(error) if error.class == ErrorClass::Unreachable => Err(redfish),
+        Err(error) => Err(error),
+    }
+}
+
+#[async_trait]
+impl Bmc for Instead {
+    async fn probe(&mut self) -> Result<Probe, BmcError> {
+        self.ipmi.probe().await
+    }
+
+    async fn media(&mut self) -> Result<Media, BmcError> {
+        Err(self.redfish.clone())
+    }
+
+    async fn eject(&mut self) -> Result<(), BmcError> {
+        Err(self.redfish.clone())
+    }
+
+    async fn insert_one_of(&mut self, _: &[String]) -> Result<Media, BmcError> {
+        Err(self.redfish.clone())
+    }
+
+    async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.ipmi.boot_once(target).await
+    }
+
+    async fn boot_http_once(&mut self, _: &str) -> Result<(), BmcError> {
+        Err(self.redfish.clone())
+    }
+
+    async fn host(&mut self) -> Result<HostState, BmcError> {
+        self.ipmi.host().await
+    }
+
+    async fn reset_bmc(&mut self) -> Result<(), BmcError> {
+        self.ipmi.reset_bmc().await
+    }
+
+    async fn clear_boot_override(&mut self) -> Result<(), BmcError> {
+        self.ipmi.clear_boot_override().await
+    }
+
+    async fn power_state(&mut self) -> Result<PowerState, BmcError> {
+        self.ipmi.power_state().await
+    }
+
+    async fn power(&mut self, action: PowerAction) -> Result<(), BmcError> {
+        self.ipmi.power(action).await
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        None
+    }
+
+    async fn close(&mut self) {
+        self.ipmi.close().await;
+    }
+}
+
+/// A conversation of an endpoint, as its mode says. What is limited by `redfish` and `ipmi` is each face's own.
+///
+/// # Errors
+/// As [`redfish::connect`] and [`bmc::connect`].
+pub async fn connect(
+    endpoint: &Endpoint,
+    recorder: Arc<dyn Recorder>,
+    redfish: redfish::Options,
+    ipmi: Options,
+) -> Result<Box<dyn Bmc>, BmcError> {
+    if endpoint.mode == Mode::Ipmi {
+        return Ok(Box::new(Split {
+            endpoint: endpoint.clone(),
+            recorder,
+            redfish_options: redfish,
+            ipmi_options: ipmi,
+            redfish: None,
+            ipmi: None,
+        }));
+    }
+    match redfish::connect(endpoint.clone(), Arc::clone(&recorder), redfish).await {
+        Ok(redfish) => Ok(Box::new(redfish)),
+        Err(error) if endpoint.mode == Mode::Auto && may_be_ipmi_only(&error) => {
+            Ok(Box::new(instead(error, endpoint, recorder, ipmi).await?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Power and boot flags over IPMI, and what IPMI has not over Redfish; each is opened when it is first needed.
+struct Split {
+    endpoint: Endpoint,
+    recorder: Arc<dyn Recorder>,
+    redfish_options: redfish::Options,
+    ipmi_options: Options,
+    redfish: Option<redfish::Redfish>,
+    ipmi: Option<Ipmi>,
+}
+
+impl Split {
+    async fn ipmi(&mut self) -> Result<&mut Ipmi, BmcError> {
+        let ipmi = match self.ipmi.take() {
+            Some(ipmi) => ipmi,
+            None => bmc::connect(&self.endpoint, Arc::clone(&self.recorder), self.ipmi_options.clone()).await?,
+        };
+        Ok(self.ipmi.insert(ipmi))
+    }
+
+    async fn redfish(&mut self) -> Result<&mut redfish::Redfish, BmcError> {
+        let redfish = match self.redfish.take() {
+            Some(redfish) => redfish,
+            None => {
+                let options = self.redfish_options.clone();
+                redfish::connect(self.endpoint.clone(), Arc::clone(&self.recorder), options).await?
+            }
+        };
+        Ok(self.redfish.insert(redfish))
+    }
+}
+
+#[async_trait]
+impl Bmc for Split {
+    async fn probe(&mut self) -> Result<Probe, BmcError> {
+        self.ipmi().await?.probe().await
+    }
+
+    async fn media(&mut self) -> Result<Media, BmcError> {
+        self.redfish().await?.media().await
+    }
+
+    async fn eject(&mut self) -> Result<(), BmcError> {
+        self.redfish().await?.eject().await
+    }
+
+    async fn insert_one_of(&mut self, urls: &[String]) -> Result<Media, BmcError> {
+        self.redfish().await?.insert_one_of(urls).await
+    }
+
+    async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.ipmi().await?.boot_once(target).await
+    }
+
+    async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError> {
+        self.redfish().await?.boot_http_once(url).await
+    }
+
+    async fn host(&mut self) -> Result<HostState, BmcError> {
+        self.ipmi().await?.host().await
+    }
+
+    async fn reset_bmc(&mut self) -> Result<(), BmcError> {
+        self.ipmi().await?.reset_bmc().await
+    }
+
+    async fn clear_boot_override(&mut self) -> Result<(), BmcError> {
+        self.ipmi().await?.clear_boot_override().await
+    }
+
+    async fn power_state(&mut self) -> Result<PowerState, BmcError> {
+        self.ipmi().await?.power_state().await
+    }
+
+    async fn power(&mut self, action: PowerAction) -> Result<(), BmcError> {
+        self.ipmi().await?.power(action).await
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        self.redfish.as_ref().and_then(Bmc::certificate)
+    }
+
+    async fn close(&mut self) {
+        if let Some(redfish) = &mut self.redfish {
+            redfish.close().await;
+        }
+        if let Some(ipmi) = &mut self.ipmi {
+            ipmi.close().await;
+        }
+    }
+}
