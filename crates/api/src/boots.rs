@@ -75,6 +75,24 @@ pub struct AvailableAction {
     pub optional_params: Vec<String>,
 }
 
+/// An open serial console.
+#[derive(Debug)]
+pub struct Console {
+    /// Its name, which nobody can guess.
+    pub id: String,
+    /// What the machine says; an error is the last item. Dropping it closes the console.
+    pub screen: tokio::sync::mpsc::Receiver<Result<Vec<u8>, String>>,
+}
+
+/// What is typed into a console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// Characters.
+    Text(Vec<u8>),
+    /// A break of the line.
+    Break,
+}
+
 /// The booting side of the server: agents, boots, discs, bases, BMC actions.
 ///
 /// Machines are named by UUID; the routes have resolved `Name:x`. Who may call is decided before.
@@ -179,4 +197,21 @@ pub trait Boots: Send + Sync {
     /// # Errors
     /// 404; 409 for what is under way; 422 for what cannot be repeated.
     async fn retry_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError>;
+
+    /// Opens the serial console of a machine; `take_over`: whoever has it loses it.
+    ///
+    /// # Errors
+    /// 404 where there is no way to it, 409 when somebody else has it or too many are open; of the BMC as with actions.
+    async fn open_console(
+        &self,
+        machine: &str,
+        key: &str,
+        take_over: bool,
+        by: &Principal,
+    ) -> Result<Console, ApiError>;
+    /// Types into an open console of this machine.
+    ///
+    /// # Errors
+    /// 404 when it is not open.
+    async fn type_into(&self, machine: &str, console: &str, typed: Typed) -> Result<(), ApiError>;
 }

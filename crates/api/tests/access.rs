@@ -144,6 +144,16 @@ const OTHERS: &[(&str, &str, Row)] = &[
         "/isobar/v1/operations/{key}/retry",
         filtered("machines", "update"),
     ),
+    (
+        "POST",
+        "/isobar/v1/machines/{key}/console",
+        row("machines", "console", Never),
+    ),
+    (
+        "PUT",
+        "/isobar/v1/machines/{key}/console/{console}",
+        row("machines", "console", Never),
+    ),
     ("GET", "/isobar/v1/isos", row("isos", "list", Never)),
     ("GET", "/isobar/v1/isos/{key}/{bootenv}/tree", row("isos", "get", Never)),
     (

@@ -382,7 +382,7 @@ fn check(objects: &Objects, param: &str, value: &Value) -> Result<(), String> {
     }
 }
 
-fn failure(machine: &str, reason: &Reason) -> ApiError {
+pub(crate) fn failure(machine: &str, reason: &Reason) -> ApiError {
     let code = match reason.reason.as_str() {
         "bmc-not-configured" | "bmc-address" | "image-peers" | "network-data" | "bootenv" | "other-machines-iso"
         | "template" => 400,

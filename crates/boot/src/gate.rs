@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use isobar_bmc::address::AddressPolicy;
 use isobar_bmc::redfish;
 use isobar_bmc::{
-    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, IpmiFace, Media, Mode, PowerAction, PowerState, Probe,
-    Recorder,
+    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, IpmiFace, Media, Mode, NoRecorder, PowerAction,
+    PowerState, Probe, Recorder,
 };
+use isobar_ipmi::sol::Console;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::bmcs::Bmcs;
@@ -35,7 +36,17 @@ pub trait Connector: Send + Sync {
         recorder: Arc<dyn Recorder>,
         within: Duration,
     ) -> Result<Box<dyn Bmc>, BmcError>;
+
+    /// Opens the serial console.
+    async fn console(&self, endpoint: &Endpoint, take_over: bool, within: Duration) -> Result<Console, BmcError> {
+        let _ = (take_over, within);
+        let text = format!("BMC {}: there is no way to its console", endpoint.name());
+        Err(BmcError::new(ErrorClass::Unsupported, "open the console", text))
+    }
 }
+
+/// What opening a console is called where it waits.
+const CONSOLE: &str = "console";
 
 /// Speaks Redfish or IPMI, as the endpoint's mode says.
 #[derive(Clone, Debug)]
@@ -71,6 +82,12 @@ impl Connector for NetworkConnector {
         };
         let ipmi = isobar_ipmi::Options::within(within, self.addresses.clone());
         isobar_ipmi::auto::connect(endpoint, recorder, options, ipmi).await
+    }
+
+    async fn console(&self, endpoint: &Endpoint, take_over: bool, within: Duration) -> Result<Console, BmcError> {
+        let options = isobar_ipmi::Options::within(within, self.addresses.clone());
+        let session = isobar_ipmi::bmc::open(endpoint, &NoRecorder, &options).await?;
+        Console::open(session, take_over).await
     }
 }
 
@@ -417,6 +434,25 @@ impl Turn<'_> {
         // A session that is left behind is one of few.
         let _ = tokio::time::timeout(self.gate.timing.log_out(), bmc.close()).await;
         answer
+    }
+
+    /// Opens the serial console. The turn is over with that, not with the console.
+    ///
+    /// # Errors
+    /// Of the BMC.
+    pub async fn console(self, take_over: bool) -> Result<Console, BmcError> {
+        if let Some(held) = self.gate.bmcs.refusal(self.endpoint) {
+            return Err(held);
+        }
+        let within = self.gate.timing.exchange();
+        self.ticket.at(At::Talking(CONSOLE, Instant::now() + within));
+        let opened = self.gate.connector.console(self.endpoint, take_over, within).await;
+        match &opened {
+            Ok(_) => self.gate.bmcs.accepted(self.endpoint).await,
+            Err(error) if error.class == ErrorClass::Auth => self.hold().await,
+            Err(_) => {}
+        }
+        opened
     }
 
     async fn hold(&self) {

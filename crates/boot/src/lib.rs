@@ -14,6 +14,7 @@ mod breaker;
 mod chance;
 mod clock;
 mod collect;
+mod consoles;
 pub mod evidence;
 pub mod gate;
 mod hook;
@@ -36,6 +37,7 @@ mod traces;
 pub mod view;
 
 pub use address::ServerAddr;
+pub use consoles::{Console, Key};
 pub use gate::{Connector, NetworkConnector};
 pub use operations::OperationView;
 pub use service::Booter;

@@ -19,6 +19,7 @@ use crate::bases::Bases;
 use crate::bmcs::Bmcs;
 use crate::clock::BootClock;
 use crate::collect;
+use crate::consoles::Consoles;
 use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
 use crate::pins::Pins;
@@ -107,6 +108,7 @@ impl Booter {
             runtime: Handle::current(),
             lives: Mutex::default(),
             flights: Mutex::default(),
+            consoles: Consoles::default(),
             objects,
             store,
             clock,

@@ -19,6 +19,7 @@ use crate::agents::AgentBook;
 use crate::attempts::Attempts;
 use crate::bases::Bases;
 use crate::clock::BootClock;
+use crate::consoles::Consoles;
 use crate::evidence::Phase;
 use crate::gate::Gate;
 use crate::operations::Flight;
@@ -64,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
     /// Actions under way, by id.
     pub(crate) flights: Mutex<HashMap<String, Arc<Flight>>>,
+    /// Serial consoles that are open.
+    pub(crate) consoles: Consoles,
 }
 
 /// What lives in memory of a boot that is under way.

@@ -11,7 +11,7 @@ use crate::CliError;
 pub(crate) struct Host {
     /// Environment variables.
     pub(crate) env: BTreeMap<String, String>,
-    stdin: RefCell<Box<dyn Read>>,
+    stdin: RefCell<Box<dyn Read + Send>>,
     stdout: RefCell<Box<dyn Write>>,
     stderr: RefCell<Box<dyn Write>>,
     /// Somebody looks at standard output.
@@ -65,6 +65,11 @@ impl Host {
     /// Standard input as a stream.
     pub(crate) fn with_stdin<T>(&self, run: impl FnOnce(&mut dyn Read) -> T) -> T {
         run(&mut **self.stdin.borrow_mut())
+    }
+
+    /// Standard input, for a thread that reads it while this one does something else. Nothing is left of it here.
+    pub(crate) fn take_stdin(&self) -> Box<dyn Read + Send> {
+        self.stdin.replace(Box::new(io::empty()))
     }
 
     /// Writes to standard output.

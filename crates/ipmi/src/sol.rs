@@ -201,6 +201,8 @@ pub struct Console {
     session: Session,
     line: Line,
     text: Vec<u8>,
+    /// The BMC ended it: it may be somebody else's by now.
+    over: bool,
 }
 
 impl Console {
@@ -214,6 +216,7 @@ impl Console {
                 session,
                 line: Line::new(most),
                 text: Vec::new(),
+                over: false,
             }),
             Err(error) => {
                 session.close().await;
@@ -230,8 +233,10 @@ impl Console {
     pub async fn run(mut self, keys: mpsc::Receiver<Key>, screen: mpsc::Sender<Vec<u8>>) -> Result<(), BmcError> {
         let done = self.carry(keys, screen).await;
         self.session.until(Instant::now() + Duration::from_secs(3));
-        // It is dropped anyway when the session ends.
-        let _ = self.session.request(DEACTIVATE, &[SOL[0], SOL[1], 0, 0, 0, 0]).await;
+        if !self.over {
+            // It is dropped anyway when the session ends.
+            let _ = self.session.request(DEACTIVATE, &[SOL[0], SOL[1], 0, 0, 0, 0]).await;
+        }
         self.session.close().await;
         done
     }
@@ -302,6 +307,7 @@ impl Console {
             self.send(&answer).await?;
         }
         if over {
+            self.over = true;
             let text = "the BMC ended it: somebody else took it over, or the BMC restarts";
             return Err(self.session.error(ErrorClass::Refused, "follow the console", text));
         }

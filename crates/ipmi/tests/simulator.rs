@@ -239,9 +239,17 @@ async fn the_console_carries_both_ways_and_is_one_persons_at_a_time() {
     let ended = tokio::time::timeout(SOON, first).await.unwrap().unwrap().unwrap_err();
     assert!(ended.message.contains("somebody else"), "{ended}");
     let (keys, typed) = mpsc::channel(8);
-    let (screen, _shown) = mpsc::channel(8);
+    let (screen, mut shown) = mpsc::channel(8);
+    let second = tokio::spawn(second.run(typed, screen));
+    // Who lost it did not close it for who has it now.
+    keys.send(Key::Text(b"mine".to_vec())).await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < 4 {
+        got.extend(tokio::time::timeout(SOON, shown.recv()).await.unwrap().unwrap());
+    }
+    assert_eq!(got, b"mine");
     drop(keys);
-    second.run(typed, screen).await.unwrap();
+    second.await.unwrap().unwrap();
     // Given back.
     let third = Console::open(open(&endpoint, USUAL).await.unwrap(), false)
         .await

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use isobar_api::boots::{AvailableAction, Boots, Checkin, Exchange, Heartbeat};
+use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed};
 use isobar_boot::actions::{self, Action};
 use isobar_boot::bases::ImportError;
-use isobar_boot::{BootView, Booter, OperationView};
+use isobar_boot::{BootView, Booter, Key, OperationView};
 use isobar_image::Image;
 use isobar_model::ApiError;
 use isobar_objects::{Objects, Principal};
@@ -198,6 +198,28 @@ impl Boots for BootsOf {
             return Err(ApiError::action_unknown("machines", key, command));
         }
         self.booter.run_action(machine, key, command, params, by).await
+    }
+
+    async fn open_console(
+        &self,
+        machine: &str,
+        key: &str,
+        take_over: bool,
+        by: &Principal,
+    ) -> Result<Console, ApiError> {
+        let opened = self.booter.open_console(machine, key, take_over, by).await?;
+        Ok(Console {
+            id: opened.id,
+            screen: opened.screen,
+        })
+    }
+
+    async fn type_into(&self, machine: &str, console: &str, typed: Typed) -> Result<(), ApiError> {
+        let key = match typed {
+            Typed::Text(text) => Key::Text(text),
+            Typed::Break => Key::Break,
+        };
+        self.booter.type_into(machine, console, key).await
     }
 
     async fn operations(&self, machine: Option<&str>, all: bool) -> Result<Vec<Value>, ApiError> {

@@ -117,7 +117,7 @@ fn touches_rights(who: &Principal, event: &Event) -> bool {
 }
 
 /// The same one with the rights of now; none when they are not let in any more.
-async fn renewed(objects: &Objects, who: &Principal) -> Option<Principal> {
+pub(super) async fn renewed(objects: &Objects, who: &Principal) -> Option<Principal> {
     let who = who.clone();
     objects.run(move |objects| objects.renew(&who)).await.ok()
 }

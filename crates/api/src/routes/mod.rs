@@ -32,6 +32,7 @@ mod audit;
 mod bases;
 mod blobs;
 mod boots;
+mod console;
 mod contents;
 pub mod doc;
 mod events;
@@ -166,6 +167,7 @@ pub fn routes() -> Vec<Route> {
     events::add(&mut table);
     agent::add(&mut table);
     boots::add(&mut table);
+    console::add(&mut table);
     operations::add(&mut table);
     isos::add(&mut table);
     blobs::add(&mut table);

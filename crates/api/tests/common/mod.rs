@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use isobar_api::boots::{AvailableAction, Boots, Checkin, Exchange, Heartbeat};
+use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed};
 use isobar_api::{AppState, Handle, Limits, Plugins, Server, ServerInfo, TlsIdentity};
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile};
 use isobar_model::ApiError;
@@ -384,6 +384,7 @@ impl Reply {
 /// A booting side that only remembers.
 #[derive(Default)]
 pub struct TestBoots {
+    pub console: Mutex<Option<tokio::sync::mpsc::Sender<Result<Vec<u8>, String>>>>,
     pub heard: Mutex<Vec<String>>,
     pub boots: Mutex<Vec<Value>>,
     pub changed: Notify,
@@ -548,6 +549,29 @@ impl Boots for TestBoots {
     async fn retry_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
         self.hear(format!("retry {id} {}", by.name()));
         self.boot(id).await
+    }
+
+    async fn open_console(&self, machine: &str, _: &str, take_over: bool, _: &Principal) -> Result<Console, ApiError> {
+        let (say, screen) = tokio::sync::mpsc::channel(4);
+        say.send(Ok(format!("{machine} {take_over}\r\n").into_bytes()))
+            .await
+            .unwrap();
+        *self.console.lock().unwrap() = Some(say);
+        Ok(Console {
+            id: "c0".into(),
+            screen,
+        })
+    }
+
+    async fn type_into(&self, machine: &str, console: &str, typed: Typed) -> Result<(), ApiError> {
+        let open = self.console.lock().unwrap().clone().filter(|_| console == "c0");
+        let gone = || ApiError::new(404, "CONSOLE", "machines", machine, "No open console");
+        let said = match typed {
+            Typed::Text(text) if text.as_slice() == b"~fail" => Err("the BMC is gone".to_owned()),
+            Typed::Text(text) => Ok(text),
+            Typed::Break => Ok(b"<break>".to_vec()),
+        };
+        open.ok_or_else(gone)?.send(said).await.map_err(|_| gone())
     }
 }
 

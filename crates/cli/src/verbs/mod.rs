@@ -6,6 +6,7 @@ mod actions;
 mod audit;
 mod blobs;
 mod boots;
+mod console;
 mod contents;
 mod discs;
 mod events;
@@ -279,7 +280,11 @@ const NOUN_VERBS: &[(&str, &[Verb])] = &[
 ];
 
 /// Verbs of object types that are ours.
-const OWN_VERBS: &[(&str, &[Verb])] = &[("bootenvs", render::BOOTENVS), ("templates", render::TEMPLATES)];
+const OWN_VERBS: &[(&str, &[Verb])] = &[
+    ("bootenvs", render::BOOTENVS),
+    ("machines", console::VERBS),
+    ("templates", render::TEMPLATES),
+];
 
 /// The verbs of an object type: those that the model table names and this crate knows, and ours.
 pub(crate) fn of_noun(noun: &Noun) -> Vec<&'static Verb> {

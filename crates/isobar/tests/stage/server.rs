@@ -222,15 +222,24 @@ impl Server {
         self.run(&name, args)
     }
 
-    fn run(&self, program: &Path, args: &[&str]) -> Out {
-        let output = clean(Command::new(program))
+    /// Our own CLI, not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_isobar")), args)
+    }
+
+    fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = clean(Command::new(program));
+        command
             .args(args)
             .env("RS_ENDPOINT", format!("https://127.0.0.1:{}", self.api))
             .env("RS_KEY", format!("rocketskates:{}", self.key()))
             .env("RS_TOKEN_PATH", self.dir.path().join("tokens"))
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, program: &Path, args: &[&str]) -> Out {
+        let output = self.command_of(program, args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Out {
             ok: output.status.success(),

@@ -1,0 +1,188 @@
+//! Serial consoles of machines, through their BMCs.
+//!
+//! Opening one is an exchange as any other. What follows is a session of its own that lasts for hours and carries
+//! characters alone: it holds no turn, so boots and actions go on beside it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use isobar_bmc::{ErrorClass, Mode};
+pub use isobar_ipmi::sol::Key;
+use isobar_model::ApiError;
+use isobar_objects::Principal;
+use isobar_store::Txn;
+use tokio::sync::mpsc;
+
+use crate::actions::failure;
+use crate::gate::Caller;
+use crate::reason::Reason;
+use crate::service::Booter;
+use crate::settings::Settings;
+use crate::state::{Inner, lock, store_error};
+
+/// Consoles that are open at a time, of all machines.
+const MOST: usize = 64;
+/// Packets between BMC and reader: who reads slowly slows the BMC.
+const SCREEN: usize = 32;
+/// Requests with keystrokes that wait for the BMC.
+const KEYS: usize = 16;
+
+/// An open console.
+#[derive(Debug)]
+pub struct Console {
+    /// Its name, which nobody can guess.
+    pub id: String,
+    /// What the machine says; an error is the last item. Dropping it closes the console.
+    pub screen: mpsc::Receiver<Result<Vec<u8>, String>>,
+}
+
+struct Open {
+    machine: String,
+    keys: mpsc::Sender<Key>,
+}
+
+/// Those that are open.
+#[derive(Default)]
+pub(crate) struct Consoles(Mutex<HashMap<String, Open>>);
+
+impl Booter {
+    /// Opens the serial console of a machine. `take_over`: whoever has it loses it.
+    ///
+    /// # Errors
+    /// In the actions' shapes: no BMC, refused, somebody else has it.
+    pub async fn open_console(
+        &self,
+        machine: &str,
+        key: &str,
+        take_over: bool,
+        by: &Principal,
+    ) -> Result<Console, ApiError> {
+        let inner = Arc::clone(&self.inner);
+        let (uuid, key) = (machine.to_owned(), key.to_owned());
+        let by = by.clone();
+        let work = self
+            .inner
+            .runtime
+            .spawn(async move { inner.open_console(&uuid, &key, take_over, &by).await });
+        // When nobody waits any more, what was opened is dropped, and so closed.
+        match work.await {
+            Ok(opened) => opened,
+            Err(_) => Err(ApiError::new(500, "CONSOLE", "machines", machine, "it was broken off")),
+        }
+    }
+
+    /// Types into a console that the same caller has opened on this machine.
+    ///
+    /// # Errors
+    /// 404: it is not open, or not this machine's.
+    pub async fn type_into(&self, machine: &str, id: &str, key: Key) -> Result<(), ApiError> {
+        let gone = || ApiError::new(404, "CONSOLE", "machines", machine, format!("No open console {id}"));
+        let keys = {
+            let open = lock(&self.inner.consoles.0);
+            let console = open
+                .get(id)
+                .filter(|console| console.machine == machine)
+                .ok_or_else(gone)?;
+            console.keys.clone()
+        };
+        // Waits while the BMC takes nothing: the sender is the one who is slowed.
+        keys.send(key).await.map_err(|_| gone())
+    }
+}
+
+impl Inner {
+    async fn open_console(
+        self: Arc<Self>,
+        machine: &str,
+        key: &str,
+        take_over: bool,
+        by: &Principal,
+    ) -> Result<Console, ApiError> {
+        let failed = |reason: &Reason| failure(machine, reason);
+        let uuid = machine.to_owned();
+        let settings = self
+            .objects
+            .run(move |objects| {
+                let machine = objects.get("machines", &uuid)?;
+                Settings::of(objects, &machine).map_err(|reason| failure(&uuid, &reason))
+            })
+            .await?;
+        let endpoint = settings.endpoint.map_err(|reason| failed(&reason))?;
+        if endpoint.mode == Mode::Redfish {
+            let text = "Action console not supported on ipmi driver: redfish";
+            let mut error = ApiError::new(404, "CONSOLE", "machines", key, text);
+            error
+                .messages
+                .push("a BMC's console is IPMI's: set ipmi/mode to auto or ipmitool".to_owned());
+            return Err(error);
+        }
+        if lock(&self.consoles.0).len() >= MOST {
+            return Err(ApiError::new(
+                409,
+                "CONSOLE",
+                "machines",
+                key,
+                format!("{MOST} consoles are open already"),
+            ));
+        }
+        let audit = by.audit(
+            "console",
+            "machines",
+            machine,
+            if take_over { "taken over" } else { "" },
+        );
+        let told = Txn {
+            audit: vec![audit],
+            ..Txn::default()
+        };
+        self.store.submit(told).await.map_err(|e| store_error(&e))?;
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let caller = Caller {
+            endpoint: &endpoint,
+            site: settings.site.as_deref(),
+            who: &id,
+        };
+        let opened = self.gate.turn(caller).await.console(take_over).await;
+        let console = opened.map_err(|error| {
+            let mut refused = failed(&Reason::of_bmc(&error));
+            if error.class == ErrorClass::Busy {
+                refused.code = 409;
+            }
+            refused
+        })?;
+        let (keys, typed) = mpsc::channel(KEYS);
+        let (shown, screen) = mpsc::channel(SCREEN);
+        let (text, mut said) = mpsc::channel(1);
+        let open = Open {
+            machine: machine.to_owned(),
+            keys,
+        };
+        lock(&self.consoles.0).insert(id.clone(), open);
+        tracing::info!(machine, by = by.name(), "console opened");
+        let (inner, name, machine) = (Arc::clone(&self), id.clone(), machine.to_owned());
+        self.runtime.spawn(async move {
+            let run = console.run(typed, text);
+            let carry = async {
+                loop {
+                    tokio::select! {
+                        () = shown.closed() => break,
+                        text = said.recv() => match text {
+                            Some(text) => if shown.send(Ok(text)).await.is_err() { break },
+                            None => break,
+                        },
+                    }
+                }
+                // `said` goes, and with it the console.
+                drop(said);
+            };
+            let (ended, ()) = tokio::join!(run, carry);
+            lock(&inner.consoles.0).remove(&name);
+            if let Err(error) = &ended {
+                // Nobody looks any more: fine.
+                let _ = shown.send(Err(error.to_string())).await;
+            }
+            tracing::info!(machine, error = ended.err().map(|e| e.to_string()), "console closed");
+        });
+        Ok(Console { id, screen })
+    }
+}
