@@ -23,7 +23,7 @@ cargo xtask COMMAND
           --firmware  what the machine has (default uefi)
           --dhcp      the machine asks for its address instead of having a static one
           --keep      leaves everything running at the end, and says where
-  peers [schemathesis] [validator] [sushy] [qemu-http] [sushy-emulator] [--keep]
+  peers [schemathesis] [validator] [protocol] [sushy] [qemu-http] [sushy-emulator] [--keep]
           programs that others wrote, against isobar and its simulator (docs/peers.md): all of them, or those named
           --keep      leaves what was started running
   cases [--dir DIR] [--cli PATH] [--tests A,B] [--have incrementer] [--show N] [--at-least PERCENT]
@@ -37,6 +37,8 @@ cargo xtask COMMAND
           resource trees of real BMCs, each served by its mock server: finds, inserts, boots once, power, ejects, and
           compares what was sent with the tree's answer sheet; a row each
           --dir       folder of the trees, or one tree (default ../shared/bmc-trees; not there: skipped, with CI=true a failure)
+  faults [PART]
+          every profile of the simulator × every fault, as a table: how each boot ended. PART of a profile's or fault's name
   test [--full]
           all tests; --full adds the demo with every firmware, 100 random kills and 1,000 machines
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
@@ -56,6 +58,8 @@ fn main() -> ExitCode {
         Some((&"peers", rest)) => peers::Options::parse(rest).and_then(|options| peers::peers(&options)),
         Some((&"cases", rest)) => cases::Options::parse(rest).and_then(|options| cases::cases(&options)),
         Some((&"trees", rest)) => trees::Options::parse(rest).and_then(|options| trees::trees(&options)),
+        Some((&"faults", [])) => test::faults("full"),
+        Some((&"faults", [part])) => test::faults(part),
         Some((&"test", rest)) => test::test(rest),
         Some((&"bench", rest)) => match bench::bench(rest) {
             // It has said why.

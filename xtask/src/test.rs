@@ -37,3 +37,18 @@ pub(crate) fn test(args: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+/// `cargo xtask faults`: every profile of the simulator × every fault.
+pub(crate) fn faults(part: &str) -> Result<()> {
+    packages::ensure(&[DEMO, TEST])?;
+    let mut tests = cargo(&[
+        "test",
+        "--locked",
+        "--workspace",
+        "--test",
+        "product",
+        "--",
+        "--nocapture",
+    ]);
+    step(tests.env("ISOBAR_PRODUCT", part))
+}

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::{ArgMatches, Command};
-use isobar_sim::SimOptions;
+use isobar_sim::{Sim, SimOptions};
 
 use crate::options::Kind::{Number, Switch, Text};
 use crate::options::{self, setting};
@@ -68,6 +68,18 @@ const TABLE: options::Settings = options::Settings {
             "NAME",
             "A vendor's manners: dell-idrac9, hpe-ilo5, lenovo-xcc … (docs/simulator.md)",
         ),
+        setting(
+            "count",
+            Number,
+            "N",
+            "So many BMCs with paper machines, on ports that follow each other; DIR/fleet.json lists them",
+        ),
+        setting(
+            "time-scale",
+            Number,
+            "N",
+            "All delays are divided by this: 100 makes a minute of a real BMC 0.6 s [default: 1]",
+        ),
         setting("rate", Number, "BYTES", "Speed limit of these reads, bytes a second"),
         setting("serial", Text, "FILE", "Where the serial console goes"),
         setting(
@@ -89,7 +101,9 @@ pub(crate) fn command() -> Command {
             "Examples:\n  \
              isobar sim --work-dir /tmp/bmc1\n  \
              isobar sim --work-dir /tmp/bmc2 --listen 127.0.0.1:8444 --firmware secureboot --echo-serial\n  \
-             isobar sim --work-dir /tmp/bmc3 --machine paper --read-manner copy-all --rate 4000000",
+             isobar sim --work-dir /tmp/bmc3 --machine paper --read-manner copy-all --rate 4000000\n  \
+             isobar sim --work-dir /tmp/fleet --machine paper --plain-http --listen 127.0.0.1:20000 --count 500 \\\n    \
+             --profile dell-idrac9 --time-scale 100",
         )
 }
 
@@ -99,7 +113,9 @@ pub(crate) fn command() -> Command {
 /// Settings that do not fit, a port that is taken, QEMU that does not start.
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let options: SimOptions = TABLE.read(matches, None)?;
-    isobar_sim::run_blocking(options, |sim| {
+    let folder = options.work_dir.clone();
+    isobar_sim::run_blocking(options, |fleet| {
+        let [sim, rest @ ..] = fleet else { return };
         eprintln!("BMC at {}", sim.url());
         if let Some(fingerprint) = sim.fingerprint() {
             eprintln!("certificate SHA-256 {fingerprint}");
@@ -108,8 +124,29 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             eprintln!("IPMI at {address} (UDP)");
         }
         eprintln!("user {}; the password is in the password file", sim.config().user);
+        if rest.is_empty() {
+            return;
+        }
+        if let Some(folder) = folder {
+            let path = folder.join("fleet.json");
+            match std::fs::write(&path, listed(fleet)) {
+                Ok(()) => eprintln!("{} BMCs, listed in {}", fleet.len(), path.display()),
+                Err(error) => eprintln!("{} BMCs; cannot write {}: {error}", fleet.len(), path.display()),
+            }
+        }
     })
     .context("the simulator")
+}
+
+/// Addresses, UUIDs and MAC addresses, a line each.
+fn listed(fleet: &[Sim]) -> String {
+    let line = |sim: &Sim| {
+        let config = sim.config();
+        let machine = serde_json::json!({"bmc": sim.url().as_str(), "uuid": config.uuid, "mac": config.mac});
+        machine.to_string()
+    };
+    let lines: Vec<String> = fleet.iter().map(line).collect();
+    format!("[\n{}\n]\n", lines.join(",\n"))
 }
 
 #[cfg(test)]
@@ -122,6 +159,7 @@ mod tests {
         let args = [
             "sim",
             "--listen=127.0.0.1:0",
+            "--ipmi=127.0.0.1:0",
             "--plain-http",
             "--user=root",
             "--password-file=p",
@@ -137,6 +175,8 @@ mod tests {
             "--echo-serial",
             "--work-dir=w",
             "--profile=dell-idrac9",
+            "--count=500",
+            "--time-scale=100",
         ];
         assert_eq!(args.len(), TABLE.rows.len() + 1);
         let options: SimOptions = TABLE.read(&command().get_matches_from(args), None).unwrap();
@@ -144,5 +184,6 @@ mod tests {
         assert_eq!(options.memory, Some(512));
         assert_eq!(options.user.as_deref(), Some("root"));
         assert_eq!(options.profile.as_deref(), Some("dell-idrac9"));
+        assert_eq!((options.count, options.time_scale), (Some(500), Some(100)));
     }
 }

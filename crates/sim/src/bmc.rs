@@ -86,7 +86,24 @@ struct State {
     session_seq: u64,
     medium_seq: u64,
     asset_tag: String,
+    /// Remote media is switched on.
+    media_enabled: bool,
+    /// Inserts that have failed for no reason.
+    flaky: u32,
+    /// Whether each task worked.
+    tasks: Vec<bool>,
+    /// Host and path of an image that is to be mounted.
+    share: (String, String),
+    /// What was in the CD slot last.
+    last_image: Option<String>,
+    /// A configuration profile wants the next boot to be the virtual CD's.
+    profile_boot: bool,
+    /// A BMC that restarts is deaf until then.
+    deaf_until: Option<Instant>,
 }
+
+/// Tasks that are remembered.
+const TASKS_MAX: usize = 1000;
 
 /// Why a deed was not done.
 #[derive(Debug)]
@@ -135,6 +152,13 @@ impl Bmc {
             session_seq: 0,
             medium_seq: 0,
             asset_tag: String::new(),
+            media_enabled: false,
+            flaky: 0,
+            tasks: Vec::new(),
+            share: Default::default(),
+            last_image: None,
+            profile_boot: false,
+            deaf_until: None,
         };
         Arc::new(Self {
             config,
@@ -352,7 +376,11 @@ impl Bmc {
             let mut state = self.lock();
             let slot = Self::slot(&mut state, id);
             slot.turn += 1;
-            (std::mem::take(&mut slot.view), slot.medium.take())
+            let (before, medium) = (std::mem::take(&mut slot.view), slot.medium.take());
+            if id == SlotId::Cd && before.image.is_some() {
+                state.last_image.clone_from(&before.image);
+            }
+            (before, medium)
         };
         if let Some(medium) = medium {
             medium.close();
@@ -369,9 +397,11 @@ impl Bmc {
         if before.image.is_none() {
             return;
         }
-        let Some(mut met) = self.faults.meet_deed(|k| matches!(k, FaultKind::StaleInserted { .. })) else {
+        let met = self.faults.meet_deed(|k| matches!(k, FaultKind::StaleInserted { .. }));
+        let usual = self.config.manners.stale_inserted_ms;
+        if met.is_none() && usual == 0 {
             return;
-        };
+        }
         let turn = {
             let mut state = self.lock();
             let slot = Self::slot(&mut state, id);
@@ -383,9 +413,12 @@ impl Bmc {
         };
         let bmc = Arc::clone(self);
         tokio::spawn(async move {
-            match met.kind {
-                FaultKind::StaleInserted { for_ms: Some(time) } => tokio::time::sleep(ms(time)).await,
-                _ => met.released().await,
+            match met {
+                None => tokio::time::sleep(ms(usual)).await,
+                Some(met) if let FaultKind::StaleInserted { for_ms: Some(time) } = met.kind => {
+                    tokio::time::sleep(ms(time)).await;
+                }
+                Some(mut met) => met.released().await,
             }
             {
                 let mut state = bmc.lock();
@@ -396,6 +429,73 @@ impl Bmc {
             }
             bmc.log.touch();
         });
+    }
+
+    pub(crate) fn last_image(&self) -> Option<String> {
+        self.lock().last_image.clone()
+    }
+
+    pub(crate) fn media_enabled(&self) -> bool {
+        self.lock().media_enabled
+    }
+
+    pub(crate) fn enable_media(&self) {
+        self.lock().media_enabled = true;
+    }
+
+    /// Whether this insert is one that fails for no reason.
+    pub(crate) fn is_flaky(&self) -> bool {
+        let mut state = self.lock();
+        let fails = state.flaky < self.config.manners.flaky_inserts;
+        state.flaky += u32::from(fails);
+        fails
+    }
+
+    pub(crate) fn share(&self) -> (String, String) {
+        self.lock().share.clone()
+    }
+
+    pub(crate) fn set_share(&self, host: String, path: String) {
+        self.lock().share = (host, path);
+    }
+
+    // Tasks.
+
+    /// Its number, from 1.
+    pub(crate) fn new_task(&self, worked: bool) -> usize {
+        let mut state = self.lock();
+        if state.tasks.len() >= TASKS_MAX {
+            state.tasks.clear();
+        }
+        state.tasks.push(worked);
+        state.tasks.len()
+    }
+
+    pub(crate) fn task(&self, number: usize) -> Option<bool> {
+        self.lock().tasks.get(number.checked_sub(1)?).copied()
+    }
+
+    pub(crate) fn tasks(&self) -> usize {
+        self.lock().tasks.len()
+    }
+
+    // The BMC itself.
+
+    pub(crate) fn boot_virtual_cd_once(&self) {
+        self.lock().profile_boot = true;
+        self.log.touch();
+    }
+
+    /// It forgets who was logged in and what was in its slots, and is deaf for a while.
+    pub(crate) fn restart(&self) {
+        self.close_all_sessions();
+        self.lose_medium();
+        self.faults.end_lock_ups();
+        self.lock().deaf_until = Some(Instant::now() + ms(self.config.manners.bmc_reset_ms));
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.lock().deaf_until.is_some_and(|until| Instant::now() < until)
     }
 
     pub(crate) fn lose_medium(&self) {
@@ -430,7 +530,12 @@ impl Bmc {
     pub(crate) fn follow_override(&self) -> (BootDevice, BootOverride) {
         let ignored = self.faults.meet_deed(|k| *k == FaultKind::OverrideIgnored).is_some();
         let mut state = self.lock();
-        let boot = state.boot.clone();
+        let mut boot = state.boot.clone();
+        let by_profile = self.config.manners.boot_by_profile;
+        if std::mem::take(&mut state.profile_boot) && !ignored {
+            boot.enabled = "Once".into();
+            return (BootDevice::Cd, boot);
+        }
         let set = boot.enabled != "Disabled" && boot.target != "None";
         if set && boot.enabled == "Once" && !self.faults.has(|k| *k == FaultKind::OverrideKept) {
             state.boot.enabled = "Disabled".into();
@@ -438,6 +543,8 @@ impl Bmc {
         }
         let device = match boot.target.as_str() {
             _ if ignored || !set => BootDevice::Disk,
+            // Of a drive in the machine, which is empty.
+            "Cd" if by_profile => BootDevice::Disk,
             "Cd" | "UsbCd" | "UefiUsbCd" => BootDevice::Cd,
             "Pxe" | "UefiHttp" => BootDevice::Network,
             _ => BootDevice::Disk,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::SimError;
+use crate::manners::{Manners, ReadManner};
 use crate::paper::{OsExit, OsUp};
 
 /// Plays the operating system of a paper machine: called when it is up, ends when the OS leaves.
@@ -154,144 +155,6 @@ impl Firmware {
         match self {
             Self::Bios => "Legacy",
             Self::Uefi | Self::Secureboot => "UEFI",
-        }
-    }
-}
-
-/// When the BMC reads the image that was inserted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReadManner {
-    /// Nothing before the machine is on; then what the machine asks for.
-    Lazy,
-    /// HEAD and the first block before InsertMedia is answered; the rest on demand.
-    AtInsert,
-    /// As at insert, and always one window ahead of the machine.
-    ReadAhead,
-    /// The whole image, in one GET, before InsertMedia is answered.
-    CopyAll,
-}
-
-/// How a vendor's BMC behaves, as data.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Manners {
-    /// Manufacturer of the system.
-    pub manufacturer: String,
-    /// Model of the system.
-    pub model: String,
-    /// Firmware version of the manager.
-    pub firmware_version: String,
-    /// When the image is read.
-    pub read: ReadManner,
-    /// Smallest piece read from the image's server, bytes.
-    pub block: u32,
-    /// How far `read-ahead` reads ahead, bytes.
-    pub window: u32,
-    /// Speed limit of reading, bytes a second.
-    pub rate_bps: Option<u64>,
-    /// How long a failing read is tried again before the machine gets an I/O error, ms.
-    pub read_patience_ms: u64,
-    /// From "On" accepted to PowerState On, ms.
-    pub power_on_ms: u64,
-    /// From "ForceOff" accepted to PowerState Off, ms.
-    pub power_off_ms: u64,
-    /// Self-test before a paper machine looks at its CD, ms.
-    pub post_ms: u64,
-    /// A paper kernel's time to "OS up", ms.
-    pub kernel_ms: u64,
-    /// A paper OS's time to shut down when asked, ms.
-    pub shutdown_ms: u64,
-    /// InsertMedia's own time, ms.
-    pub insert_ms: u64,
-    /// How many sessions there may be.
-    pub session_limit: usize,
-    /// A session ends after this much idleness, seconds.
-    pub session_timeout_s: u64,
-    /// Whether Basic authentication is taken beside sessions.
-    pub basic_auth: bool,
-    /// Whether PATCH without If-Match is refused with 428.
-    pub if_match_required: bool,
-    /// What BootSourceOverrideTarget may be.
-    pub boot_targets: Vec<String>,
-    /// Whether InsertMedia over an inserted image replaces it; refused when false.
-    pub insert_replaces: bool,
-    /// Parameters of InsertMedia that must be there beside `Image`.
-    pub insert_demands: Vec<String>,
-    /// Parameters of InsertMedia that are refused.
-    pub insert_refuses: Vec<String>,
-    /// Reset types on offer.
-    pub reset_types: Vec<String>,
-    /// Schemes of images that are taken; empty: http and https.
-    pub image_schemes: Vec<String>,
-    /// PEM file of the one certificate that an image's server may show; none: any is taken, as by most BMCs.
-    pub image_certificate: Option<PathBuf>,
-    /// Slots have no actions: they are written.
-    pub slots_by_patch: bool,
-    /// EjectMedia is listed only while something is in.
-    pub eject_hidden: bool,
-    /// A boot override is written to the system's settings object.
-    pub boot_at_settings: bool,
-    /// A boot override without mode, enabled and target together is refused.
-    pub full_boot: bool,
-}
-
-impl Default for Manners {
-    fn default() -> Self {
-        let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        Self {
-            manufacturer: "Isobar".into(),
-            model: "Simulated server".into(),
-            firmware_version: env!("CARGO_PKG_VERSION").into(),
-            read: ReadManner::Lazy,
-            block: 64 << 10,
-            window: 1 << 20,
-            rate_bps: None,
-            read_patience_ms: 20_000,
-            power_on_ms: 500,
-            power_off_ms: 500,
-            post_ms: 1000,
-            kernel_ms: 1000,
-            shutdown_ms: 1000,
-            insert_ms: 0,
-            session_limit: 8,
-            session_timeout_s: 300,
-            basic_auth: true,
-            if_match_required: false,
-            boot_targets: words(&["None", "Pxe", "Floppy", "Cd", "Usb", "Hdd", "BiosSetup"]),
-            insert_replaces: false,
-            insert_demands: Vec::new(),
-            insert_refuses: Vec::new(),
-            reset_types: words(&[
-                "On",
-                "ForceOff",
-                "GracefulShutdown",
-                "GracefulRestart",
-                "ForceRestart",
-                "PowerCycle",
-                "PushPowerButton",
-            ]),
-            image_schemes: Vec::new(),
-            image_certificate: None,
-            slots_by_patch: false,
-            eject_hidden: false,
-            boot_at_settings: false,
-            full_boot: false,
-        }
-    }
-}
-
-impl Manners {
-    /// The defaults with every delay at zero.
-    pub fn instant() -> Self {
-        Self {
-            read_patience_ms: 500,
-            power_on_ms: 0,
-            power_off_ms: 0,
-            post_ms: 0,
-            kernel_ms: 0,
-            shutdown_ms: 0,
-            ..Self::default()
         }
     }
 }
@@ -440,6 +303,10 @@ pub struct SimOptions {
     pub machine: Option<MachineKind>,
     /// A vendor whose manners the BMC has: one of [`Manners::profiles`].
     pub profile: Option<String>,
+    /// All delays are divided by this.
+    pub time_scale: Option<u32>,
+    /// So many BMCs, on ports that follow each other.
+    pub count: Option<u16>,
     /// All manners; `profile`, `read-manner` and `rate` win over it.
     pub manners: Option<Manners>,
 }
@@ -483,12 +350,16 @@ impl SimOptions {
                 let known: Vec<&str> = Manners::profiles().collect();
                 SimError::Config(format!("profile {name:?}: there are {}", known.join(", ")))
             })?;
+            config.manners = config.manners.with_delays_of(name);
         }
         if let Some(read) = self.read_manner {
             config.manners.read = read;
         }
         if self.rate.is_some() {
             config.manners.rate_bps = self.rate;
+        }
+        if let Some(scale) = self.time_scale {
+            config.manners = config.manners.scaled(scale);
         }
         if let Some(mac) = self.mac {
             config.mac = mac;
@@ -502,6 +373,35 @@ impl SimOptions {
         config.serial = self.serial;
         config.echo_serial = self.echo_serial;
         config.work_dir = self.work_dir;
+        Ok(config)
+    }
+}
+
+impl SimConfig {
+    /// The `number`th of a fleet: the next port, addresses and UUIDs that follow from the first one's.
+    pub(crate) fn sibling(&self, number: u16) -> Result<Self, SimError> {
+        let mut config = self.clone();
+        if number == 0 {
+            return Ok(config);
+        }
+        for address in [Some(&mut config.listen), config.ipmi.as_mut()].into_iter().flatten() {
+            if address.port() != 0 {
+                let none = || SimError::Config(format!("no port {number} places after {}", address.port()));
+                let port = address.port().checked_add(number).ok_or_else(none)?;
+                address.set_port(port);
+            }
+        }
+        // The last two octets count on.
+        let octets = self
+            .mac
+            .split(':')
+            .filter_map(|octet| u8::from_str_radix(octet, 16).ok());
+        if let [a, b, c, d, e, f] = octets.collect::<Vec<u8>>()[..] {
+            let [e, f] = u16::from_be_bytes([e, f]).wrapping_add(number).to_be_bytes();
+            config.mac = [a, b, c, d, e, f].map(|octet| format!("{octet:02x}")).join(":");
+        }
+        config.uuid = Uuid::from_u128(self.uuid.as_u128().wrapping_add(number.into()));
+        config.work_dir = self.work_dir.as_ref().map(|folder| folder.join(format!("{number:05}")));
         Ok(config)
     }
 }
@@ -618,6 +518,22 @@ mod tests {
             ..options
         };
         assert!(empty.into_config().unwrap_err().to_string().contains("is empty"));
+    }
+
+    #[test]
+    fn siblings_differ_in_port_and_names() {
+        let first = SimConfig {
+            listen: "127.0.0.1:20000".parse().unwrap(),
+            mac: "52:54:00:12:ff:ff".into(),
+            work_dir: Some("/tmp/fleet".into()),
+            ..SimConfig::default()
+        };
+        let next = first.sibling(2).unwrap();
+        assert_eq!(next.listen.port(), 20_002);
+        assert_eq!((next.mac.as_str(), next.check().is_ok()), ("52:54:00:12:00:01", true));
+        assert_ne!(next.uuid, first.uuid);
+        assert_ne!(next.work_dir, first.work_dir);
+        assert!(first.sibling(50_000).unwrap_err().to_string().contains("no port"));
     }
 
     #[test]

@@ -27,6 +27,19 @@ pub enum FaultKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
+    /// A request is done and answered so much later.
+    Slow {
+        /// How much, ms.
+        ms: u64,
+    },
+    /// As [`Self::Status`], until the BMC is reset.
+    LockUp {
+        /// HTTP status.
+        code: u16,
+        /// MessageId of the answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+    },
     /// The connection is reset before the request is done.
     Reset,
     /// The request is done, then the connection is reset.
@@ -88,6 +101,8 @@ impl FaultKind {
         match self {
             Self::Hang => "hang",
             Self::Status { .. } => "status",
+            Self::Slow { .. } => "slow",
+            Self::LockUp { .. } => "lock-up",
             Self::Reset => "reset",
             Self::LoseReply => "lose-reply",
             Self::Hold { .. } => "hold",
@@ -113,6 +128,8 @@ impl FaultKind {
             self,
             Self::Hang
                 | Self::Status { .. }
+                | Self::Slow { .. }
+                | Self::LockUp { .. }
                 | Self::Reset
                 | Self::LoseReply
                 | Self::Hold { .. }
@@ -274,6 +291,12 @@ impl Faults {
         let before = entries.1.len();
         entries.1.retain(|e| e.planted.id != id);
         entries.1.len() != before
+    }
+
+    /// What a reset of the BMC mends.
+    pub(crate) fn end_lock_ups(&self) {
+        let is = |entry: &Entry| matches!(entry.planted.fault.kind, FaultKind::LockUp { .. });
+        self.lock().1.retain(|entry| !is(entry));
     }
 
     pub(crate) fn clear(&self) {

@@ -27,6 +27,7 @@ mod iso;
 mod listen;
 mod log;
 mod machine;
+mod manners;
 mod medium;
 mod nbd;
 mod nfs;
@@ -49,13 +50,14 @@ use url::Url;
 
 use bmc::{Bmc, SlotId};
 pub use bmc::{BootOverride, Power, SlotView};
-pub use config::{Firmware, MachineKind, MachineNet, Manners, OsHook, ReadManner, SimConfig, SimOptions, UserNet};
+pub use config::{Firmware, MachineKind, MachineNet, OsHook, SimConfig, SimOptions, UserNet};
 use console::Console;
 pub use error::SimError;
 pub use fault::{Fault, FaultKind, Malformed, Planted};
 use log::Log;
 pub use log::{BootLog, MediumLog, Read, ReadCause, Request, Stage};
 use machine::Machine;
+pub use manners::{Manners, ReadManner, Slots};
 pub use paper::{OsExit, OsUp};
 use power::{Command, PowerControl};
 
@@ -103,10 +105,31 @@ impl Drop for Scratch {
 /// When an option is not usable, it cannot listen or write its work folder, or a package that the
 /// machine needs is missing.
 pub async fn start(config: SimConfig) -> Result<Sim, SimError> {
-    config.check()?;
+    let images = images_client(&config)?;
+    start_one(config, images).await
+}
+
+/// Starts `count` simulators that differ in port, UUID, MAC address and work folder.
+///
+/// # Errors
+/// As [`start`], and when there are no ports left.
+pub async fn start_fleet(config: SimConfig, count: u16) -> Result<Vec<Sim>, SimError> {
+    let images = images_client(&config)?;
+    let mut fleet = Vec::new();
+    for number in 0..count {
+        fleet.push(start_one(config.sibling(number)?, images.clone()).await?);
+    }
+    Ok(fleet)
+}
+
+fn images_client(config: &SimConfig) -> Result<reqwest::Client, SimError> {
     // reqwest looks for the process's provider; another one installed before is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let images = medium::client(config.manners.image_certificate.as_deref())?;
+    medium::client(config.manners.image_certificate.as_deref())
+}
+
+async fn start_one(config: SimConfig, images: reqwest::Client) -> Result<Sim, SimError> {
+    config.check()?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| SimError::Listen {
@@ -308,12 +331,16 @@ impl Drop for Sim {
     }
 }
 
-/// Runs a simulator until SIGINT or SIGTERM, for `isobar sim`; `ready` is called when it serves.
+/// Runs simulators until SIGINT or SIGTERM, for `isobar sim`; `ready` is called when they serve.
 ///
 /// # Errors
 /// As [`start`], and when no runtime can be made.
-pub fn run_blocking(options: SimOptions, ready: impl FnOnce(&Sim)) -> Result<(), SimError> {
+pub fn run_blocking(options: SimOptions, ready: impl FnOnce(&[Sim])) -> Result<(), SimError> {
+    let count = options.count.unwrap_or(1).max(1);
     let config = options.into_config()?;
+    if count > 1 && config.machine == MachineKind::Qemu {
+        return Err(SimError::Config("a fleet is of paper machines: --machine paper".into()));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -321,13 +348,15 @@ pub fn run_blocking(options: SimOptions, ready: impl FnOnce(&Sim)) -> Result<(),
     runtime.block_on(async {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
             .map_err(|e| SimError::Config(format!("no signal handler: {e}")))?;
-        let sim = start(config).await?;
-        ready(&sim);
+        let fleet = start_fleet(config, count).await?;
+        ready(&fleet);
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        sim.shutdown().await;
+        for sim in fleet {
+            sim.shutdown().await;
+        }
         Ok(())
     })
 }

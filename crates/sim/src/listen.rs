@@ -158,6 +158,11 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
         shown,
         serde_json::from_slice(&body).ok().map(redact),
     );
+    // A BMC that restarts does not even close the connection in order.
+    if bmc.is_deaf() {
+        bmc.log.ended(seq, None);
+        match connection.reset().await {}
+    }
     let mut met = bmc.faults.meet_request(parts.method.as_str(), &path);
     if let Some(met) = &mut met {
         bmc.log.amend(seq, |r| r.fault = Some(met.kind.name().into()));
@@ -173,7 +178,8 @@ async fn respond(bmc: Arc<Bmc>, request: Request<Incoming>, connection: &Connect
                 bmc.log.ended(seq, None);
                 match connection.reset().await {}
             }
-            kind @ FaultKind::Status { code, .. } => {
+            FaultKind::Slow { ms } => tokio::time::sleep(crate::config::ms(*ms)).await,
+            kind @ (FaultKind::Status { code, .. } | FaultKind::LockUp { code, .. }) => {
                 bmc.log.ended(seq, Some(*code));
                 return response(redfish::planted(kind));
             }

@@ -17,10 +17,11 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::config::{Manners, ReadManner, ms};
+use crate::config::ms;
 use crate::error::SimError;
 use crate::fault::{FaultKind, Faults};
 use crate::log::{Log, Read, ReadCause};
+use crate::manners::{Manners, ReadManner};
 use crate::nfs::{NfsError, NfsImage};
 
 /// Pieces kept in memory per medium; a BMC has some MB for this.

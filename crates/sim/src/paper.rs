@@ -8,11 +8,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::config::{Firmware, Manners, OsHook, ms};
+use crate::config::{Firmware, OsHook, ms};
 use crate::console::Console;
 use crate::iso::{Disc, DiscError};
 use crate::log::Log;
 use crate::machine::{BootDevice, Ended, Events, Machine, MachineEvent, Start};
+use crate::manners::Manners;
 use crate::medium::VirtualCd;
 
 /// Largest initrd that is handed to the hook; a machine's own initrd has a few KB.

@@ -4,6 +4,7 @@ mod emulator;
 mod http;
 mod libvirt;
 mod paper;
+mod protocol;
 mod python;
 mod qemu_http;
 mod schemathesis;
@@ -51,6 +52,11 @@ const PEERS_IN_ORDER: &[Peer] = &[
         name: "validator",
         served: false,
         run: validator::run,
+    },
+    Peer {
+        name: "protocol",
+        served: false,
+        run: protocol::run,
     },
     Peer {
         name: "sushy",

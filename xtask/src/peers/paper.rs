@@ -24,13 +24,23 @@ pub(crate) struct Paper {
 impl Paper {
     /// Starts one at an address of loopback.
     pub(crate) fn up(isobar: &Path, dir: &Path, address: &str) -> Result<Self> {
+        Self::with(isobar, dir, address, &[])
+    }
+
+    /// Starts one with a vendor's manners, quick, that reads nothing at the insert.
+    pub(crate) fn of_profile(isobar: &Path, dir: &Path, profile: &str) -> Result<Self> {
+        let more = ["--profile", profile, "--time-scale", "100", "--read-manner", "lazy"];
+        Self::with(isobar, dir, "127.0.0.1", &more)
+    }
+
+    fn with(isobar: &Path, dir: &Path, address: &str, more: &[&str]) -> Result<Self> {
         let authority = format!("{address}:{}", free_port(0)?);
         let password_file = dir.join("bmc.password");
         std::fs::write(&password_file, format!("{PASSWORD}\n"))?;
         let mut sim = Command::new(isobar);
         sim.args(["sim", "--plain-http", "--machine", "paper", "--listen", &authority]);
         sim.args(["--user", USER, "--password-file"]).arg(&password_file);
-        sim.arg("--work-dir").arg(dir.join("sim"));
+        sim.arg("--work-dir").arg(dir.join("sim")).args(more);
         let mut sim = Program::start(sim, dir.join("sim.log"))?;
         sim.wait_until("isobar sim", || std::net::TcpStream::connect(&authority).is_ok())?;
         Ok(Self {

@@ -10,7 +10,7 @@ use super::json;
 use super::message::{self, Message};
 use super::quirks::Quirk;
 use super::schemes;
-use super::slots::{Enable, Insert, Slot, slots};
+use super::slots::{Enable, Insert, Slot, can_be_switched_on, slots};
 use super::task;
 use super::transport::{Reply, Transport};
 use crate::{BmcError, ErrorClass, Media};
@@ -20,16 +20,27 @@ const FLAKY: usize = 3;
 
 /// State of the virtual CD: of the slot that has something in, else of the one that would be used.
 pub(crate) async fn state(http: &mut Transport, found: &Found) -> Result<Media, BmcError> {
-    let slots = slots(http, found, Enable::No).await?;
+    let slots = match slots(http, found, Enable::No).await {
+        Err(error) if is_off(found, &error) => return Ok(Media::default()),
+        slots => slots?,
+    };
     let media: Vec<Media> = slots.iter().map(|slot| slot.media(found)).collect();
     let shown = media.iter().find(|m| m.inserted).or(media.first()).cloned();
     shown.ok_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media"))
 }
 
+/// Remote media is switched off (AMI lists no slot then), so nothing is in.
+fn is_off(found: &Found, error: &BmcError) -> bool {
+    error.class == ErrorClass::Unsupported && can_be_switched_on(found)
+}
+
 /// Ejects from every slot that has something in, and from the one that would be used even when it says
 /// that it is empty. Answers the slots as they were before.
 pub(crate) async fn eject_all(http: &mut Transport, found: &Found) -> Result<Vec<Slot>, BmcError> {
-    let slots = slots(http, found, Enable::No).await?;
+    let slots = match slots(http, found, Enable::No).await {
+        Err(error) if is_off(found, &error) => Vec::new(),
+        slots => slots?,
+    };
     for (i, slot) in slots.iter().enumerate() {
         if i == 0 || slot.media(found).inserted {
             eject(http, found, slot).await?;

@@ -337,6 +337,11 @@ fn enabling(manager: &Value) -> Option<String> {
         .map(|(_, target)| target)
 }
 
+/// Whether there is something to switch on.
+pub(crate) fn can_be_switched_on(found: &Found) -> bool {
+    found.managers.iter().any(|(_, manager)| enabling(manager).is_some())
+}
+
 /// Answers whether there was something to switch on.
 async fn switch_on(http: &mut Transport, found: &Found) -> Result<bool, BmcError> {
     for (_, manager) in &found.managers {

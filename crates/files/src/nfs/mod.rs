@@ -48,7 +48,8 @@ impl Default for NfsConfig {
     fn default() -> Self {
         Self {
             max_connections: 512,
-            max_of_peer: 16,
+            // All BMCs behind one translator of addresses.
+            max_of_peer: 128,
             idle_timeout: Duration::from_secs(600),
             stall_timeout: Duration::from_secs(120),
             open_blobs: 64,

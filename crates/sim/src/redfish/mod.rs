@@ -1,7 +1,9 @@
 //! The Redfish face: DSP0266 over the state of a [`Bmc`].
 
+mod inventory;
 mod message;
 mod resource;
+mod vendor;
 
 use std::sync::Arc;
 
@@ -67,17 +69,17 @@ impl From<Refused> for Answer {
 
 /// The answer of a planted `status` fault.
 pub(crate) fn planted(kind: &FaultKind) -> Answer {
-    let FaultKind::Status {
-        code,
-        retry_after_s,
-        message_id,
-        message,
-    } = kind
-    else {
-        return Answer::empty();
+    let (code, retry_after_s, message_id, message) = match kind {
+        FaultKind::Status {
+            code,
+            retry_after_s,
+            message_id,
+            message,
+        } => (*code, *retry_after_s, message_id.as_deref(), message.as_deref()),
+        FaultKind::LockUp { code, message_id } => (*code, None, message_id.as_deref(), None),
+        _ => return Answer::empty(),
     };
-    let refused = Refused::with(*code, message_id.as_deref(), message.as_deref());
-    let mut answer = Answer::json(*code, refused.body());
+    let mut answer = Answer::json(code, Refused::with(code, message_id, message).body());
     if let Some(seconds) = retry_after_s {
         answer.headers.push(("Retry-After", seconds.to_string()));
     }
@@ -157,7 +159,7 @@ async fn try_answer(
             Proof::None | Proof::Wrong => return Err(Refused::no_valid_session()),
         }
     }
-    let Some(resource) = resource else {
+    let Some(resource) = resource.filter(|resource| resource.is_there(&bmc.config.manners)) else {
         return Err(Refused::not_found("Resource", path));
     };
 
@@ -182,10 +184,19 @@ async fn try_answer(
         }
         ("POST", Resource::Reset) => reset(bmc, &object(body)?)?,
         ("POST", Resource::ManagerReset) => {
-            // A BMC that restarts forgets who was logged in.
-            bmc.close_all_sessions();
+            bmc.restart();
             Answer::empty()
         }
+        ("POST", Resource::Vmm) => vendor::vmm(bmc, &object(body)?).await?,
+        ("PATCH", Resource::Config) => vendor::configure(bmc, &object(body)?)?,
+        ("POST", Resource::Mount) => vendor::mount(bmc).await?,
+        ("POST", Resource::Unmount) => vendor::unmount(bmc).await?,
+        ("POST", Resource::EnableMedia) => {
+            bmc.enable_media();
+            Answer::empty()
+        }
+        ("POST", Resource::ImportProfile) => vendor::import_profile(bmc, &object(body)?)?,
+        ("PATCH", Resource::DeadSlot) => return Err(Refused::property_not_writable("Image")),
         ("POST", Resource::Insert(slot)) => insert(bmc, *slot, &object(body)?).await?,
         ("POST", Resource::Eject(slot)) => {
             bmc.eject(*slot).await;
@@ -263,6 +274,9 @@ fn log_in(bmc: &Bmc, body: &Map<String, Value>) -> Result<Answer, Refused> {
     let (user, password) = (member("UserName")?, member("Password")?);
     if !is_login(bmc, user, password) {
         return Err(Refused::unauthorized("/redfish/v1/SessionService/Sessions"));
+    }
+    if bmc.config.manners.login_wants_oem && !body.contains_key("Oem") {
+        return Err(Refused::property_missing("Oem"));
     }
     let (id, token) = bmc.open_session(user).ok_or_else(Refused::session_limit)?;
     let mut answer = Answer::json(201, resource::session(&id, user));
@@ -385,6 +399,9 @@ fn patch_boot(bmc: &Bmc, mut boot: BootOverride, value: &Value) -> Result<BootOv
     for (name, value) in members {
         match name.as_str() {
             "BootSourceOverrideTarget" => boot.target = one_of(value, name, &targets)?,
+            "BootSourceOverrideEnabled" if bmc.config.manners.once_kept && value == "Once" => {
+                boot.enabled = "Continuous".into();
+            }
             "BootSourceOverrideEnabled" => boot.enabled = one_of(value, name, &["Once", "Continuous", "Disabled"])?,
             "BootSourceOverrideMode" => boot.mode = one_of(value, name, &[bmc.config.firmware.mode()])?,
             name => return Err(Refused::property_unknown(name)),
@@ -444,6 +461,15 @@ async fn insert(bmc: &Bmc, slot: SlotId, body: &Map<String, Value>) -> Result<An
     Ok(Answer::empty())
 }
 
+/// By which an image may come.
+fn schemes_of(bmc: &Bmc) -> Vec<String> {
+    let schemes = &bmc.config.manners.image_schemes;
+    if schemes.is_empty() {
+        return vec!["http".to_owned(), "https".to_owned()];
+    }
+    schemes.clone()
+}
+
 /// Reads the image, or refuses it: as `unusable` where it is no URL.
 async fn put_in(bmc: &Bmc, slot: SlotId, image: &Value, unusable: Refused) -> Result<(), Refused> {
     let web = |text: &str| {
@@ -454,10 +480,7 @@ async fn put_in(bmc: &Bmc, slot: SlotId, image: &Value, unusable: Refused) -> Re
         .as_str()
         .and_then(|text| web(text).or_else(|| nfs::parse(text)))
         .ok_or(unusable)?;
-    let schemes = &bmc.config.manners.image_schemes;
-    let usual = ["http".to_owned(), "https".to_owned()];
-    let schemes = if schemes.is_empty() { &usual[..] } else { schemes };
-    if !schemes.iter().any(|scheme| scheme == url.scheme()) {
+    if !schemes_of(bmc).iter().any(|scheme| scheme == url.scheme()) {
         return Err(Refused::image_format(url.as_str()));
     }
     match bmc.insert(slot, &url).await {

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
+use super::{inventory, vendor};
 use crate::bmc::{Bmc, SlotId};
-use crate::config::Manners;
+use crate::manners::{Manners, Slots};
 
 const SETTINGS: &str = "/redfish/v1/Systems/1/Settings";
 
@@ -38,6 +39,17 @@ pub(crate) enum Resource {
     Slot(SlotId),
     Insert(SlotId),
     Eject(SlotId),
+    DeadSlot,
+    Vmm,
+    Config,
+    Mount,
+    Unmount,
+    EnableMedia,
+    ImportProfile,
+    OtherSystem(String),
+    Task(String),
+    /// What never changes: [`inventory`].
+    Part(&'static str),
     Registries,
     Registry,
     TaskService,
@@ -87,6 +99,29 @@ impl Resource {
             ["managers", "1"] => Self::Manager,
             ["managers", "1", "actions", "manager.reset"] => Self::ManagerReset,
             ["managers", "1", "virtualmedia"] => Self::VirtualMedia,
+            ["managers", "1", "virtualmedia", "0"] => Self::DeadSlot,
+            ["managers", "1", "virtualmedia", "cfgcd"] => Self::Config,
+            ["managers", "1", "virtualmedia", "cfgcd", "actions", "isoconfig.mount"] => Self::Mount,
+            ["managers", "1", "virtualmedia", "cfgcd", "actions", "isoconfig.unmount"] => Self::Unmount,
+            ["managers", "1", "virtualmedia", "cd1"] => Self::Slot(SlotId::Cd),
+            [
+                "managers",
+                "1",
+                "virtualmedia",
+                "2",
+                "oem",
+                _,
+                "actions",
+                "virtualmedia.vmmcontrol",
+            ] => Self::Vmm,
+            ["managers", "1", "actions", "oem", "amivirtualmedia.enablermedia"] => Self::EnableMedia,
+            [
+                "managers",
+                "1",
+                "actions",
+                "oem",
+                "eid_674_manager.importsystemconfiguration",
+            ] => Self::ImportProfile,
             ["managers", "1", "virtualmedia", n] => Self::Slot(slot(n)?),
             [
                 "managers",
@@ -101,6 +136,9 @@ impl Resource {
             ["registries", "base"] => Self::Registry,
             ["taskservice"] => Self::TaskService,
             ["taskservice", "tasks"] => Self::Tasks,
+            ["taskservice", "tasks", _] => Self::Task(id.to_owned()),
+            _ if inventory::find(path).is_some() => Self::Part(inventory::find(path)?),
+            ["systems", _] => Self::OtherSystem(id.to_owned()),
             _ => return None,
         })
     }
@@ -110,10 +148,29 @@ impl Resource {
         matches!(self, Self::Versions | Self::Root | Self::Odata | Self::Metadata)
     }
 
+    /// Whether a BMC of these manners has it at all.
+    pub(crate) fn is_there(&self, manners: &Manners) -> bool {
+        match self {
+            Self::SessionService | Self::Sessions | Self::Session(_) => manners.sessions,
+            Self::VirtualMedia => manners.slots != Slots::Absent,
+            Self::Slot(_) => manners.has_media(),
+            Self::Insert(_) | Self::Eject(_) => manners.slots == Slots::Standard && !manners.slots_by_patch,
+            Self::DeadSlot => manners.dead_slots,
+            Self::Vmm => manners.slots == Slots::Vmm,
+            Self::Config | Self::Mount | Self::Unmount => manners.slots == Slots::Config,
+            Self::EnableMedia => manners.enable_first,
+            Self::ImportProfile => manners.boot_by_profile,
+            Self::OtherSystem(id) => manners.other_systems.iter().any(|other| other.eq_ignore_ascii_case(id)),
+            _ => true,
+        }
+    }
+
     /// Methods for the Allow header.
     pub(crate) fn allow(&self, manners: &Manners) -> &'static str {
         match self {
             Self::Slot(_) if manners.slots_by_patch => "GET, HEAD, PATCH",
+            Self::Config => "GET, HEAD, PATCH",
+            Self::Vmm | Self::Mount | Self::Unmount | Self::EnableMedia | Self::ImportProfile => "POST",
             Self::Sessions => "GET, HEAD, POST",
             Self::Session(_) => "GET, HEAD, DELETE",
             Self::System | Self::Settings => "GET, HEAD, PATCH",
@@ -126,10 +183,16 @@ impl Resource {
     pub(crate) fn show(&self, bmc: &Bmc) -> Option<Value> {
         Some(match self {
             Self::Versions => json!({"v1": "/redfish/v1/"}),
-            Self::Root => root(bmc),
+            Self::Root => inventory::link("/redfish/v1/", root(bmc)),
             Self::Odata => odata(),
             // Not JSON: served apart.
             Self::Metadata | Self::Reset | Self::ManagerReset | Self::Insert(_) | Self::Eject(_) => return None,
+            Self::Vmm | Self::Mount | Self::Unmount | Self::EnableMedia | Self::ImportProfile => return None,
+            Self::DeadSlot => vendor::dead_slot(),
+            Self::Config => vendor::config(bmc),
+            Self::Part(path) => inventory::show(path)?,
+            Self::OtherSystem(id) => vendor::other_system(id),
+            Self::Task(id) => vendor::task(bmc, id)?,
             Self::SessionService => json!({
                 "@odata.type": "#SessionService.v1_1_8.SessionService",
                 "@odata.id": "/redfish/v1/SessionService",
@@ -183,8 +246,12 @@ impl Resource {
                 "Id": "Administrator", "Name": "Administrator", "RoleId": "Administrator", "IsPredefined": true,
                 "AssignedPrivileges": ["Login", "ConfigureManager", "ConfigureUsers", "ConfigureSelf", "ConfigureComponents"],
             }),
-            Self::Systems => collection("ComputerSystemCollection", "/redfish/v1/Systems", "Systems", &["1"]),
-            Self::System => system(bmc),
+            Self::Systems => {
+                let others = bmc.config.manners.other_systems.iter().map(String::as_str);
+                let ids: Vec<&str> = others.chain(["1"]).collect();
+                collection("ComputerSystemCollection", "/redfish/v1/Systems", "Systems", &ids)
+            }
+            Self::System => inventory::link("/redfish/v1/Systems/1", system(bmc)),
             Self::Settings if bmc.config.manners.boot_at_settings => settings(bmc),
             Self::Settings => return None,
             Self::SystemNics => collection(
@@ -200,25 +267,29 @@ impl Resource {
                 "MACAddress": bmc.config.mac, "PermanentMACAddress": bmc.config.mac,
             }),
             Self::ChassisCollection => collection("ChassisCollection", "/redfish/v1/Chassis", "Chassis", &["1"]),
-            Self::Chassis => json!({
-                "@odata.type": "#Chassis.v1_22_0.Chassis",
-                "@odata.id": "/redfish/v1/Chassis/1",
-                "Id": "1", "Name": "Chassis", "ChassisType": "RackMount", "Status": enabled(),
-                "Manufacturer": bmc.config.manners.manufacturer, "Model": bmc.config.manners.model,
-                "PowerState": bmc.power(),
-                "Links": {
-                    "ComputerSystems": [{"@odata.id": "/redfish/v1/Systems/1"}],
-                    "ManagedBy": [{"@odata.id": "/redfish/v1/Managers/1"}],
-                },
-            }),
-            Self::Managers => collection("ManagerCollection", "/redfish/v1/Managers", "Managers", &["1"]),
-            Self::Manager => manager(bmc),
-            Self::VirtualMedia => collection(
-                "VirtualMediaCollection",
-                "/redfish/v1/Managers/1/VirtualMedia",
-                "Virtual Media",
-                &["1", "2"],
+            Self::Chassis => inventory::link(
+                "/redfish/v1/Chassis/1",
+                json!({
+                    "@odata.type": "#Chassis.v1_22_0.Chassis",
+                    "@odata.id": "/redfish/v1/Chassis/1",
+                    "Id": "1", "Name": "Chassis", "ChassisType": "RackMount", "Status": enabled(),
+                    "Manufacturer": bmc.config.manners.manufacturer, "Model": bmc.config.manners.model,
+                    "PowerState": bmc.power(),
+                    "Links": {
+                        "ComputerSystems": [{"@odata.id": "/redfish/v1/Systems/1"}],
+                        "ManagedBy": [{"@odata.id": "/redfish/v1/Managers/1"}],
+                    },
+                }),
             ),
+            Self::Managers => collection("ManagerCollection", "/redfish/v1/Managers", "Managers", &["1"]),
+            Self::Manager => inventory::link("/redfish/v1/Managers/1", manager(bmc)),
+            Self::VirtualMedia => {
+                let ids = vendor::slots(bmc);
+                let path = "/redfish/v1/Managers/1/VirtualMedia";
+                vendor::dress_collection(bmc, collection("VirtualMediaCollection", path, "Virtual Media", ids))
+            }
+            // There while something is in.
+            Self::Slot(id) if bmc.config.manners.slots == Slots::Config && !bmc.slot_view(*id).inserted => return None,
             Self::Slot(id) => slot(bmc, *id),
             Self::Registries => collection(
                 "MessageRegistryFileCollection",
@@ -242,7 +313,11 @@ impl Resource {
                 "Id": "TaskService", "Name": "Task Service", "Status": enabled(), "ServiceEnabled": true,
                 "Tasks": {"@odata.id": "/redfish/v1/TaskService/Tasks"},
             }),
-            Self::Tasks => collection("TaskCollection", "/redfish/v1/TaskService/Tasks", "Tasks", &[]),
+            Self::Tasks => {
+                let ids: Vec<String> = (1..=bmc.tasks()).map(|n| n.to_string()).collect();
+                let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+                collection("TaskCollection", "/redfish/v1/TaskService/Tasks", "Tasks", &ids)
+            }
         })
     }
 }
@@ -274,7 +349,7 @@ pub(crate) fn session(id: &str, user: &str) -> Value {
 }
 
 fn root(bmc: &Bmc) -> Value {
-    json!({
+    let mut root = json!({
         "@odata.type": "#ServiceRoot.v1_15_0.ServiceRoot",
         "@odata.id": "/redfish/v1/",
         "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.15.0",
@@ -291,7 +366,14 @@ fn root(bmc: &Bmc) -> Value {
         "SessionService": {"@odata.id": "/redfish/v1/SessionService"},
         "AccountService": {"@odata.id": "/redfish/v1/AccountService"},
         "Links": {"Sessions": {"@odata.id": "/redfish/v1/SessionService/Sessions"}},
-    })
+    });
+    if let Some(members) = root.as_object_mut()
+        && !bmc.config.manners.sessions
+    {
+        members.remove("SessionService");
+        members.remove("Links");
+    }
+    root
 }
 
 fn boot(bmc: &Bmc) -> Value {
@@ -350,11 +432,11 @@ fn manager(bmc: &Bmc) -> Value {
     let now = time::OffsetDateTime::now_utc()
         .replace_nanosecond(0)
         .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-    json!({
+    let mut manager = json!({
         "@odata.type": "#Manager.v1_17_0.Manager",
         "@odata.id": "/redfish/v1/Managers/1",
         "Id": "1", "Name": "Manager", "ManagerType": "BMC", "Status": enabled(), "PowerState": "On",
-        "Manufacturer": bmc.config.manners.manufacturer, "Model": "Simulated BMC",
+        "Manufacturer": bmc.config.manners.manufacturer, "Model": bmc.config.manners.manager_model,
         "FirmwareVersion": bmc.config.manners.firmware_version,
         "UUID": bmc.config.uuid, "ServiceEntryPointUUID": bmc.config.uuid,
         "DateTime": now.format(&time::format_description::well_known::Rfc3339).unwrap_or_default(),
@@ -368,7 +450,9 @@ fn manager(bmc: &Bmc) -> Value {
             "target": "/redfish/v1/Managers/1/Actions/Manager.Reset",
             "ResetType@Redfish.AllowableValues": ["GracefulRestart", "ForceRestart"],
         }},
-    })
+    });
+    vendor::dress_manager(bmc, &mut manager);
+    manager
 }
 
 fn slot(bmc: &Bmc, id: SlotId) -> Value {
@@ -403,6 +487,7 @@ fn slot(bmc: &Bmc, id: SlotId) -> Value {
     {
         actions.remove("#VirtualMedia.EjectMedia");
     }
+    vendor::dress_slot(bmc, id, &mut slot);
     slot
 }
 
@@ -425,7 +510,7 @@ fn odata() -> Value {
 }
 
 /// Schemas of the tree: unversioned name, and version if it has one.
-const SCHEMAS: [(&str, Option<&str>); 23] = [
+const SCHEMAS: &[(&str, Option<&str>)] = &[
     ("ServiceRoot", Some("v1_15_0")),
     ("SessionService", Some("v1_1_8")),
     ("SessionCollection", None),
@@ -449,6 +534,30 @@ const SCHEMAS: [(&str, Option<&str>); 23] = [
     ("MessageRegistryFile", Some("v1_1_3")),
     ("TaskService", Some("v1_2_0")),
     ("TaskCollection", None),
+    ("ProcessorCollection", None),
+    ("Processor", Some("v1_10_0")),
+    ("MemoryCollection", None),
+    ("Memory", Some("v1_10_0")),
+    ("StorageCollection", None),
+    ("Storage", Some("v1_10_0")),
+    ("Drive", Some("v1_12_0")),
+    ("Bios", Some("v1_1_0")),
+    ("ManagerNetworkProtocol", Some("v1_6_0")),
+    ("LogServiceCollection", None),
+    ("LogService", Some("v1_2_0")),
+    ("LogEntryCollection", None),
+    ("ThermalSubsystem", Some("v1_0_0")),
+    ("FanCollection", None),
+    ("Fan", Some("v1_3_0")),
+    ("PowerSubsystem", Some("v1_1_0")),
+    ("PowerSupplyCollection", None),
+    ("PowerSupply", Some("v1_3_0")),
+    ("SensorCollection", None),
+    ("Sensor", Some("v1_5_0")),
+    ("UpdateService", Some("v1_8_0")),
+    ("SoftwareInventoryCollection", None),
+    ("SoftwareInventory", Some("v1_3_0")),
+    ("Task", Some("v1_7_4")),
 ];
 
 /// The OData metadata document (DSP0266 §8.4.2).
@@ -458,7 +567,7 @@ pub(crate) fn metadata() -> String {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <edmx:Edmx xmlns:edmx=\"http://docs.oasis-open.org/odata/ns/edmx\" Version=\"4.0\">\n",
     );
-    for (name, version) in SCHEMAS {
+    for (name, version) in SCHEMAS.iter().copied() {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
