@@ -34,6 +34,7 @@ mod state;
 pub mod timing;
 #[cfg(test)]
 mod traces;
+mod verdict;
 pub mod view;
 
 pub use address::ServerAddr;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use isobar_image::coverage::Coverage;
-use isobar_image::vfs::{Read, ReadKind, ReadObserver};
+use isobar_image::vfs::{Knock, Read, ReadKind, ReadObserver};
 use isobar_image::{AttemptId, FileEntry, FileRole, Image};
 use tokio::sync::Notify;
 
@@ -20,6 +20,8 @@ use crate::record::{Attempt, Readers};
 /// Reads of all attempts that are live.
 pub struct ReadBook {
     clock: Arc<BootClock>,
+    /// Who came and got nothing, the last time.
+    knocks: Mutex<HashMap<IpAddr, (Knock, SystemTime)>>,
     attempts: Mutex<HashMap<AttemptId, Arc<AttemptReads>>>,
 }
 
@@ -37,6 +39,8 @@ struct State {
     powered_on: Option<SystemTime>,
     bmc: Readers,
     elsewhere: Option<IpAddr>,
+    /// The BMC itself has read.
+    own: bool,
     refused: Option<IpAddr>,
     rate: Rate,
     /// GRUB's menu has been read, or may have been while nobody watched.
@@ -145,6 +149,22 @@ impl Stretch {
     }
 }
 
+/// Which parts of an image were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Touched {
+    pub(crate) catalog: bool,
+    pub(crate) bios: bool,
+    pub(crate) efi: bool,
+    pub(crate) menu: bool,
+    pub(crate) kernel: bool,
+    pub(crate) whole_kernel: bool,
+    pub(crate) initrd: bool,
+    /// The image has a boot image for BIOS at all.
+    pub(crate) has_bios: bool,
+    /// Any of it by the BMC itself.
+    pub(crate) by_the_bmc: bool,
+}
+
 /// What is known of an attempt's reads now.
 #[derive(Clone, Debug)]
 pub struct Now {
@@ -170,6 +190,7 @@ impl ReadBook {
     pub(crate) fn new(clock: Arc<BootClock>) -> Self {
         Self {
             clock,
+            knocks: Mutex::default(),
             attempts: Mutex::default(),
         }
     }
@@ -186,6 +207,7 @@ impl ReadBook {
                     powered_on: None,
                     bmc: Readers::default(),
                     elsewhere: None,
+                    own: false,
                     refused: None,
                     rate: Rate::default(),
                     menu_read: false,
@@ -204,6 +226,15 @@ impl ReadBook {
         {
             tracing::warn!(attempt = %attempt, %reader, "refused to serve an image to an address that is not its BMC's");
         }
+    }
+
+    /// How one of these readers came and got nothing since then; none: nobody did.
+    pub(crate) fn knock_of(&self, readers: &Readers, since: SystemTime) -> Option<Knock> {
+        let knocks = lock(&self.knocks);
+        let theirs = knocks
+            .iter()
+            .filter(|(peer, (_, at))| readers.has(**peer) && *at >= since);
+        theirs.max_by_key(|(_, (_, at))| *at).map(|(_, (knock, _))| *knock)
     }
 
     /// The reads of an attempt that is being followed.
@@ -225,7 +256,19 @@ impl ReadObserver for ReadBook {
             reads.seen(&read);
         }
     }
+
+    fn knocked(&self, peer: IpAddr, knock: Knock) {
+        let (now, mut knocks) = (self.clock.now(), lock(&self.knocks));
+        if knocks.len() >= KNOCKS && !knocks.contains_key(&peer) {
+            let oldest = knocks.iter().min_by_key(|(_, (_, at))| *at).map(|(peer, _)| *peer);
+            oldest.map(|peer| knocks.remove(&peer));
+        }
+        knocks.insert(peer, (knock, now));
+    }
 }
+
+/// Peers of whom it is known that they got nothing.
+const KNOCKS: usize = 1024;
 
 impl AttemptReads {
     /// An earlier process may have seen reads that this one does not know of.
@@ -278,6 +321,39 @@ impl AttemptReads {
         }
     }
 
+    /// Which parts of the image the machine has read, whoever asked for it.
+    pub(crate) fn touched(&self) -> Touched {
+        let state = lock(&self.state);
+        let files = self.image.files();
+        let stretch = if state.after.requests > 0 {
+            &state.after
+        } else {
+            &state.before
+        };
+        let of = |role: FileRole| {
+            let all = files.iter().filter(|file| file.role == role);
+            let (mut len, mut read) = (0, 0);
+            for file in all {
+                len += file.len;
+                read += stretch.coverage.covered(file.id);
+            }
+            (len, read)
+        };
+        let any = |role| of(role).1 > 0;
+        let (kernel_len, kernel) = of(FileRole::Kernel);
+        Touched {
+            catalog: any(FileRole::BootCatalog),
+            bios: any(FileRole::BiosImage),
+            efi: any(FileRole::EfiImage),
+            menu: any(FileRole::GrubConfig),
+            kernel: kernel > 0,
+            whole_kernel: kernel_len > 0 && kernel >= kernel_len,
+            initrd: any(FileRole::Initrd),
+            has_bios: of(FileRole::BiosImage).0 > 0,
+            by_the_bmc: state.own,
+        }
+    }
+
     /// Whether the reads from before a known power-on are a machine's that boots: somebody else has switched it on.
     pub fn look_like_a_boot(&self, now: SystemTime) -> bool {
         let state = lock(&self.state);
@@ -302,6 +378,7 @@ impl AttemptReads {
             state.elsewhere = Some(read.peer);
             tracing::warn!(attempt = %read.attempt, reader = %read.peer, "an image is read from an address that is not its BMC's");
         }
+        state.own |= !state.bmc.known() || state.bmc.has(read.peer);
         let first = state.before.first.is_none() && state.after.first.is_none();
         let stretch = if state.powered_on.is_some() {
             &mut state.after

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use isobar_image::vfs::{Read, ReadKind};
+use isobar_bmc::{HostState, PowerState, SecureBoot};
+use isobar_image::vfs::{Knock, Read, ReadKind};
 use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile, plan};
 
 use isobar_store::SystemClock;
@@ -16,6 +17,7 @@ use crate::clock::BootClock;
 use crate::evidence::Phase;
 use crate::reads::{AttemptReads, ReadBook};
 use crate::record::Attempt;
+use crate::verdict::{self, Facts};
 
 const KB: u64 = 1 << 10;
 const MB: u64 = 1 << 20;
@@ -31,13 +33,20 @@ enum Step {
     Tail(u64),
     /// The disc from here to there, in percent, in pieces of 1 MiB.
     Sweep(u64, u64),
+    /// The same file by two connections at once, one from its begin, one from its middle.
+    Parallel(FileRole, u64),
+    /// The disc from here to there, in percent, as one answer to a GET without a range.
+    Whole(u64, u64),
+    /// Reads come from an address that is not the BMC's from here on.
+    Elsewhere,
     /// The machine is switched on.
     On,
     /// The server has been started anew and knows nothing of what was read before.
     Restart,
 }
+use FileRole::BiosImage;
 use FileRole::{BootCatalog, EfiImage, GrubConfig, Initrd, Kernel, Metadata, OwnInitrd};
-use Step::{File, Head, On, Restart, Sweep, Tail};
+use Step::{Elsewhere, File, Head, On, Parallel, Restart, Sweep, Tail, Whole};
 
 const LOADER: &[Step] = &[
     Head(64 * KB),
@@ -73,8 +82,124 @@ const TRACES: &[Trace] = &[
     ("copying, insert answered early, at its end", &[Sweep(0, 60), On], &[Sweep(60, 100)], 0, Phase::Copied, None, "copied to the BMC"),
     ("copying from the power-on", &[On], &[Sweep(0, 60)], 0, Phase::Copied, None, "is copying"),
     ("copying, after a look at both ends", &[Head(64 * KB), Tail(MB), On], &[Sweep(0, 100)], 0, Phase::Copied, None, "copied to the BMC"),
+    ("2 KiB at a time", &[On], &[LOADER[3], LOADER[4], File(Kernel, 2 * KB, 100), File(Initrd, 2 * KB, 25)], 0, Phase::Initrd, Some(25), "initrd 25 %"),
+    ("two connections at once", &[On], &[LOADER[3], LOADER[4], File(Kernel, 64 * KB, 100), Parallel(Initrd, 64 * KB)], 0, Phase::Initrd, Some(100), "initrd 100 %"),
+    ("sushy: one GET without a range, before the insert is answered", &[Whole(0, 100), On], &[], 0, Phase::Copied, None, "copied to the BMC"),
+    ("sushy, while it reads", &[Whole(0, 30)], &[], 0, Phase::Inserted, None, "is copying"),
     ("a boot that a restart of the server fell into", &[Restart, On], &[File(Kernel, 128 * KB, 100), File(Initrd, 128 * KB, 50)], 0, Phase::Initrd, Some(50), "initrd 50 %"),
 ];
+
+/// What the BMC says of the machine.
+#[derive(Clone, Copy, Debug)]
+enum Says {
+    Nothing,
+    /// `BootSourceOverrideMode`.
+    Mode(&'static str),
+    /// `SecureBootCurrentBoot` is `Enabled`.
+    Secure,
+    /// `BootProgress.LastState`.
+    Progress(&'static str),
+    /// `BootSourceOverrideEnabled`.
+    Override(&'static str),
+}
+use Says::{Mode, Nothing, Override, Progress, Secure};
+
+/// Name, trace, what the BMC says, how it came and got nothing, reason, words of message or hint.
+type Case = (
+    &'static str,
+    &'static [Step],
+    Says,
+    Option<Knock>,
+    &'static str,
+    &'static str,
+);
+
+/// What is told of a boot whose trace ends so: "" where nothing more exact than `given` is known.
+#[rustfmt::skip]
+const VERDICTS: &[Case] = &[
+    // Inserted, and never read.
+    ("nobody came", &[On], Nothing, None, "image-never-read", "boot-virtual-iso-url"),
+    ("nobody came, the URL has a name", &[On], Nothing, None, "image-never-read", "DNS knows the name"),
+    ("lazy, and the machine has not come to it", &[On], Override("Once"), None, "image-never-read", "still set"),
+    ("the machine has come to it, and found nothing", &[On], Override("Disabled"), None, "image-never-read", "found nothing"),
+    ("in its self-test", &[On], Progress("MemoryInitializationStarted"), None, "in-self-test", "first_read_s"),
+    ("HPE's word for it", &[On], Progress("InPost"), None, "in-self-test", "first_read_s"),
+    ("booted from the disk", &[On], Progress("OSRunning"), None, "not-booted-from-cd", "something else"),
+    ("it does not trust us", &[On], Nothing, Some(Knock::Tls), "image-tls", "isobar/image-scheme"),
+    ("it asked for another path", &[On], Nothing, Some(Knock::Path), "image-path", "eject"),
+    ("it spoke another protocol", &[On], Nothing, Some(Knock::Request), "image-protocol", "isobar/image-scheme"),
+    // Begun, and stopped.
+    ("read from elsewhere alone", &[Elsewhere, On, LOADER[0], LOADER[2]], Nothing, None, "image-read-elsewhere", "10.9.9.9"),
+    ("a proxy, and the kernel goes", &[Elsewhere, On, LOADER[3], LOADER[4], File(Kernel, 128 * KB, 40)], Nothing, None, "", ""),
+    ("the catalog, never the EFI image", &[On, LOADER[0], LOADER[2]], Nothing, None, "legacy-mode", "read, never the EFI image"),
+    ("the catalog, and the BMC says legacy", &[On, LOADER[2]], Mode("Legacy"), None, "legacy-mode", "UEFI"),
+    ("the catalog, and the BMC says UEFI", &[On, LOADER[2]], Mode("UEFI"), None, "", ""),
+    ("the EFI image, and nothing after it", &[On, LOADER[2], LOADER[3]], Nothing, None, "", ""),
+    ("the loader was refused", &[On, LOADER[2], LOADER[3]], Secure, None, "secure-boot", "refused the boot loader"),
+    ("stopped after grub.cfg", &[On, LOADER[3], LOADER[4]], Secure, None, "secure-boot", "stopped after grub.cfg: Secure Boot refused the kernel"),
+    ("the kernel was refused", &[On, LOADER[3], LOADER[4], File(Kernel, 128 * KB, 100)], Secure, None, "secure-boot", "refused the kernel"),
+    ("stopped after grub.cfg, no Secure Boot", &[On, LOADER[3], LOADER[4]], Mode("UEFI"), None, "", ""),
+    ("stopped in the kernel, a bad line", &[On, LOADER[3], LOADER[4], File(Kernel, 128 * KB, 40)], Secure, None, "", ""),
+    ("stopped in the initrd", &[On, LOADER[3], LOADER[4], File(Kernel, 128 * KB, 100), File(Initrd, 128 * KB, 40)], Secure, None, "", ""),
+    ("reading ahead of a firmware that stops", &[Head(MB), On, LOADER[2]], Mode("Legacy"), None, "legacy-mode", "legacy mode"),
+];
+
+fn host(says: Says) -> Option<HostState> {
+    let mut host = HostState {
+        power: PowerState::On,
+        ..HostState::default()
+    };
+    match says {
+        Nothing => return None,
+        Mode(mode) => host.boot_mode = Some(mode.to_owned()),
+        Progress(word) => host.boot_progress = Some(word.to_owned()),
+        Override(word) => host.boot_enabled = Some(word.to_owned()),
+        Secure => {
+            host.secure_boot = Some(SecureBoot {
+                in_force: Some(true),
+                ..SecureBoot::default()
+            });
+        }
+    }
+    Some(host)
+}
+
+#[test]
+fn a_trace_that_ends_has_its_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(&BlobDir::open(folder.path()).unwrap());
+    assert!(image.files().iter().all(|file| file.role != BiosImage));
+    for (name, steps, says, knock, code, words) in VERDICTS {
+        let reads = followed(&image);
+        let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        for step in *steps {
+            play(&reads, &image, *step, 0, &mut clock);
+        }
+        let (seen, host) = (reads.now(clock), host(*says));
+        let facts = Facts {
+            machine: "m1",
+            bmc: "BMC 10.0.0.5:443 of m1",
+            authority: if name.contains("a name") {
+                "http://files.example:8091"
+            } else {
+                "http://10.0.0.1:8091"
+            },
+            touched: reads.touched(),
+            elsewhere: seen.elsewhere,
+            knock: *knock,
+            host: host.as_ref(),
+            detail: &seen.reading.detail,
+        };
+        let told = match seen.first {
+            None => Some(verdict::never_read(&facts)),
+            Some(_) => verdict::stopped(&facts),
+        };
+        let got = told.as_ref().map_or("", |reason| reason.reason.as_str());
+        assert_eq!(got, *code, "{name}: {told:?}");
+        let line = told.map(|reason| reason.line()).unwrap_or_default();
+        assert!(line.contains(words), "{name}: {line}");
+    }
+}
 
 fn image(blobs: &BlobDir) -> Arc<Image> {
     let file = |path: &str, len: u64, role| BaseFile {
@@ -113,18 +238,32 @@ fn followed(image: &Arc<Image>) -> Arc<AttemptReads> {
         "secret_hash": "", "over": false, "size": image.len(), "etag": "", "authority": "", "created_ms": 0,
     }))
     .unwrap();
+    let attempt = Attempt {
+        bmc_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        ..attempt
+    };
     ReadBook::new(Arc::new(BootClock::new(Arc::new(SystemClock::default())))).follow(&attempt, image)
 }
 
 fn play(reads: &AttemptReads, image: &Image, step: Step, ahead: u64, clock: &mut SystemTime) {
+    // Stays elsewhere once it was.
+    let peer = match (step, reads.now(*clock).elsewhere) {
+        (Elsewhere, _) | (_, Some(_)) => IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9)),
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let kind = if matches!(step, Whole(..)) {
+        ReadKind::Whole
+    } else {
+        ReadKind::Range
+    };
     let mut read = |offset: u64, len: u64| {
         *clock += Duration::from_millis(10);
         reads.seen(&Read {
             attempt: AttemptId(1),
-            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            peer,
             offset,
             len: (len + ahead).min(image.len() - offset),
-            kind: ReadKind::Range,
+            kind,
             at: *clock,
         });
     };
@@ -138,11 +277,24 @@ fn play(reads: &AttemptReads, image: &Image, step: Step, ahead: u64, clock: &mut
     match step {
         Head(len) => pieces(0, len, len),
         Tail(len) => pieces(image.len() - len, image.len(), len),
-        Sweep(from, to) => pieces(image.len() * from / 100, image.len() * to / 100, MB),
+        Sweep(from, to) | Whole(from, to) => pieces(image.len() * from / 100, image.len() * to / 100, MB),
         File(role, size, percent) => {
             let file = image.files().iter().find(|file| file.role == role).unwrap();
             pieces(file.offset, file.offset + file.len * percent / 100, size);
         }
+        Parallel(role, size) => {
+            let file = image.files().iter().find(|file| file.role == role).unwrap();
+            let (middle, end) = (file.offset + file.len / 2, file.offset + file.len);
+            let mut at = 0;
+            while file.offset + at < middle {
+                for from in [file.offset + at, middle + at] {
+                    pieces(from, (from + size).min(end), size);
+                }
+                at += size;
+            }
+        }
+        // A look at the disc, from there.
+        Elsewhere => pieces(0, 2 * KB, 2 * KB),
         On => reads.powered_on(*clock),
         Restart => reads.goes_on(),
     }

@@ -6,14 +6,14 @@ use std::time::{Instant, SystemTime};
 
 use isobar_image::Segment;
 use isobar_image::blob::BlobId;
-use isobar_image::vfs::{ImageResolver, Read, ReadKind, ReadObserver};
+use isobar_image::vfs::{Denied, ImageResolver, Knock, Read, ReadKind, ReadObserver};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::blobs::OpenBlobs;
 use crate::request::{self, Parsed, Rejection};
 use crate::response::{Response, Source};
-use crate::wire::Wire;
+use crate::wire::{HANDSHAKE, Wire};
 use crate::{Config, TURN};
 
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -146,7 +146,7 @@ impl Connection {
                     .saturating_sub(self.buf.len())
                     .min(scratch.len());
                 match self.wire.recv(socket, &mut scratch[..room], &context.config) {
-                    Ok(0) => Some(Next::Close),
+                    Ok(0) => Some(self.gone(context)),
                     Ok(n) => {
                         if self.buf.is_empty() {
                             self.deadline = Instant::now() + context.config.head_timeout;
@@ -158,7 +158,7 @@ impl Connection {
                     Err(Errno::AGAIN) if self.wire.has_unsent() => Some(Next::Writable),
                     Err(Errno::AGAIN) => Some(Next::Readable),
                     Err(Errno::INTR) => None,
-                    Err(_) => Some(Next::Close),
+                    Err(_) => Some(self.gone(context)),
                 }
             }
             Parsed::Request(len, request) => {
@@ -171,7 +171,12 @@ impl Connection {
                 } else {
                     match context.resolver.open(&request.path, self.peer) {
                         Ok(opened) => Response::opened(opened, &request),
-                        Err(denied) => Response::denied(denied, &request),
+                        Err(denied) => {
+                            if matches!(denied, Denied::NotFound | Denied::Gone) {
+                                context.observer.knocked(self.peer, Knock::Path);
+                            }
+                            Response::denied(denied, &request)
+                        }
                     }
                 };
                 tracing::debug!(
@@ -187,11 +192,24 @@ impl Connection {
             }
             Parsed::Rejected(rejection) => {
                 tracing::debug!(peer = %self.peer, status = rejection.status, rejection.reason, "refused a request");
+                let knock = match self.buf.first() {
+                    Some(&HANDSHAKE) => Knock::Tls,
+                    _ => Knock::Request,
+                };
+                context.observer.knocked(self.peer, knock);
                 self.buf.clear();
                 self.answer(Response::error(rejection, None), context);
                 None
             }
         }
+    }
+
+    /// The peer has gone without a request.
+    fn gone(&self, context: &Context) -> Next {
+        if self.wire.in_handshake() {
+            context.observer.knocked(self.peer, Knock::Tls);
+        }
+        Next::Close
     }
 
     fn answer(&mut self, response: Response, context: &Context) {

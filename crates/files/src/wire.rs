@@ -12,7 +12,7 @@ use rustls::ServerConnection;
 
 use crate::Config;
 
-const HANDSHAKE: u8 = 22;
+pub(crate) const HANDSHAKE: u8 = 22;
 /// Bytes that wait to be encrypted or sent for one connection. They count as sent.
 const BUFFER: usize = 32 * 1024;
 
@@ -120,6 +120,11 @@ impl Wire {
             Self::Tls(tls) => flush_tls(tls, socket),
             Self::Unknown | Self::Plain => Ok(()),
         }
+    }
+
+    /// The peer has begun with TLS and has not come to an agreement.
+    pub(crate) fn in_handshake(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.is_handshaking())
     }
 
     pub(crate) fn has_unsent(&self) -> bool {

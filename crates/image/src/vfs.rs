@@ -233,4 +233,19 @@ pub struct Read {
 pub trait ReadObserver: Send + Sync {
     /// Some bytes went out.
     fn seen(&self, read: Read);
+    /// Somebody came and got nothing. Said once for each connection or request.
+    fn knocked(&self, peer: IpAddr, knock: Knock) {
+        let _ = (peer, knock);
+    }
+}
+
+/// How somebody came and got nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knock {
+    /// A TLS handshake that did not come to its end, or one where none is spoken.
+    Tls,
+    /// What was sent is no request.
+    Request,
+    /// A path that is not there, or not any more.
+    Path,
 }

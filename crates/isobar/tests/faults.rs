@@ -207,6 +207,13 @@ const ACTIONS: &[(&[&str], &str, &str)] = &[
 
 /// Reasons that other tests provoke, by the file that names them.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("image-tls", "../boot/src/traces.rs"),
+    ("image-path", "../boot/src/traces.rs"),
+    ("image-protocol", "../boot/src/traces.rs"),
+    ("image-read-elsewhere", "../boot/src/traces.rs"),
+    ("in-self-test", "../boot/src/traces.rs"),
+    ("legacy-mode", "../boot/src/traces.rs"),
+    ("secure-boot", "../boot/src/traces.rs"),
     ("bmc-silent", "tests/recovery.rs"),
     ("boot-under-way", "tests/recovery.rs"),
     ("cancelled", "tests/recovery.rs"),

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use isobar_bmc::BmcError;
 
-use super::{Outcome, Saga};
+use super::{Outcome, Saga, time_of};
 use crate::evidence::{Phase, Reading};
+use crate::gate::{Answer, Verb};
 use crate::reason::Reason;
 use crate::record::{Attempt, Row};
 use crate::settings::param;
+use crate::verdict::{self, Facts};
+
+/// The BMC says "inserted", and nobody reads.
+const NEVER_READ: &str = "image-never-read";
 
 impl Saga {
     /// BMCs have lost power commands: one that had no effect inside its deadline is sent once more. What it asks for
@@ -39,20 +44,51 @@ impl Saga {
         )
     }
 
-    pub(super) fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
-        let message = format!(
-            "{} says that the image is inserted, but never asked for it, nor did the machine since its power-on",
+    /// The verdict on a boot that got nowhere, with what the BMC says of the machine; `given` where nothing more exact is
+    /// known.
+    pub(super) async fn explained(&self, row: &mut Row, attempt: &Attempt, reading: &Reading, given: Reason) -> Reason {
+        let host = match self.look(row, Verb::Host).await {
+            Ok(Answer::Host(host)) => Some(host),
+            _ => None,
+        };
+        let Ok(reads) = self.inner.follow(attempt) else {
+            return given;
+        };
+        let bmc = self.bmc_name(row);
+        let facts = Facts {
+            machine: &row.boot.machine_name,
+            bmc: &bmc,
+            authority: &attempt.authority,
+            touched: reads.touched(),
+            elsewhere: row.boot.elsewhere,
+            knock: self
+                .inner
+                .book
+                .knock_of(&attempt.readers(), time_of(attempt.created_ms)),
+            host: host.as_ref(),
+            detail: &reading.detail,
+        };
+        match given.reason.as_str() {
+            NEVER_READ => {
+                let mut reason = verdict::never_read(&facts);
+                if let Some(reader) = row.boot.refused {
+                    reason = Reason {
+                        hint: refused_hint(reader, attempt),
+                        ..given
+                    };
+                }
+                reason
+            }
+            _ => verdict::stopped(&facts).unwrap_or(given),
+        }
+    }
+
+    pub(super) fn never_read(&self, row: &Row) -> Reason {
+        let text = format!(
+            "{} says that the image is inserted, but nobody has read it",
             self.bmc_name(row)
         );
-        let hint = match row.boot.refused {
-            Some(reader) => refused_hint(reader, attempt),
-            None => format!(
-                "check that the BMC can reach {} (route, VLAN, firewall), or set boot-virtual-iso-url to an address that \
-                 it can; if it can, look at the machine's console: it may have booted from something else",
-                attempt.authority
-            ),
-        };
-        Reason::new("image-never-read", message, hint)
+        Reason::new("image-never-read", text, "")
     }
 
     pub(super) fn nothing_read(&self, attempt: &Attempt) -> bool {

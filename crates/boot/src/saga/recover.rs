@@ -16,6 +16,7 @@ use super::{BOOT_ONCE, DECIDE, EJECT, INSERT, Outcome, SHUT_DOWN, Saga, Stop, mi
 use crate::gate::{self, Answer, Verb};
 use crate::reason::Reason;
 use crate::record::{POWER_ON, Recovering, Row, RungTaken, State, rfc3339};
+use crate::verdict;
 
 const BY_EJECT: &str = "recover-eject/1";
 const BY_SESSIONS: &str = "recover-sessions/1";
@@ -68,19 +69,6 @@ const LADDER: [Rung; 4] = [
         against: &[Busy, Failing, NotMounted, Protocol, Timeout],
         once: true,
     },
-];
-
-/// Words of firmware for a machine in its self-test: `BootProgress.LastState` (DSP2046), HPE's `PostState`.
-const IN_POST: &[&str] = &[
-    "PrimaryProcessorInitializationStarted",
-    "BusInitializationStarted",
-    "MemoryInitializationStarted",
-    "SecondaryProcessorInitializationStarted",
-    "PCIResourceConfigStarted",
-    "SystemHardwareInitializationComplete",
-    "SetupEntered",
-    "InPost",
-    "InPostDiscoveryComplete",
 ];
 
 /// Whether a step is a rung of the ladder.
@@ -203,8 +191,8 @@ impl Saga {
         let Answer::Host(host) = self.look(row, Verb::Host).await? else {
             return Ok(self.go_on(row));
         };
+        let in_post = verdict::in_post(&host);
         let progress = host.boot_progress.unwrap_or_default();
-        let in_post = host.power != PowerState::Off && IN_POST.contains(&progress.as_str());
         let since = row.boot.asked_ms;
         let now = self.inner.now_ms();
         match since {

@@ -62,7 +62,7 @@ impl Saga {
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at)).min(watched);
         let verdict = match seen.progress {
             None if attempt.first_read_ms.is_none() => {
-                (since(handed_over) > timing.first_read()).then(|| self.never_read(row, &attempt))
+                (since(handed_over) > timing.first_read()).then(|| self.never_read(row))
             }
             Some(_) if !seen.after_power_on && seen.reading.phase != Phase::Copied => {
                 (since(handed_over) > timing.first_read()).then(|| self.not_booted_from_cd(row))
@@ -78,7 +78,10 @@ impl Saga {
         Ok(match verdict {
             None => Outcome::Stay(Duration::from_secs(1)),
             Some(reason) if seen.reading.phase == Phase::KernelStarted => Outcome::Fail(reason),
-            Some(reason) => Outcome::Fail(self.lost_medium(row, &attempt, &seen.reading).await.unwrap_or(reason)),
+            Some(reason) => Outcome::Fail(match self.lost_medium(row, &attempt, &seen.reading).await {
+                Some(lost) => lost,
+                None => self.explained(row, &attempt, &seen.reading, reason).await,
+            }),
         })
     }
 
