@@ -197,6 +197,33 @@ fn unsupported(what: &'static str) -> BmcError {
     BmcError::new(ErrorClass::Unsupported, what, text)
 }
 
+/// A part of what a BMC knows of its machine or itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The system.
+    Info,
+    /// Settings of the firmware.
+    Bios,
+    /// Boot order and override.
+    Boot,
+    /// Secure Boot.
+    SecureBoot,
+    /// Memory modules.
+    Memory,
+    /// Storage with its drives.
+    Storage,
+    /// The older model of storage.
+    SimpleStorage,
+    /// Processors.
+    Processors,
+    /// Network adapters, as the system has them.
+    NetworkInterfaces,
+    /// Ports of the system.
+    EthernetInterfaces,
+    /// Ports of the BMC itself.
+    Lan,
+}
+
 /// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out.
 #[async_trait]
 pub trait Bmc: Send {
@@ -217,6 +244,21 @@ pub trait Bmc: Send {
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError>;
     /// One-time UEFI HTTP boot of `url`, where the BMC takes an `HttpBootUri`.
     async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError>;
+    /// Boots from there from now on, not just once.
+    async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        let _ = target;
+        Err(unsupported("set the boot device for good"))
+    }
+    /// Switches the identify light on for so many seconds, or off (0); whether it goes out by itself.
+    async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
+        let _ = seconds;
+        Err(unsupported("identify"))
+    }
+    /// What the BMC has of a part, as it writes it: one resource, or a list of them.
+    async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
+        let _ = part;
+        Err(unsupported("read the inventory"))
+    }
     /// What the machine is like.
     async fn host(&mut self) -> Result<HostState, BmcError>;
     /// Restarts the BMC itself: it is deaf for minutes then, and what is in its virtual CD is lost.

@@ -116,3 +116,65 @@ async fn plain_http_where_only_https_is_taken_is_said_so() {
     assert!(!err.message.contains("tokentoken"), "{err}");
     bmc.close().await;
 }
+
+#[tokio::test]
+async fn every_tree_tells_what_its_machine_is_made_of() {
+    use isobar_bmc::{BootTarget, ErrorClass, Part};
+
+    let Some(dir) = folder() else { return };
+    let (mut ports, mut lists, mut lit, mut stay) = (0, 0, 0, 0);
+    for tree in sheet::trees(&dir) {
+        let name = tree.file_name().unwrap().to_string_lossy().into_owned();
+        let served = Served::start(&dir.join("serve"), &tree, &[]).unwrap();
+        let mut bmc = open_as(&served.url, PASSWORD).await.unwrap();
+        let info = bmc.inventory(Part::Info).await.unwrap();
+        assert!(info["PowerState"].is_string(), "{name}: {info:#}");
+        assert!(bmc.inventory(Part::Boot).await.unwrap().is_object(), "{name}");
+        let lan = bmc.inventory(Part::Lan).await.unwrap();
+        let with_address = lan
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|port| port["MACAddress"].is_string());
+        ports += usize::from(with_address.count() > 0);
+        for part in [
+            Part::Bios,
+            Part::SecureBoot,
+            Part::Memory,
+            Part::Storage,
+            Part::SimpleStorage,
+            Part::Processors,
+            Part::NetworkInterfaces,
+            Part::EthernetInterfaces,
+        ] {
+            match bmc.inventory(part).await {
+                Ok(found) => lists += usize::from(found.is_array()),
+                // The captures are cut; what is not there is said so.
+                Err(error) => assert_eq!(error.class, ErrorClass::Unsupported, "{name} {part:?}: {error}"),
+            }
+        }
+        match bmc.identify(15).await {
+            Ok(by_itself) => {
+                assert!(!by_itself, "Redfish has no timer");
+                lit += 1;
+                bmc.identify(0).await.unwrap();
+            }
+            Err(error) => assert_eq!(error.class, ErrorClass::Unsupported, "{name}: {error}"),
+        }
+        match bmc.boot_always(BootTarget::Pxe).await {
+            Ok(()) => {
+                let boot = bmc.host().await.unwrap();
+                stay += usize::from(boot.boot_enabled.as_deref() == Some("Continuous"));
+            }
+            Err(error) => assert!(
+                matches!(error.class, ErrorClass::Unsupported | ErrorClass::Refused),
+                "{name}: {error}"
+            ),
+        }
+        bmc.close().await;
+    }
+    assert!(
+        ports >= 5 && lists >= 5 && lit >= 3 && stay >= 3,
+        "{ports} {lists} {lit} {stay}"
+    );
+}

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use isobar_bmc::{BmcError, BootTarget, Exchange, Media, PowerAction, PowerState, Recorder};
+use isobar_bmc::{BmcError, BootTarget, Exchange, Media, Part, PowerAction, PowerState, Recorder};
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Object};
 use isobar_objects::{Objects, Principal};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::attempts::parse_name;
 use crate::gate::{self, Answer, Caller, Verb};
+use crate::inventory;
 use crate::operations::Flight;
 use crate::reason::Reason;
 use crate::record::{Intent, Operation, State};
@@ -25,8 +26,18 @@ use crate::view::iso_name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     PowerStatus,
+    /// The machine as its BMC sees it.
+    Status,
+    BootProgress,
     Power(PowerAction),
     BootOnce(BootTarget),
+    BootAlways(BootTarget),
+    BootHttp,
+    Identify,
+    Read(Part),
+    /// The BMC's own network, onto the machine.
+    Inventory,
+    ResetBmc,
     MediaStatus,
     Mount,
     Unmount,
@@ -35,12 +46,18 @@ enum Deed {
 impl Deed {
     /// Whether IPMI cannot do it.
     fn needs_redfish(self) -> bool {
-        matches!(self, Self::MediaStatus | Self::Mount | Self::Unmount)
+        matches!(
+            self,
+            Self::MediaStatus | Self::Mount | Self::Unmount | Self::BootHttp | Self::Read(_) | Self::Inventory
+        )
     }
 
     /// Whether the BMC is changed: what only looks leaves no row behind.
     fn changes(self) -> bool {
-        !matches!(self, Self::PowerStatus | Self::MediaStatus)
+        !matches!(
+            self,
+            Self::PowerStatus | Self::MediaStatus | Self::Status | Self::BootProgress | Self::Read(_) | Self::Inventory
+        )
     }
 }
 
@@ -51,6 +68,8 @@ pub struct Action {
     pub command: &'static str,
     /// Params needed beside those of every action.
     pub extra: &'static [&'static str],
+    /// Params that it uses when they are set, beside those of every action.
+    pub optional: &'static [&'static str],
     deed: Deed,
 }
 
@@ -68,58 +87,58 @@ pub const OPTIONAL: &[&str] = &[param::IPMI_PORT_UDP, param::IPMI_PORT, param::B
 const URL: &str = "ipmi/virtual-media-url";
 const BOOT: &str = "ipmi/virtual-media-boot";
 
-/// All actions, by name.
+const HTTP_URL: &str = "isobar/http-boot-url";
+const IDENTIFY_SECONDS: &str = "ipmi/identify-duration";
+const IDENTIFY_DEFAULT: u8 = 60;
+
+const fn action(command: &'static str, deed: Deed) -> Action {
+    Action {
+        command,
+        extra: &[],
+        optional: &[],
+        deed,
+    }
+}
+
+/// All actions, by name: the 24 of DRP's provider, and those of ours.
 pub const ACTIONS: &[Action] = &[
+    action("bmcInventory", Deed::Inventory),
+    action("bmcReset", Deed::ResetBmc),
+    action("forcebootdisk", Deed::BootAlways(BootTarget::Disk)),
+    action("forcebootpxe", Deed::BootAlways(BootTarget::Pxe)),
+    action("getBios", Deed::Read(Part::Bios)),
+    action("getBoot", Deed::Read(Part::Boot)),
+    action("getBootProgress", Deed::BootProgress),
+    action("getEthernetInterfaces", Deed::Read(Part::EthernetInterfaces)),
+    action("getInfo", Deed::Read(Part::Info)),
+    action("getMemory", Deed::Read(Part::Memory)),
+    action("getNetworkInterfaces", Deed::Read(Part::NetworkInterfaces)),
+    action("getProcessor", Deed::Read(Part::Processors)),
+    action("getSecureBoot", Deed::Read(Part::SecureBoot)),
+    action("getSimpleStorage", Deed::Read(Part::SimpleStorage)),
+    action("getStorage", Deed::Read(Part::Storage)),
     Action {
-        command: "mountVirtualMedia",
+        optional: &[IDENTIFY_SECONDS],
+        ..action("identify", Deed::Identify)
+    },
+    Action {
         extra: &[BOOT, URL],
-        deed: Deed::Mount,
+        ..action("mountVirtualMedia", Deed::Mount)
     },
+    action("nextbootcd", Deed::BootOnce(BootTarget::Cd)),
+    action("nextbootdisk", Deed::BootOnce(BootTarget::Disk)),
     Action {
-        command: "nextbootcd",
-        extra: &[],
-        deed: Deed::BootOnce(BootTarget::Cd),
+        extra: &[HTTP_URL],
+        ..action("nextboothttp", Deed::BootHttp)
     },
-    Action {
-        command: "nextbootdisk",
-        extra: &[],
-        deed: Deed::BootOnce(BootTarget::Disk),
-    },
-    Action {
-        command: "nextbootpxe",
-        extra: &[],
-        deed: Deed::BootOnce(BootTarget::Pxe),
-    },
-    Action {
-        command: "powercycle",
-        extra: &[],
-        deed: Deed::Power(PowerAction::Cycle),
-    },
-    Action {
-        command: "poweroff",
-        extra: &[],
-        deed: Deed::Power(PowerAction::ForceOff),
-    },
-    Action {
-        command: "poweron",
-        extra: &[],
-        deed: Deed::Power(PowerAction::On),
-    },
-    Action {
-        command: "powerstatus",
-        extra: &[],
-        deed: Deed::PowerStatus,
-    },
-    Action {
-        command: "statusVirtualMedia",
-        extra: &[],
-        deed: Deed::MediaStatus,
-    },
-    Action {
-        command: "unmountVirtualMedia",
-        extra: &[],
-        deed: Deed::Unmount,
-    },
+    action("nextbootpxe", Deed::BootOnce(BootTarget::Pxe)),
+    action("powercycle", Deed::Power(PowerAction::Cycle)),
+    action("poweroff", Deed::Power(PowerAction::ForceOff)),
+    action("poweron", Deed::Power(PowerAction::On)),
+    action("powerstatus", Deed::PowerStatus),
+    action("status", Deed::Status),
+    action("statusVirtualMedia", Deed::MediaStatus),
+    action("unmountVirtualMedia", Deed::Unmount),
 ];
 
 /// What an action has to go on.
@@ -128,6 +147,8 @@ struct Call {
     settings: Settings,
     deed: Deed,
     url: Option<String>,
+    http_url: Option<String>,
+    seconds: u8,
     boot: bool,
     reached: Arc<Reached>,
     flight: Arc<Flight>,
@@ -312,6 +333,7 @@ fn prepare(
         if REQUIRED.contains(&name.as_str())
             || OPTIONAL.contains(&name.as_str())
             || action.extra.contains(&name.as_str())
+            || action.optional.contains(&name.as_str())
         {
             check(objects, name, value)
                 .map_err(|reason| ApiError::action_bad_param("machines", key, command, name, &reason))?;
@@ -344,6 +366,17 @@ fn prepare(
     let url = value(URL)?
         .and_then(|v| v.value.as_str().map(str::to_owned))
         .filter(|url| !url.is_empty());
+    let http_url = value(HTTP_URL)?
+        .and_then(|v| v.value.as_str().map(str::to_owned))
+        .filter(|url| !url.is_empty());
+    if action.deed == Deed::BootHttp && http_url.is_none() {
+        return Err(ApiError::action_missing_param(
+            "INVOKE", "machines", key, command, HTTP_URL,
+        ));
+    }
+    // A light that is to shine for longer is lit again.
+    let seconds = value(IDENTIFY_SECONDS)?.and_then(|v| v.value.as_u64());
+    let seconds = seconds.map_or(IDENTIFY_DEFAULT, |s| u8::try_from(s).unwrap_or(u8::MAX));
     let boot = value(BOOT)?.is_some_and(|v| v.value == Value::Bool(true));
     let settings = Settings::of(objects, &machine).map_err(|reason| failure(key, &reason))?;
     if settings.locked && action.deed.changes() {
@@ -366,6 +399,8 @@ fn prepare(
         settings,
         deed: action.deed,
         url,
+        http_url,
+        seconds,
         boot,
         reached: Arc::default(),
         by,
@@ -437,6 +472,41 @@ impl Inner {
             },
             Deed::Power(action) => self.ask(call, Verb::Power(action)).await.map(|_| success()),
             Deed::BootOnce(target) => self.ask(call, Verb::BootOnce(target)).await.map(|_| success()),
+            Deed::BootAlways(target) => self.ask(call, Verb::BootAlways(target)).await.map(|_| success()),
+            Deed::BootHttp => {
+                let url = call.http_url.clone().unwrap_or_default();
+                self.ask(call, Verb::BootHttp(url)).await.map(|_| success())
+            }
+            Deed::ResetBmc => {
+                self.bmc_is_free(call)?;
+                if let Ok(endpoint) = &call.settings.endpoint {
+                    self.gate
+                        .bmcs
+                        .resetting(&gate::authority(endpoint), self.now_ms())
+                        .await;
+                }
+                self.ask(call, Verb::ResetBmc).await.map(|_| success())
+            }
+            Deed::Identify => self.identify(call).await,
+            Deed::Status => match self.ask(call, Verb::Host).await? {
+                Answer::Host(host) => Ok(inventory::status(&host)),
+                _ => Ok(Value::Null),
+            },
+            Deed::BootProgress => match self.ask(call, Verb::Host).await? {
+                Answer::Host(host) => Ok(host.boot_progress.into()),
+                _ => Ok(Value::Null),
+            },
+            Deed::Read(part) => match self.ask(call, Verb::Inventory(part)).await? {
+                Answer::Inventory(found) => Ok(found),
+                _ => Ok(Value::Null),
+            },
+            Deed::Inventory => {
+                let Answer::Inventory(ports) = self.ask(call, Verb::Inventory(Part::Lan)).await? else {
+                    return Ok(Value::Null);
+                };
+                let params = inventory::of_the_bmc(&ports, &call.reached.addresses());
+                self.take_in(call, params).await
+            }
             Deed::MediaStatus => match self.ask(call, Verb::Media).await? {
                 Answer::Media(media) => self.media_status(&media),
                 _ => Ok(Value::Null),
@@ -597,6 +667,76 @@ impl Inner {
                     boot.id
                 ),
             )),
+        }
+    }
+}
+
+impl Inner {
+    /// A reset takes out the media of everybody who boots through that BMC.
+    fn bmc_is_free(&self, call: &Call) -> Result<(), Reason> {
+        let Ok(endpoint) = &call.settings.endpoint else {
+            return Ok(());
+        };
+        let bmc = gate::authority(endpoint);
+        for boot in self.all_open().map_err(store_reason)? {
+            let through = || {
+                let settings = self.settings(&boot.machine);
+                settings.is_ok_and(|s| s.endpoint.is_ok_and(|endpoint| gate::authority(&endpoint) == bmc))
+            };
+            if boot.state == State::Running && boot.attempt.is_some() && through() {
+                return Err(Reason::new(
+                    "boot-under-way",
+                    format!(
+                        "{} boots through BMC {bmc} (boot {}): a reset would take out its media; nothing was sent",
+                        boot.machine_name, boot.id
+                    ),
+                    format!("let it go on, or end it first: `isobar operations cancel {}`", boot.id),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The light on, and off again after its time; where the BMC does not do that, we do, if we live as long.
+    async fn identify(self: &Arc<Self>, call: &mut Call) -> Result<Value, Reason> {
+        let seconds = call.seconds;
+        let by_itself = matches!(self.ask(call, Verb::Identify(seconds)).await?, Answer::Identified(true));
+        if !by_itself && seconds > 0 {
+            let (inner, endpoint) = (Arc::clone(self), call.settings.endpoint.clone()?);
+            let (site, id) = (call.settings.site.clone(), call.operation.id.clone());
+            self.runtime.spawn(async move {
+                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+                let caller = Caller {
+                    endpoint: &endpoint,
+                    site: site.as_deref(),
+                    who: &id,
+                };
+                let recorder = Arc::new(Reached::default()) as Arc<dyn Recorder>;
+                if let Err(error) = inner.gate.exchange(caller, recorder, &Verb::Identify(0)).await {
+                    tracing::warn!(%error, "the identify light could not be switched off");
+                }
+            });
+        }
+        Ok(json!("Success"))
+    }
+
+    /// What an inventory found becomes params of the machine.
+    async fn take_in(&self, call: &Call, params: Map<String, Value>) -> Result<Value, Reason> {
+        let (uuid, found) = (call.operation.machine.clone(), params.clone());
+        let written = self
+            .objects
+            .run(move |objects| {
+                objects.update_with("machines", &uuid, &Principal::system(), |machine| {
+                    if let Some(Value::Object(own)) = machine.get_mut("Params") {
+                        own.extend(found.clone());
+                    }
+                    Ok(())
+                })
+            })
+            .await;
+        match written {
+            Ok(_) => Ok(params.into()),
+            Err(error) => Err(Reason::new("store", error.to_string(), "look at the server's log")),
         }
     }
 }

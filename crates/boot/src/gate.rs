@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use isobar_bmc::address::AddressPolicy;
 use isobar_bmc::redfish;
 use isobar_bmc::{
-    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, IpmiFace, Media, Mode, NoRecorder, PowerAction,
+    Bmc, BmcError, BootTarget, Endpoint, ErrorClass, HostState, IpmiFace, Media, Mode, NoRecorder, Part, PowerAction,
     PowerState, Probe, Recorder,
 };
 use isobar_ipmi::sol::Console;
@@ -110,6 +110,14 @@ pub enum Verb {
     PowerState,
     /// Change the power.
     Power(PowerAction),
+    /// Boot from there from now on.
+    BootAlways(BootTarget),
+    /// Boot this URL once by UEFI HTTP.
+    BootHttp(String),
+    /// The identify light, for so many seconds.
+    Identify(u8),
+    /// What the BMC knows of a part.
+    Inventory(Part),
     /// What the machine is like, and how far it has come.
     Host,
     /// End the sessions that our user has left open.
@@ -134,6 +142,10 @@ impl Verb {
             Self::Power(PowerAction::ForceOff) => "power-off",
             Self::Power(PowerAction::GracefulShutdown) => "shutdown",
             Self::Power(PowerAction::Cycle) => "power-cycle",
+            Self::BootAlways(_) => "boot-always",
+            Self::BootHttp(_) => "boot-http",
+            Self::Identify(_) => "identify",
+            Self::Inventory(_) => "inventory",
             Self::Host => "host",
             Self::ClearSessions => "clear-sessions",
             Self::ResetBmc => "reset-bmc",
@@ -167,6 +179,10 @@ pub enum Answer {
     Power(PowerState),
     /// Of [`Verb::Host`].
     Host(HostState),
+    /// Of [`Verb::Inventory`].
+    Inventory(serde_json::Value),
+    /// Of [`Verb::Identify`]: it goes out by itself.
+    Identified(bool),
     /// Of [`Verb::ClearSessions`]: how many.
     Cleared(u32),
     /// Of all others.
@@ -471,6 +487,10 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::BootOnce(target) => bmc.boot_once(*target).await.map(|()| Answer::Done)?,
         Verb::ClearOverride => bmc.clear_boot_override().await.map(|()| Answer::Done)?,
         Verb::Power(action) => bmc.power(*action).await.map(|()| Answer::Done)?,
+        Verb::BootAlways(target) => bmc.boot_always(*target).await.map(|()| Answer::Done)?,
+        Verb::BootHttp(url) => bmc.boot_http_once(url).await.map(|()| Answer::Done)?,
+        Verb::Identify(seconds) => Answer::Identified(bmc.identify(*seconds).await?),
+        Verb::Inventory(part) => Answer::Inventory(bmc.inventory(*part).await?),
         Verb::Host => Answer::Host(bmc.host().await?),
         Verb::ClearSessions => Answer::Cleared(bmc.clear_sessions().await?),
         Verb::ResetBmc => bmc.reset_bmc().await.map(|()| Answer::Done)?,

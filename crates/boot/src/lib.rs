@@ -18,6 +18,7 @@ mod consoles;
 pub mod evidence;
 pub mod gate;
 mod hook;
+mod inventory;
 mod kernel_args;
 pub mod ledger;
 mod line;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use isobar_bmc::{
-    Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, Mode, PowerAction, PowerState,
-    Probe, Recorder, redfish,
+    Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, Mode, Part, PowerAction,
+    PowerState, Probe, Recorder, redfish,
 };
 
 use crate::bmc::{self, Ipmi, Options};
@@ -65,6 +65,14 @@ impl Bmc for Instead {
 
     async fn boot_http_once(&mut self, _: &str) -> Result<(), BmcError> {
         Err(self.redfish.clone())
+    }
+
+    async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.ipmi.boot_always(target).await
+    }
+
+    async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
+        self.ipmi.identify(seconds).await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {
@@ -180,6 +188,22 @@ impl Bmc for Split {
 
     async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError> {
         self.redfish().await?.boot_http_once(url).await
+    }
+
+    async fn clear_sessions(&mut self) -> Result<u32, BmcError> {
+        self.redfish().await?.clear_sessions().await
+    }
+
+    async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.ipmi().await?.boot_always(target).await
+    }
+
+    async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
+        self.ipmi().await?.identify(seconds).await
+    }
+
+    async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
+        self.redfish().await?.inventory(part).await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {

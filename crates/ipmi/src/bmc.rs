@@ -221,6 +221,20 @@ impl Bmc for Ipmi {
         done
     }
 
+    async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        let began = Instant::now();
+        let done = self.session.boot_always(target, self.uefi).await;
+        self.note("chassis/boot-flags", Some(json!({"always": target})), &done, began);
+        done
+    }
+
+    async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
+        let began = Instant::now();
+        let done = self.session.identify(Some(seconds)).await;
+        self.note("chassis/identify", Some(json!(seconds)), &done, began);
+        done.map(|()| true)
+    }
+
     async fn boot_http_once(&mut self, _: &str) -> Result<(), BmcError> {
         let error = self.session.error(
             ErrorClass::Unsupported,

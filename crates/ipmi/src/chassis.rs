@@ -200,6 +200,18 @@ impl Session {
     /// # Errors
     /// As [`Session::call`], and when the BMC took the flags and does not have them.
     pub async fn boot_once(&mut self, target: BootTarget, uefi: bool) -> Result<(), BmcError> {
+        self.boot_from(target, uefi, false).await
+    }
+
+    /// The same, from now on.
+    ///
+    /// # Errors
+    /// As [`Session::boot_once`].
+    pub async fn boot_always(&mut self, target: BootTarget, uefi: bool) -> Result<(), BmcError> {
+        self.boot_from(target, uefi, true).await
+    }
+
+    async fn boot_from(&mut self, target: BootTarget, uefi: bool, persistent: bool) -> Result<(), BmcError> {
         let devices: &[u8] = match target {
             BootTarget::Cd => &[device::REMOTE_CD, device::CD],
             BootTarget::Pxe => &[device::PXE],
@@ -209,7 +221,7 @@ impl Session {
         for device in devices {
             let flags = BootFlags {
                 valid: true,
-                persistent: false,
+                persistent,
                 uefi,
                 device: *device,
             };

@@ -61,7 +61,7 @@ fn available(action: &Action) -> AvailableAction {
         model: "machines".to_owned(),
         command: action.command.to_owned(),
         required_params: required,
-        optional_params: owned(actions::OPTIONAL),
+        optional_params: [owned(actions::OPTIONAL), owned(action.optional)].concat(),
     }
 }
 

@@ -106,6 +106,15 @@ impl Places {
 }
 
 pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget) -> Result<(), BmcError> {
+    from(http, found, target, false).await
+}
+
+/// From now on, where the BMC knows an override that stays.
+pub(crate) async fn always(http: &mut Transport, found: &Found, target: BootTarget) -> Result<(), BmcError> {
+    from(http, found, target, true).await
+}
+
+async fn from(http: &mut Transport, found: &Found, target: BootTarget, stays: bool) -> Result<(), BmcError> {
     if target == BootTarget::Cd
         && found.quirks.has(Quirk::BootByProfile)
         && let Some(import) = profile_import(found)
@@ -120,7 +129,7 @@ pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget
     };
     let mut last = None;
     for name in places.candidates(http, names)? {
-        match set(http, found, &places, name, Map::new()).await {
+        match set(http, found, &places, name, Map::new(), stays).await {
             // Not listed, and not taken: it may know it by another name.
             Err(error) if error.class == ErrorClass::Refused && places.allowable(TARGET).is_none() => {
                 last.get_or_insert(error);
@@ -156,7 +165,7 @@ pub(crate) async fn http_once(http: &mut Transport, found: &Found, url: &str) ->
             return Err(http.error(ErrorClass::Unsupported, text));
         }
     };
-    set(http, found, &places, name, more).await
+    set(http, found, &places, name, more, false).await
 }
 
 /// Dell before 6.00: where a configuration profile is imported.
@@ -192,8 +201,18 @@ async fn set(
     places: &Places,
     target: &str,
     more: Map<String, Value>,
+    stays: bool,
 ) -> Result<(), BmcError> {
-    let enabled = match places.allowable(ENABLED) {
+    let allowed = places.allowable(ENABLED);
+    if stays
+        && let Some(allowed) = &allowed
+        && !allowed.iter().any(|a| a == "Continuous")
+    {
+        let text = format!("its boot override cannot stay: it offers {}", allowed.join(", "));
+        return Err(http.error(ErrorClass::Unsupported, text));
+    }
+    let enabled = match allowed {
+        _ if stays => "Continuous",
         Some(allowed) if !allowed.iter().any(|a| a == "Once") && allowed.iter().any(|a| a == "Continuous") => {
             "Continuous"
         }

@@ -6,6 +6,7 @@
 mod boot;
 mod discover;
 mod host;
+mod inventory;
 mod json;
 mod learnt;
 mod media;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    AddressPolicy, Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, PowerAction,
+    AddressPolicy, Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, Part, PowerAction,
     PowerState, Probe, Recorder,
 };
 use discover::Found;
@@ -205,6 +206,26 @@ impl Bmc for Redfish {
         self.http.begin("set the one-time HTTP boot");
         let (http, found) = self.found().await?;
         boot::http_once(http, found, url).await
+    }
+
+    async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
+        self.http.begin("set the boot device for good");
+        let (http, found) = self.found().await?;
+        boot::always(http, found, target).await
+    }
+
+    async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
+        self.http.begin("identify");
+        let (http, found) = self.found().await?;
+        inventory::identify(http, found, seconds > 0).await?;
+        // Redfish knows no time for it.
+        Ok(false)
+    }
+
+    async fn inventory(&mut self, part: Part) -> Result<Value, BmcError> {
+        self.http.begin("read the inventory");
+        let (http, found) = self.found().await?;
+        inventory::read(http, found, part).await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {
