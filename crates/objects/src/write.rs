@@ -94,35 +94,46 @@ impl Objects {
     /// # Errors
     /// 400 for what makes no sense, 409 when the key is taken, 422 when it is not valid.
     pub fn create(&self, noun: &str, input: &Value, by: &Principal) -> Result<Saved, ApiError> {
-        self.make(noun, input.clone(), by)
+        self.make(noun, || Ok(input.clone()), by)
     }
 
-    /// [`Objects::create`] of input that nobody else needs.
+    /// [`Objects::create`] of what `input` reads: once, and again each time that the change has to be prepared again.
     ///
     /// # Errors
-    /// As [`Objects::create`].
-    pub fn make(&self, noun: &str, input: Value, by: &Principal) -> Result<Saved, ApiError> {
+    /// As [`Objects::create`], and those of `input`.
+    pub fn make(
+        &self,
+        noun: &str,
+        mut input: impl FnMut() -> Result<Value, ApiError>,
+        by: &Principal,
+    ) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
-        let mut base = noun.accepted(input, None).map_err(|e| e.with_type("CREATE"))?;
-        if noun.name == "machines" && noun.key_of(&base).is_empty() {
-            base.insert("Uuid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+        let mut accepted = || noun.accepted(input()?, None).map_err(|e| e.with_type("CREATE"));
+        let first = accepted()?;
+        let mut given = Object::new();
+        if noun.name == "machines" && noun.key_of(&first).is_empty() {
+            given.insert("Uuid".to_owned(), uuid::Uuid::new_v4().to_string().into());
         }
-        let key = noun.key_of(&base).into_owned();
+        if first.get("Secret").and_then(Value::as_str) == Some("") {
+            given.insert("Secret".to_owned(), new_secret().into());
+        }
+        let own = given.get("Uuid").and_then(Value::as_str);
+        let key = own.map_or_else(|| noun.key_of(&first).into_owned(), str::to_owned);
         if key.is_empty() {
             return Err(ApiError::empty_key(noun.name));
         }
-        if base.get("Secret").and_then(Value::as_str) == Some("") {
-            base.insert("Secret".to_owned(), new_secret().into());
-        }
         refuse_machines(by, noun, &key)?;
+        let mut first = Some(first);
         self.core
             .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
                 if view.find(noun, &key).is_some() {
                     return Err(ApiError::already_exists(noun.name, &key));
                 }
+                let mut base = first.take().map_or_else(&mut accepted, Ok)?;
+                base.extend(given.clone());
                 refuse_secrets(view, by, noun, &key, None, &base)?;
                 grants::check(view, by, noun, &key, None, Some(&base))?;
-                self.finish(view, draft, noun, &key, None, base.clone(), How::of(by))
+                self.finish(view, draft, noun, &key, None, base, How::of(by))
             })
     }
 

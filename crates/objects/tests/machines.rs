@@ -460,6 +460,59 @@ fn the_hook_shares_the_commit() {
     assert_eq!(b.objects.store().rev().unwrap(), before);
 }
 
+/// Is not up to date the first time.
+#[derive(Default)]
+struct Late(Mutex<Vec<String>>);
+
+impl ChangeHook for Late {
+    fn machine_changing(
+        &self,
+        _: &Objects,
+        _: Option<&Object>,
+        new: Option<&Object>,
+        txn: &mut Txn,
+    ) -> Result<(), ApiError> {
+        let mut asked = self.0.lock().unwrap();
+        let expect = if asked.is_empty() {
+            Expect::Rev(Rev(1 << 40))
+        } else {
+            Expect::Absent
+        };
+        asked.push(serde_json::to_string(new.unwrap()).unwrap());
+        txn.puts.push(Put {
+            kind: "_boots".into(),
+            key: "late".into(),
+            body: vec![1].into(),
+            expect,
+            indexes: vec![],
+        });
+        Ok(())
+    }
+
+    fn committed(&self, _: &str, _: Option<&Object>) {}
+}
+
+#[test]
+fn a_machine_that_is_made_again_after_a_collision_is_the_same() {
+    let b = bench();
+    let hook = Arc::new(Late::default());
+    b.objects.set_hook(hook.clone());
+    let reads = Mutex::new(0);
+    let made = b.objects.make(
+        "machines",
+        || {
+            *reads.lock().unwrap() += 1;
+            Ok(json!({"Name": "mach-01", "Params": {"rack": 7}}))
+        },
+        &root(),
+    );
+    let made = made.unwrap();
+    assert_eq!((&made["Name"], &made["Params"]["rack"]), (&json!("mach-01"), &json!(7)));
+    let asked = hook.0.lock().unwrap();
+    assert_eq!((asked.len(), *reads.lock().unwrap()), (2, 2));
+    assert_eq!(asked[0], asked[1], "its UUID and its secret too");
+}
+
 #[test]
 fn the_hook_is_asked_again_after_a_collision() {
     let (b, hook) = hooked();

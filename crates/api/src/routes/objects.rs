@@ -198,11 +198,11 @@ async fn list(call: Call) -> Answer {
 
 async fn create(mut call: Call) -> Answer {
     let noun = noun(&call)?;
-    let input = call.json().await?.unwrap_or_default();
-    let saved = call
-        .objects(move |objects, who| objects.make(noun.name, input, who))
+    let input = call.document().await?;
+    let text = call
+        .objects(move |objects, who| Ok(objects.make(noun.name, || input.value(), who)?.text))
         .await?;
-    Ok(reply::raw_json(StatusCode::CREATED, saved.text))
+    Ok(reply::raw_json(StatusCode::CREATED, text))
 }
 
 async fn get(call: Call) -> Answer {
@@ -226,31 +226,31 @@ async fn get(call: Call) -> Answer {
 
 async fn patch(mut call: Call) -> Answer {
     let noun = noun(&call)?;
-    let ops = call.json().await?.unwrap_or_default();
+    let ops = call.document().await?;
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
-    let saved = call
-        .objects(move |objects, who| objects.patch(noun.name, &key, &ops, force, who))
+    let text = call
+        .objects(move |objects, who| Ok(objects.patch(noun.name, &key, &ops.value()?, force, who)?.text))
         .await?;
-    Ok(reply::raw_json(StatusCode::OK, saved.text))
+    Ok(reply::raw_json(StatusCode::OK, text))
 }
 
 async fn replace(mut call: Call) -> Answer {
     let noun = noun(&call)?;
-    let input = call.json().await?.unwrap_or_default();
+    let input = call.document().await?;
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
-    let saved = call
-        .objects(move |objects, who| objects.replace(noun.name, &key, &input, force, who))
+    let text = call
+        .objects(move |objects, who| Ok(objects.replace(noun.name, &key, &input.value()?, force, who)?.text))
         .await?;
-    Ok(reply::raw_json(StatusCode::OK, saved.text))
+    Ok(reply::raw_json(StatusCode::OK, text))
 }
 
 async fn delete(call: Call) -> Answer {
     let noun = noun(&call)?;
     let key = call.key().to_owned();
-    let saved = call
-        .objects(move |objects, who| objects.delete(noun.name, &key, who))
+    let text = call
+        .objects(move |objects, who| Ok(objects.delete(noun.name, &key, who)?.text))
         .await?;
-    Ok(reply::raw_json(StatusCode::OK, saved.text))
+    Ok(reply::raw_json(StatusCode::OK, text))
 }
 
 async fn meta(call: Call) -> Answer {

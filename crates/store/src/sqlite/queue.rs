@@ -166,8 +166,8 @@ impl Queue {
         let announced = self.announced.load(Ordering::Relaxed);
         state.crowd = announced.max(state.crowd - state.crowd.div_ceil(8));
         if state.crowd >= MANY && !state.commands.is_empty() {
-            // Half of them: the rest may wait for something else.
-            state.wanted = (state.crowd / 2).min(max);
+            // A third of them: while these wait for the disk, the processors have the others to work for.
+            state.wanted = (state.crowd / 3).min(max);
             let until = Instant::now() + GATHERING;
             while state.commands.len() < state.wanted && !state.closed {
                 let wait = until.saturating_duration_since(Instant::now());

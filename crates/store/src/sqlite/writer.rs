@@ -12,6 +12,15 @@ use super::schema::{MOST_EVENTS, first_seq, last_rev, read_meta, write_meta};
 use super::{Place, StoreOptions};
 use crate::{Audit, Committed, Expect, Lease, Put, Rev, StoreError, Txn};
 
+/// Pages in the log from which on they are brought home, by SQLite's own measure: a short log is written over and over
+/// again, which the disk likes best.
+const CHECKPOINT: u32 = 1_000;
+/// The same while groups are large: one fsync serves many then, and bringing pages home, three fsyncs, would be most of
+/// what is waited for.
+const CHECKPOINT_OF_CROWD: u32 = 8_000;
+/// Transactions in a large group.
+const LARGE: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct Writer {
     conn: Connection,
@@ -29,6 +38,7 @@ pub(super) struct Writer {
     at_ns: i128,
     history: History,
     audit: AuditRows,
+    checkpoint: u32,
 }
 
 /// How much the events table holds.
@@ -123,6 +133,7 @@ impl Writer {
             at_ns: i128::MIN,
             history,
             audit,
+            checkpoint: 0,
         })
     }
 
@@ -142,6 +153,16 @@ impl Writer {
     }
 
     fn done(&mut self, queue: &Queue, Group { commands, notes }: Group) {
+        let checkpoint = if commands.len() >= LARGE {
+            CHECKPOINT_OF_CROWD
+        } else {
+            CHECKPOINT
+        };
+        if checkpoint != self.checkpoint
+            && let Ok(()) = self.conn.pragma_update(None, "wal_autocheckpoint", checkpoint)
+        {
+            self.checkpoint = checkpoint;
+        }
         if !self.group(commands, &notes) {
             queue.put_back(notes);
         }
