@@ -107,6 +107,9 @@ const PEERS_NEEDS: &[Need] = &[
     ),
     need("qemu-utils", "/usr/bin/qemu-img", "copying by it"),
     need("diffutils", "/usr/bin/cmp", "comparing the copy"),
+    need("ipmitool", "/usr/bin/ipmitool", "an IPMI client"),
+    need("openipmi", "/usr/bin/ipmi_sim", "an IPMI BMC"),
+    need("bsdutils", "/usr/bin/script", "a terminal for a client's console"),
 ];
 
 /// Names what is missing for these purposes, and installs it.

@@ -195,10 +195,12 @@ impl Session {
         set
     }
 
-    /// One-time boot, read back. The virtual CD is tried as such, then as any CD.
+    /// One-time boot, read back. The virtual CD is tried as such, then as any CD: what the BMC refuses, or takes and does
+    /// not show, is followed by the next. The last one counts as taken when the BMC says so: some (virtualbmc) show what
+    /// the running machine was started with.
     ///
     /// # Errors
-    /// As [`Session::call`], and when the BMC took the flags and does not have them.
+    /// As [`Session::call`].
     pub async fn boot_once(&mut self, target: BootTarget, uefi: bool) -> Result<(), BmcError> {
         self.boot_from(target, uefi, false).await
     }
@@ -217,7 +219,7 @@ impl Session {
             BootTarget::Pxe => &[device::PXE],
             BootTarget::Disk => &[device::DISK],
         };
-        let mut refused = None;
+        let (mut refused, mut taken) = (None, false);
         for device in devices {
             let flags = BootFlags {
                 valid: true,
@@ -229,8 +231,13 @@ impl Session {
                 Ok(()) => match self.boot_flags().await {
                     // Bits that some BMCs do not keep are no reason to fail; another device is.
                     Ok(kept) if kept.device != *device => {
-                        let text = format!("it was told to boot from {device:02X}h and has {:02X}h", kept.device);
-                        refused = Some(self.error(isobar_bmc::ErrorClass::Refused, SET_BOOT.what, text));
+                        let shown = format!("{:02X}h", kept.device);
+                        tracing::warn!(
+                            set = format!("{device:02X}h"),
+                            shown,
+                            "a BMC shows other boot flags than it took"
+                        );
+                        taken = true;
                     }
                     Ok(_) => return Ok(()),
                     // It cannot say: then it took them.
@@ -240,6 +247,9 @@ impl Session {
                 Err(error) if error.message_id.is_some() => refused = Some(error),
                 Err(error) => return Err(error),
             }
+        }
+        if taken {
+            return Ok(());
         }
         Err(refused.unwrap_or_else(|| self.completed(SET_BOOT, completion::INVALID_DATA)))
     }

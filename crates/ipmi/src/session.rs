@@ -18,6 +18,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(4);
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// A BMC that answers nothing at all is given up after this many packets.
 const TRIES: u32 = 5;
+/// What may be silent for another reason is asked so often.
+const FEW_TRIES: u32 = 2;
 /// A packet whose number is this much below the highest one is too old (IPMI 2.0 §6.12.13).
 const WINDOW: u32 = 32;
 
@@ -240,7 +242,7 @@ impl Greeter<'_> {
         for index in 0..64 {
             let data = [0x0e, payload::IPMI, 0x80 | index];
             let what = "Get Channel Cipher Suites";
-            let answer = self.message(what, 2, 0x06, 0x54, &data).await.ok()?;
+            let answer = self.message(what, FEW_TRIES, 0x06, 0x54, &data).await.ok()?;
             let part = answer.get(1..).unwrap_or_default();
             records.extend(part);
             if part.len() < 16 {
@@ -250,7 +252,7 @@ impl Greeter<'_> {
         Some(suites_in(&records))
     }
 
-    async fn open(&self, suite: Suite, console: u32) -> Result<Result<OpenResponse, u8>, BmcError> {
+    async fn open(&self, suite: Suite, console: u32, tries: u32) -> Result<Result<OpenResponse, u8>, BmcError> {
         let tag = fresh::<1>()[0];
         let request = OpenRequest {
             tag,
@@ -261,7 +263,7 @@ impl Greeter<'_> {
         let response = self
             .ask(
                 "Open Session Request",
-                TRIES,
+                tries,
                 || wire::set_up(payload::OPEN_REQUEST, &request.encode()),
                 |bytes| {
                     let response = OpenResponse::parse(set_up_payload(bytes, payload::OPEN_RESPONSE)?).ok()?;
@@ -292,32 +294,47 @@ impl Greeter<'_> {
         self.error(class, format!("it refused {what}: {}", status::words(code)))
     }
 
-    /// The session's suite and numbers, by the first suite that is taken.
+    /// The session's suite and numbers, by the first suite that is taken. Which there are is asked only where a BMC is silent
+    /// about one: that list is not signed either, and costs packets (and on some BMCs, which do not know it, seconds).
     async fn agree(&self) -> Result<(Suite, OpenResponse), BmcError> {
-        let listed = self.listed().await;
-        let offered = |suite: &&Suite| listed.as_ref().is_none_or(|listed| listed.contains(&suite.id));
+        let mut listed = None;
         let mut refused = None;
-        for suite in self.login.suites.iter().filter(offered) {
+        for suite in &self.login.suites {
             let console = u32::from_le_bytes(fresh::<4>()).max(1);
-            match self.open(*suite, console).await? {
+            let tries = if listed.is_none() { FEW_TRIES } else { TRIES };
+            let mut opened = self.open(*suite, console, tries).await;
+            if opened
+                .as_ref()
+                .is_err_and(|error| error.class == ErrorClass::Unreachable)
+                && listed.is_none()
+            {
+                let all = listed.insert(self.listed().await);
+                if all.as_ref().is_none_or(|all| all.contains(&suite.id)) {
+                    opened = self.open(*suite, console, TRIES).await;
+                } else {
+                    continue;
+                }
+            }
+            match opened? {
                 Ok(opened) => return Ok((*suite, opened)),
                 Err(code) => refused = Some(status::words(code)),
             }
         }
-        let wanted: Vec<String> = self.login.suites.iter().map(|suite| suite.id.to_string()).collect();
-        let has = match (listed, refused) {
-            (_, Some(refused)) => format!(": {refused}"),
-            (Some(listed), None) => format!(
-                ": it offers {}",
-                listed.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
-            ),
+        let offered = match listed {
+            Some(listed) => listed,
+            None => self.listed().await,
+        };
+        let words =
+            |suites: &mut dyn Iterator<Item = u8>| suites.map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
+        let wanted = words(&mut self.login.suites.iter().map(|suite| suite.id));
+        let has = match (offered, refused) {
+            (Some(offered), _) => format!(": it offers {}", words(&mut offered.into_iter())),
+            (None, Some(refused)) => format!(": {refused}"),
             (None, None) => String::new(),
         };
+        let text = format!("it takes none of the cipher suites {wanted}{has}");
         Err(self
-            .error(
-                ErrorClass::Unsupported,
-                format!("it takes none of the cipher suites {}{has}", wanted.join(", ")),
-            )
+            .error(ErrorClass::Unsupported, text)
             .hinted("enable cipher suite 17 (or 3) in the BMC's IPMI settings"))
     }
 

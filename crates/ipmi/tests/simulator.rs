@@ -302,31 +302,25 @@ async fn a_mode_chooses_the_face() {
     assert!(error.message.contains(&closed.to_string()), "{error}");
 }
 
-/// A network on which every third packet is lost and every fourth comes twice.
-async fn bad_network(to: SocketAddr) -> SocketAddr {
+/// A network that carries a packet to the BMC (true) or back so many times as `fate` says.
+async fn network(to: SocketAddr, fate: impl Fn(bool, &[u8]) -> usize + Send + 'static) -> SocketAddr {
     let near = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
     let address = near.local_addr().unwrap();
     tokio::spawn(async move {
         let far = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         far.connect(to).await.unwrap();
-        let count = AtomicU64::new(0);
         let (mut out, mut back) = ([0; 1500], [0; 1500]);
         let mut client = None;
-        let times = || match count.fetch_add(1, Ordering::Relaxed) % 12 {
-            2 | 5 | 8 => 0,
-            3 | 7 => 2,
-            _ => 1,
-        };
         loop {
             tokio::select! {
                 Ok((n, from)) = near.recv_from(&mut out) => {
                     client = Some(from);
-                    for _ in 0..times() {
+                    for _ in 0..fate(true, &out[..n]) {
                         far.send(&out[..n]).await.unwrap();
                     }
                 }
                 Ok(n) = far.recv(&mut back) => {
-                    for _ in 0..times() {
+                    for _ in 0..fate(false, &back[..n]) {
                         near.send_to(&back[..n], client.unwrap()).await.unwrap();
                     }
                 }
@@ -340,10 +334,28 @@ async fn bad_network(to: SocketAddr) -> SocketAddr {
 async fn a_network_that_loses_packets_costs_time_alone() {
     let sim = sim(&[17]).await;
     let mut endpoint = endpoint(&sim, Mode::Ipmi);
-    endpoint.ipmi.port = bad_network(sim.ipmi().unwrap()).await.port();
+    let count = AtomicU64::new(0);
+    let bad = move |_, _: &[u8]| match count.fetch_add(1, Ordering::Relaxed) % 12 {
+        2 | 5 | 8 => 0,
+        3 | 7 => 2,
+        _ => 1,
+    };
+    endpoint.ipmi.port = network(sim.ipmi().unwrap(), bad).await.port();
     let mut session = open(&endpoint, USUAL).await.unwrap();
     for _ in 0..6 {
         assert!(!session.is_on().await.unwrap());
     }
+    session.close().await;
+}
+
+#[tokio::test]
+async fn a_bmc_that_is_silent_about_a_suite_is_asked_for_the_next() {
+    let sim = sim(&[3]).await;
+    let mut endpoint = endpoint(&sim, Mode::Ipmi);
+    // Open Session Requests that propose RAKP-HMAC-SHA256 (3).
+    let deaf = |out, packet: &[u8]| usize::from(!(out && packet.get(5) == Some(&0x10) && packet.get(28) == Some(&3)));
+    endpoint.ipmi.port = network(sim.ipmi().unwrap(), deaf).await.port();
+    let mut session = open(&endpoint, USUAL).await.unwrap();
+    assert_eq!(session.suite(), SUITE_3);
     session.close().await;
 }

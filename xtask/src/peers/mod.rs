@@ -2,6 +2,8 @@
 
 mod emulator;
 mod http;
+mod ipmi_sim;
+mod ipmitool;
 mod libvirt;
 mod paper;
 mod protocol;
@@ -10,6 +12,7 @@ mod qemu_http;
 mod schemathesis;
 mod sushy;
 mod validator;
+mod virtualbmc;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -34,10 +37,19 @@ enum Verdict {
     Skipped(String),
 }
 
+/// What a peer needs beside the program.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Needs {
+    Nothing,
+    /// A running server.
+    Server,
+    /// One with a live image.
+    Image,
+}
+
 struct Peer {
     name: &'static str,
-    /// Whether it needs a running server with a live image.
-    served: bool,
+    needs: Needs,
     run: fn(&Ground) -> Result<Verdict>,
 }
 
@@ -45,32 +57,47 @@ struct Peer {
 const PEERS_IN_ORDER: &[Peer] = &[
     Peer {
         name: "schemathesis",
-        served: false,
+        needs: Needs::Nothing,
         run: schemathesis::run,
     },
     Peer {
         name: "validator",
-        served: false,
+        needs: Needs::Nothing,
         run: validator::run,
     },
     Peer {
         name: "protocol",
-        served: false,
+        needs: Needs::Nothing,
         run: protocol::run,
     },
     Peer {
+        name: "ipmitool",
+        needs: Needs::Nothing,
+        run: ipmitool::run,
+    },
+    Peer {
+        name: "ipmi_sim",
+        needs: Needs::Server,
+        run: ipmi_sim::run,
+    },
+    Peer {
+        name: "virtualbmc",
+        needs: Needs::Server,
+        run: virtualbmc::run,
+    },
+    Peer {
         name: "sushy",
-        served: true,
+        needs: Needs::Image,
         run: sushy::run,
     },
     Peer {
         name: "qemu-http",
-        served: true,
+        needs: Needs::Image,
         run: qemu_http::run,
     },
     Peer {
         name: "sushy-emulator",
-        served: true,
+        needs: Needs::Image,
         run: emulator::run,
     },
 ];
@@ -143,10 +170,12 @@ pub(crate) fn peers(options: &Options) -> Result<()> {
         dir,
         server: None,
     };
-    if options.peers.iter().any(|peer| peer.served) {
-        let agent = build_agent()?;
+    let needs = options.peers.iter().map(|peer| peer.needs).max();
+    if needs >= Some(Needs::Server) {
         let server = Server::up(ground.isobar.clone(), ground.dir.clone(), MACHINE_SEES_US_AT)?;
-        server.sledgehammer(&agent)?;
+        if needs == Some(Needs::Image) {
+            server.sledgehammer(&build_agent()?)?;
+        }
         ground.server = Some(server);
     }
     let mut lines = Vec::new();

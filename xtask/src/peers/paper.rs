@@ -33,7 +33,8 @@ impl Paper {
         Self::with(isobar, dir, "127.0.0.1", &more)
     }
 
-    fn with(isobar: &Path, dir: &Path, address: &str, more: &[&str]) -> Result<Self> {
+    /// With more options.
+    pub(super) fn with(isobar: &Path, dir: &Path, address: &str, more: &[&str]) -> Result<Self> {
         let authority = format!("{address}:{}", free_port(0)?);
         let password_file = dir.join("bmc.password");
         std::fs::write(&password_file, format!("{PASSWORD}\n"))?;
@@ -57,6 +58,12 @@ impl Paper {
     /// What happened to it.
     pub(crate) fn log(&self) -> Result<Value> {
         get_json(&self.authority, "/sim/v1/log", None)
+    }
+
+    /// The end of its machine's serial console.
+    pub(crate) fn serial(&self) -> Result<String> {
+        let answer = get_json(&self.authority, "/sim/v1/serial", None)?;
+        Ok(answer["text"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Makes it the BMC of a machine.
