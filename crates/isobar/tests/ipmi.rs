@@ -29,6 +29,10 @@ fn actions_go_the_way_that_the_mode_names() {
     let stage = stage("ipmitool");
     let power = |is: Power| stage.wait("the power changes", |s| s.sim().power() == is);
     assert_eq!(stage.action(&["powerstatus"]), "Off");
+    assert_eq!(stage.action(&["identify", "ipmi/identify-duration", "30"]), "Success");
+    assert_eq!(over_ipmi(&stage), 1);
+    assert_eq!(stage.action(&["forcebootdisk"]), "Success");
+    assert_eq!(stage.sim().boot_override().enabled, "Continuous");
     assert_eq!(stage.action(&["nextbootpxe"]), "Success");
     assert_eq!(stage.sim().boot_override().target, "Pxe");
     assert_eq!(stage.action(&["poweron"]), "Success");
