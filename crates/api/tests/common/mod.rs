@@ -381,10 +381,13 @@ impl Reply {
     }
 }
 
+/// What a console that is open says.
+pub type Say = tokio::sync::mpsc::Sender<Result<Vec<u8>, String>>;
+
 /// A booting side that only remembers.
 #[derive(Default)]
 pub struct TestBoots {
-    pub console: Mutex<Option<tokio::sync::mpsc::Sender<Result<Vec<u8>, String>>>>,
+    pub console: Mutex<Option<Say>>,
     pub heard: Mutex<Vec<String>>,
     pub boots: Mutex<Vec<Value>>,
     pub changed: Notify,
