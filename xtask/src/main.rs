@@ -23,7 +23,7 @@ cargo xtask COMMAND
           --firmware  what the machine has (default uefi)
           --dhcp      the machine asks for its address instead of having a static one
           --keep      leaves everything running at the end, and says where
-  peers [schemathesis] [validator] [protocol] [sushy] [qemu-http] [sushy-emulator] [--keep]
+  peers [schemathesis] [validator] [protocol] [sushy-profiles] [sushy] [qemu-http] [sushy-emulator] [--keep]
           programs that others wrote, against isobar and its simulator (docs/peers.md): all of them, or those named
           --keep      leaves what was started running
   cases [--dir DIR] [--cli PATH] [--tests A,B] [--have incrementer] [--show N] [--at-least PERCENT]

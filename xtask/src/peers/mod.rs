@@ -86,6 +86,11 @@ const PEERS_IN_ORDER: &[Peer] = &[
         run: virtualbmc::run,
     },
     Peer {
+        name: "sushy-profiles",
+        needs: Needs::Nothing,
+        run: sushy::profiles,
+    },
+    Peer {
         name: "sushy",
         needs: Needs::Image,
         run: sushy::run,
