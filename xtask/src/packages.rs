@@ -72,6 +72,7 @@ const TEST_NEEDS: &[Need] = &[
     ),
     need("e2fsprogs", "/sbin/mkfs.ext4", "disks that are full"),
     need("mount", "/usr/bin/mount", "disks that are full"),
+    need("libnfs-utils", "/usr/bin/nfs-cat", "another NFS client"),
     PYTHON,
     need("iproute2", "/usr/sbin/ip", "networks of their own"),
 ];

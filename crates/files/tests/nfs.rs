@@ -274,6 +274,31 @@ async fn the_portmapper_knows_where_over_both_protocols() {
     assert_eq!(reply[length - 4..length], 1_u32.to_be_bytes(), "PROG_UNAVAIL");
 }
 
+/// libnfs, which more programs are made with.
+#[test]
+fn another_client_copies_the_whole_image() {
+    let rig = Rig::start(NfsConfig::default());
+    let port = rig.port();
+    let url = |path: &str| format!("nfs://127.0.0.1/{path}?version=3&nfsport={port}&mountport={port}");
+    let run = |program: &str, url: String| {
+        let output = std::process::Command::new(program).arg(url).output();
+        let output =
+            output.unwrap_or_else(|e| panic!("cannot run {program}: {e}: install the Debian package libnfs-utils"));
+        assert!(
+            output.status.success(),
+            "{program}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    };
+    let listing = String::from_utf8(run("nfs-ls", url(TOKEN))).unwrap();
+    assert!(
+        listing.contains("boot.iso") && listing.contains(&rig.whole.len().to_string()),
+        "{listing}"
+    );
+    assert!(run("nfs-cat", url(&format!("{TOKEN}/boot.iso"))) == rig.whole);
+}
+
 #[test]
 fn arbitrary_bytes_and_too_many_connections_harm_nobody_else() {
     let rig = Rig::start(NfsConfig {

@@ -232,7 +232,9 @@ impl Export {
             }
             19 => {
                 post(reply.u32(OK), node, image);
-                reply.u32s(&[READ, READ, 4096, 0, 0, 0, 4096]).u64(u64::MAX >> 1);
+                // Clients refuse a server that would take no bytes at all, though they never write any.
+                reply.u32s(&[READ, READ, 4096, READ, READ, 4096, 4096]);
+                reply.u64(u64::MAX >> 1);
                 // Times are exact to a second; the same of every file.
                 reply.u32s(&[1, 0, 0x08]);
             }
