@@ -1,10 +1,11 @@
 //! The server is killed at random moments, while several machines boot again and again.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use isobar_client::Client;
-use isobar_sim::{Firmware, ReadManner, Sim};
+use isobar_sim::{Fault, FaultKind, Firmware, ReadManner, Sim};
 use serde_json::Value;
 
 use crate::stage::{self, Habit, Options, PATIENCE, Players, Server};
@@ -113,20 +114,55 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// What goes wrong at BMCs whose boots climb the ladder, how often at most: enough for each rung, not always for the last.
+const TROUBLE: [(&str, &str, FaultKind); 4] = [
+    ("POST", "InsertMedia", FaultKind::NoMount { inserted: false }),
+    ("POST", "InsertMedia", FaultKind::Reset),
+    ("POST", "EjectMedia", FaultKind::LoseReply),
+    ("PATCH", "Systems/1", FaultKind::Reset),
+];
+
 #[test]
 fn boots_complete_however_often_the_server_is_killed() {
-    let kills = number("ISOBAR_TEST_KILLS").map_or(KILLS, |kills| kills.try_into().unwrap());
+    killed(KILLS, TIMING, &MACHINES, false);
+}
+
+/// Exchanges of the ladder's rungs are hit, too: a boot may fail then, and does no harm.
+#[test]
+fn the_ladder_does_no_harm_however_often_the_server_is_killed() {
+    let timing = format!("{TIMING},tries=2,reset_pause_s=3,reset_s=20,settle_s=1,breaker_s=0.5");
+    killed(KILLS / 4, &timing, &MACHINES[..3], true);
+}
+
+/// Another trouble once the last one is used up; each machine begins with one of its own.
+fn plant(sim: &Sim, number: usize, random: &mut Random) {
+    if sim.faults().is_empty() {
+        let (which, times) = match sim.requests().is_empty() {
+            true => (number, 5),
+            false => (usize::try_from(random.below(4)).unwrap(), 1 + random.below(8)),
+        };
+        let (method, path, kind) = &TROUBLE[which];
+        let mut fault = Fault::from(kind.clone()).on(method, path);
+        fault.times = Some(u32::try_from(times).unwrap());
+        sim.plant(fault);
+    }
+}
+
+type Manner = (ReadManner, Firmware, Habit, Option<u64>);
+
+fn killed(kills: u32, timing: &str, manners: &[Manner], trouble: bool) {
+    let kills = number("ISOBAR_TEST_KILLS").map_or(kills, |kills| kills.try_into().unwrap());
     let seed = number("ISOBAR_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("{kills} kills, ISOBAR_TEST_SEED={seed}");
     let mut random = Random(seed);
     let (runtime, players) = (stage::runtime(), Players::default());
     let mut server = Server::new(Options {
-        timing: TIMING.to_owned(),
+        timing: timing.to_owned(),
         ..Options::default()
     });
     server.start();
     server.import();
-    let mut machines: Vec<Machine> = MACHINES
+    let mut machines: Vec<Machine> = manners
         .iter()
         .map(|(read, firmware, habit, rate)| {
             let mut config = stage::sim_config();
@@ -153,9 +189,18 @@ fn boots_complete_however_often_the_server_is_killed() {
     for (machine, uuid) in machines.iter_mut().zip(server.create_machines(&bmcs)) {
         machine.uuid = uuid;
     }
+    if trouble {
+        let rungs = r#"["eject", "sessions", "post", "reset"]"#;
+        let out = server.isobar(&["profiles", "set", "bmcs", "param", "isobar/bmc-recovery", "to", rungs]);
+        assert!(out.ok, "{out}");
+    }
 
     for kill in 0..kills {
         let client = server.client();
+        if trouble {
+            let each = machines.iter().enumerate();
+            each.for_each(|(number, machine)| plant(&machine.sim, number, &mut random));
+        }
         machines.iter_mut().for_each(|machine| machine.check(&client));
         let life = match random.below(LONG_LIFE) {
             0 => 3000 + random.below(2000),
@@ -189,6 +234,9 @@ fn boots_complete_however_often_the_server_is_killed() {
     let deadline = Instant::now() + PATIENCE * 2;
     for machine in &mut machines {
         machine.check(&client);
+        for fault in machine.sim.faults() {
+            machine.sim.remove_fault(fault.id);
+        }
         loop {
             let boots = boots(&client, &machine.uuid).unwrap();
             if machine.bootenv == "sledgehammer" && settled(&boots) && boots[0]["state"] == "done" {
@@ -197,15 +245,22 @@ fn boots_complete_however_often_the_server_is_killed() {
             assert!(Instant::now() < deadline, "seed {seed}: never done: {:#}", boots[0]);
             if machine.bootenv == "local" {
                 machine.begin(&client).unwrap();
+            } else if trouble && settled(&boots) && boots[0]["state"] == "failed" {
+                machine.ask(&client, "local").unwrap();
             }
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-    for (machine, manner) in machines.iter().zip(MACHINES) {
+    let mut rungs = BTreeMap::<String, usize>::new();
+    for (machine, manner) in machines.iter().zip(manners) {
         let what = format!("seed {seed}, {manner:?}");
         for boot in boots(&client, &machine.uuid).unwrap() {
+            for rung in boot["recovery"].as_array().unwrap() {
+                *rungs.entry(rung["rung"].as_str().unwrap().to_owned()).or_default() += 1;
+            }
             assert!(
-                ["done", "replaced"].contains(&boot["state"].as_str().unwrap()),
+                (trouble && boot["state"] == "failed")
+                    || ["done", "replaced"].contains(&boot["state"].as_str().unwrap()),
                 "{what}: {boot:#}"
             );
         }
@@ -218,9 +273,14 @@ fn boots_complete_however_often_the_server_is_killed() {
         let oses = players.by_machine().get(&machine.uuid).copied().unwrap_or(0);
         eprintln!("{manner:?}: {} boots acknowledged, {oses} systems up", machine.begun);
         assert!(
-            oses >= machine.begun,
+            trouble || oses >= machine.begun,
             "{what}: {oses} systems up in {} boots",
             machine.begun
         );
     }
+    eprintln!("rungs taken: {rungs:?}");
+    assert!(
+        !trouble || rungs.contains_key("eject"),
+        "seed {seed}: no rung was taken: {rungs:?}"
+    );
 }
