@@ -57,11 +57,16 @@ fn a_bmc_that_nothing_but_its_reset_helps_is_reset_once_where_that_is_allowed() 
     stage.add_machine(&json!({"isobar/bmc-recovery": ["eject", "sessions", "post", "reset"]}));
     let mounts_nothing = || Fault::from(FaultKind::NoMount { inserted: false });
     let fault = stage.sim().plant(mounts_nothing());
+    // Its answer is lost with the server.
+    let hold = stage
+        .sim()
+        .plant(Fault::from(FaultKind::Hold { done: true }).on("POST", "Manager.Reset"));
     boot(&stage);
     stage.wait("the BMC is reset", |s| !s.requests("Manager.Reset").is_empty());
     // In the middle of it: what was sent once is not sent again.
     stage.kill_server();
     stage.sim().remove_fault(fault);
+    stage.sim().remove_fault(hold);
     stage.start_server();
     stage.wait_boot("done");
     let boot = stage.last_boot();
