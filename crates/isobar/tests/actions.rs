@@ -40,7 +40,8 @@ fn all_actions_of_the_provider_are_there_and_answer() {
     assert_eq!(stage.action(&["getInfo"])["PowerState"], "Off");
     assert_eq!(stage.action(&["getBootProgress"]), Value::Null, "this BMC does not say");
     assert!(stage.action(&["getEthernetInterfaces"]).as_array().unwrap()[0]["MACAddress"].is_string());
-    refused(&stage, &["getBios"], "has no Bios");
+    assert!(stage.action(&["getBios"])["Attributes"].is_object());
+    refused(&stage, &["getSimpleStorage"], "has no SimpleStorage");
     refused(
         &stage,
         &["getInfo", "ipmi/mode", "ipmitool"],
