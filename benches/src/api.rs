@@ -302,8 +302,8 @@ impl<'a> Server<'a> {
         samples.add("full list", full.whole.as_secs_f64());
         samples.add("full list's head", full.first.as_secs_f64());
         samples.add("text", full.bytes as f64);
-        samples.add("resident", self.memory("VmRSS:")?);
-        samples.add("peak of text", self.memory("VmHWM:")? / full.bytes as f64);
+        samples.add("resident", self.stage.serve.memory("VmRSS:")?);
+        samples.add("peak of text", self.stage.serve.memory("VmHWM:")? / full.bytes as f64);
         Ok(())
     }
 
@@ -388,17 +388,6 @@ impl<'a> Server<'a> {
             Ok::<_, anyhow::Error>(())
         })?;
         Ok(count as f64 / began.elapsed().as_secs_f64())
-    }
-
-    /// A line of what the kernel says of the server's memory, bytes.
-    fn memory(&self, line: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.stage.serve.pid()))?;
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix(line))
-            .context("no such line")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024.0)
     }
 }
 

@@ -7,6 +7,7 @@
 mod api;
 mod boot;
 mod files;
+mod fleet;
 mod goal;
 mod image;
 mod render;
@@ -42,6 +43,7 @@ const BENCHES: &[&Bench] = &[
     &api::BENCH,
     &boot::BENCH,
     &files::BENCH,
+    &fleet::BENCH,
     &image::BENCH,
     &render::BENCH,
     &slow_readers::BENCH,

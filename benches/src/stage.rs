@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use isobar_client::{Auth, Client, Login, Secret, TlsTrust};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -42,6 +43,28 @@ impl Program {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What the kernel says of its memory in a line of `status` (`VmRSS:`), bytes.
+    pub(crate) fn memory(&self, line: &str) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(line))
+            .context("no such line")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024.0)
+    }
+
+    /// Processor time that it took so far, its own and the kernel's for it, seconds.
+    pub(crate) fn processor_time(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The program's name, in parentheses, may hold spaces.
+        let (_, fields) = stat.rsplit_once(')').context("no process")?;
+        let mut fields = fields.split_whitespace().skip(11);
+        let mut ticks = || fields.next().and_then(|n| n.parse::<f64>().ok()).context("no ticks");
+        // The kernel shows hundredths of a second, whatever it counts in.
+        Ok((ticks()? + ticks()?) / 100.0)
     }
 
     /// # Errors
@@ -151,13 +174,12 @@ impl Stage {
 
     /// A command of the CLI, logged in.
     pub(crate) fn command(&self, args: &[&str]) -> Result<Command> {
-        let password = self.folder.join("data/rocketskates.password");
-        let password = fs::read_to_string(password).context("no password file")?;
+        let password = self.password()?;
         let mut command = Command::new(&self.isobar);
         command
             .args(args)
             .env("RS_ENDPOINT", format!("https://127.0.0.1:{}", self.api))
-            .env("RS_KEY", format!("rocketskates:{}", password.trim()))
+            .env("RS_KEY", format!("rocketskates:{password}"))
             .env("RS_TOKEN_PATH", self.folder.join("tokens"))
             .stdin(Stdio::null());
         Ok(command)
@@ -166,6 +188,23 @@ impl Stage {
     /// Runs one and gives its answer.
     pub(crate) fn run(&self, args: &[&str]) -> Result<String> {
         quiet(&mut self.command(args)?).with_context(|| args.join(" "))
+    }
+
+    /// The API as the first user.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let password = self.password()?;
+        let nobody = Client::new(
+            &format!("https://127.0.0.1:{}", self.api),
+            Auth::None,
+            TlsTrust::Insecure,
+        )?;
+        Ok(Login::with_password(&nobody, "rocketskates", &Secret::new(password.as_str()), None)?.client)
+    }
+
+    fn password(&self) -> Result<String> {
+        let password = self.folder.join("data/rocketskates.password");
+        let password = fs::read_to_string(password).context("no password file")?;
+        Ok(password.trim().to_owned())
     }
 
     /// Gives the server the live image.
