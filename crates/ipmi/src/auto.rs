@@ -14,7 +14,9 @@ use crate::bmc::{self, Ipmi, Options};
 #[must_use]
 pub fn may_be_ipmi_only(error: &BmcError) -> bool {
     match error.class {
-        ErrorClass::Unreachable | ErrorClass::Protocol => true,
+        ErrorClass::Unreachable => true,
+        // Who points elsewhere is no BMC without Redfish, and is to be told by its name.
+        ErrorClass::Protocol => error.status.is_none_or(|status| !(300..400).contains(&status)),
         // No service root at all.
         ErrorClass::Unsupported => error.status == Some(404),
         _ => false,
@@ -36,7 +38,7 @@ async fn instead(
     match bmc::connect(endpoint, recorder, options).await {
         Ok(ipmi) => Ok(Instead { ipmi, redfish }),
         // What is there and refuses says more than what is not there.
-        Err(error) if error.class == ErrorClass::Unreachable => Err(redfish),
+        Err(error) if matches!(error.class, ErrorClass::Unreachable | ErrorClass::Unsupported) => Err(redfish),
         Err(error) => Err(error),
     }
 }

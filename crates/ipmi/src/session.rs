@@ -482,11 +482,16 @@ impl Session {
             login,
             end,
         };
+        // No refused login: nothing was sent, and over Redfish it may be right.
+        let too_long = |what: &str| BmcError {
+            hint: "use a login that IPMI can carry, or set ipmi/mode to redfish".to_owned(),
+            ..greeter.error(ErrorClass::Unsupported, what)
+        };
         if login.user.len() > rakp::USER_MAX {
-            return Err(greeter.error(ErrorClass::Auth, "IPMI takes user names of 16 bytes at most"));
+            return Err(too_long("IPMI takes user names of 16 bytes at most"));
         }
         if login.password.reveal().len() > rakp::PASSWORD_MAX {
-            return Err(greeter.error(ErrorClass::Auth, "IPMI takes passwords of 20 bytes at most"));
+            return Err(too_long("IPMI takes passwords of 20 bytes at most"));
         }
         greeter.capabilities().await?;
         let (suite, opened) = greeter.agree().await?;

@@ -117,7 +117,13 @@ async fn a_wrong_login_is_told_from_a_bmc_that_is_not_there() {
         password: Secret::new("123456789012345678901".to_owned()),
         ..right
     };
-    assert!(open(&long, USUAL).await.unwrap_err().message.contains("20 bytes"));
+    // Not a refused login: it was never sent.
+    let error = open(&long, USUAL).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Unsupported, "{error}");
+    assert!(
+        error.message.contains("20 bytes") && error.hint.contains("ipmi/mode"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -297,6 +303,13 @@ async fn a_mode_chooses_the_face() {
     assert!(auto::connect(&only, usual.clone(), redfish(), options()).await.is_err());
     // Neither: Redfish's reason.
     only.mode = Mode::Auto;
+    let mut long = only.clone();
+    long.password = Secret::new("123456789012345678901".to_owned());
+    let error = auto::connect(&long, usual.clone(), redfish(), options())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.class, ErrorClass::Unreachable, "{error}");
     only.ipmi.port = closed.port();
     let error = auto::connect(&only, usual, redfish(), options()).await.err().unwrap();
     assert!(error.message.contains(&closed.to_string()), "{error}");
