@@ -34,7 +34,7 @@ const LAYERS: &[(u32, &str, &[&str])] = &[
 
 /// Who must not be used by production code, and who may all the same.
 const SIM: &str = "isobar-sim";
-const MAY_USE_SIM: &[&str] = &["isobar"];
+const MAY_USE_SIM: &[&str] = &["isobar", "isobar-benches"];
 
 /// Crates that are not to come in, by any way, and why.
 const BANNED: &[(&str, &str)] = &[
