@@ -315,9 +315,16 @@ impl Sim {
         tokio::time::timeout(deadline, wait).await.is_ok()
     }
 
-    /// Switches the machine off and ends.
-    pub async fn shutdown(self) {
+    /// Switches the machine off and ends; another may have its ports then.
+    pub async fn shutdown(mut self) {
         self.bmc.quit().await;
+        // An aborted task still holds its socket until the runtime has dropped it.
+        if let Some((_, face)) = &mut self.ipmi {
+            face.abort();
+            let _ = face.await;
+        }
+        self.listener.abort();
+        let _ = (&mut self.listener).await;
     }
 }
 

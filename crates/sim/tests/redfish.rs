@@ -395,3 +395,20 @@ async fn a_disc_that_does_not_boot_says_why() {
     );
     sim.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_ports_are_free_when_it_has_ended() {
+    // An address of its own: nobody else here takes a port of it meanwhile.
+    let own = std::net::SocketAddr::from(([127, 77, 0, 1], 0));
+    let mut config = SimConfig {
+        listen: own,
+        ipmi: Some(own),
+        ..SimConfig::quick()
+    };
+    for _ in 0..100 {
+        let sim = isobar_sim::start(config.clone()).await.unwrap();
+        config.listen.set_port(sim.url().port_or_known_default().unwrap());
+        config.ipmi = sim.ipmi();
+        sim.shutdown().await;
+    }
+}
