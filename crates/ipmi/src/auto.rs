@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use isobar_bmc::{
     Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, HostState, Media, Mode, Part, PowerAction,
-    PowerState, Probe, Recorder, redfish,
+    PowerState, Probe, Recorder,
+    redfish::{self, Faces, Learnt},
 };
 
 use crate::bmc::{self, Ipmi, Options};
@@ -34,9 +35,21 @@ async fn instead(
     endpoint: &Endpoint,
     recorder: Arc<dyn Recorder>,
     options: Options,
+    learnt: &Learnt,
 ) -> Result<Instead, BmcError> {
+    let bmc = endpoint.name();
+    let known = learnt.faces(&bmc);
+    if known.ipmi_refuses {
+        return Err(redfish);
+    }
     match bmc::connect(endpoint, recorder, options).await {
         Ok(ipmi) => Ok(Instead { ipmi, redfish }),
+        // A right login that IPMI is closed to: Redfish is away for a moment, and nobody has mistyped a password.
+        Err(error) if error.class == ErrorClass::Auth && known.redfish => {
+            let ipmi_refuses = true;
+            learnt.set_faces(&bmc, Faces { ipmi_refuses, ..known });
+            Err(redfish)
+        }
         // What is there and refuses says more than what is not there.
         Err(error) if matches!(error.class, ErrorClass::Unreachable | ErrorClass::Unsupported) => Err(redfish),
         Err(error) => Err(error),
@@ -126,10 +139,17 @@ pub async fn connect(
             ipmi: None,
         }));
     }
+    let learnt = Arc::clone(&redfish.learnt);
     match redfish::connect(endpoint.clone(), Arc::clone(&recorder), redfish).await {
-        Ok(redfish) => Ok(Box::new(redfish)),
+        Ok(redfish) => {
+            let known = learnt.faces(&endpoint.name());
+            if !known.redfish {
+                learnt.set_faces(&endpoint.name(), Faces { redfish: true, ..known });
+            }
+            Ok(Box::new(redfish))
+        }
         Err(error) if endpoint.mode == Mode::Auto && may_be_ipmi_only(&error) => {
-            Ok(Box::new(instead(error, endpoint, recorder, ipmi).await?))
+            Ok(Box::new(instead(error, endpoint, recorder, ipmi, &learnt).await?))
         }
         Err(error) => Err(error),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use isobar_bmc::redfish::Learnt;
 use isobar_bmc::{
     AddressPolicy, Bmc, BootTarget, Endpoint, ErrorClass, Mode, NoRecorder, PowerAction, Secret, TlsTrust,
 };
@@ -313,6 +314,39 @@ async fn a_mode_chooses_the_face() {
     only.ipmi.port = closed.port();
     let error = auto::connect(&only, usual, redfish(), options()).await.err().unwrap();
     assert!(error.message.contains(&closed.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_right_login_is_not_called_wrong_because_ipmi_is_closed_to_it() {
+    let usual = Arc::new(NoRecorder);
+    let learnt = Arc::new(Learnt::default());
+    let redfish = |learnt: &Arc<Learnt>| isobar_bmc::redfish::Options {
+        learnt: Arc::clone(learnt),
+        ..Default::default()
+    };
+    let sim = sim(&[]).await;
+    let other = isobar_sim::start(SimConfig {
+        password: "another".to_owned(),
+        ipmi: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        ..SimConfig::quick()
+    });
+    let other = other.await.unwrap();
+    let mut bmc = endpoint(&sim, Mode::Auto);
+    bmc.ipmi.port = other.ipmi().unwrap().port();
+    let mut spoken = auto::connect(&bmc, usual.clone(), redfish(&learnt), options())
+        .await
+        .unwrap();
+    spoken.close().await;
+    // Its web server is away, as in a reset; its IPMI refuses who may use Redfish alone.
+    sim.shutdown().await;
+    for _ in 0..2 {
+        let error = auto::connect(&bmc, usual.clone(), redfish(&learnt), options()).await;
+        assert_eq!(error.err().unwrap().class, ErrorClass::Unreachable);
+        assert!(learnt.faces(&bmc.name()).ipmi_refuses, "it is not asked a second time");
+    }
+    // Who has never heard it over Redfish takes IPMI's word.
+    let error = auto::connect(&bmc, usual, redfish(&Arc::default()), options()).await;
+    assert_eq!(error.err().unwrap().class, ErrorClass::Auth);
 }
 
 /// A network that carries a packet to the BMC (true) or back so many times as `fate` says.

@@ -1,4 +1,4 @@
-//! What one BMC taught, for its siblings: same maker, model and firmware.
+//! What one BMC taught, for its siblings (same maker, model and firmware) and for its own next conversations.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,50 @@ use crate::Probe;
 
 /// More models and firmwares than a site has; then what is known is forgotten, and learnt again.
 const MOST: usize = 1000;
+/// The same of BMCs.
+const MOST_BMCS: usize = 100_000;
 
 /// Maker, model, firmware.
 pub(crate) type Kind = (String, String, String);
 
+/// How a BMC may be spoken to, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faces {
+    /// It has taken a login over Redfish.
+    pub redfish: bool,
+    /// It has refused over IPMI the login that it takes over Redfish.
+    pub ipmi_refuses: bool,
+}
+
 /// What was learnt in all conversations that share it. It lasts as long as the process.
 #[derive(Debug, Default)]
-pub struct Learnt(Mutex<HashMap<Kind, Profile>>);
+pub struct Learnt {
+    kinds: Mutex<HashMap<Kind, Profile>>,
+    faces: Mutex<HashMap<String, Faces>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Learnt {
     fn all(&self) -> MutexGuard<'_, HashMap<Kind, Profile>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kinds)
+    }
+
+    /// What is known of a BMC, by [`Endpoint::name`](crate::Endpoint::name).
+    #[must_use]
+    pub fn faces(&self, bmc: &str) -> Faces {
+        lock(&self.faces).get(bmc).copied().unwrap_or_default()
+    }
+
+    /// Keeps it for the next conversation.
+    pub fn set_faces(&self, bmc: &str, known: Faces) {
+        let mut faces = lock(&self.faces);
+        if faces.len() >= MOST_BMCS && !faces.contains_key(bmc) {
+            faces.clear();
+        }
+        faces.insert(bmc.to_owned(), known);
     }
 
     pub(crate) fn of(&self, kind: &Kind) -> Option<Profile> {

@@ -10,7 +10,7 @@ mod inventory;
 mod json;
 mod learnt;
 mod media;
-pub use learnt::Learnt;
+pub use learnt::{Faces, Learnt};
 pub use media::same_image;
 mod message;
 mod power;
