@@ -3,70 +3,33 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Client, Fixture, noise, start, until};
+use common::{Client, Fixture, export, noisy, planned, start, until};
 use isobar_files::{Config, Denied, Opened, ReadKind};
-use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile, Segment, plan};
+use isobar_image::{AttemptId, BaseFile, BlobDir, Content, FileRole, Image, OwnFile};
 use proptest::prelude::*;
 
 const ATTEMPT: AttemptId = AttemptId(7);
 
 fn image(blobs: &Arc<BlobDir>) -> Arc<Image> {
-    let blob = |seed, len: usize| {
-        let (id, len) = blobs.import(&mut noise(seed, len).as_slice()).unwrap();
-        Content::Blob { id, len }
+    let small = BaseFile {
+        path: "boot/small.txt".into(),
+        content: Content::Bytes(Bytes::from_static(b"small")),
+        role: FileRole::Other,
     };
-    let file = |path: &str, content, role| BaseFile {
-        path: path.into(),
-        content,
-        role,
-    };
-    let spec = BaseSpec {
-        volume_id: "TEST".into(),
-        files: vec![
-            file("vmlinuz0", blob(1, 3_000_001), FileRole::Kernel),
-            file("stage1.img", blob(2, 5_000_077), FileRole::Initrd),
-            file(
-                "boot/small.txt",
-                Content::Bytes(Bytes::from_static(b"small")),
-                FileRole::Other,
-            ),
-        ],
-        bios_image: None,
-        efi_image: None,
-        catalog: "boot.catalog".into(),
-    };
-    let base = Arc::new(Base::build(&spec, blobs).unwrap());
+    let files = vec![
+        noisy(blobs, "vmlinuz0", (1, 3_000_001), FileRole::Kernel),
+        noisy(blobs, "stage1.img", (2, 5_000_077), FileRole::Initrd),
+        small,
+    ];
     let own = OwnFile {
         path: "boot/grub/grub.cfg".into(),
         bytes: Bytes::from_static(b"set timeout=0\n"),
         role: FileRole::GrubConfig,
     };
-    Arc::new(plan(&base, &[own]).unwrap())
-}
-
-/// The whole image, put together without the plane.
-fn export(image: &Image, blobs: &BlobDir) -> Vec<u8> {
-    let mut out = Vec::new();
-    for piece in image.pieces(0..image.len()) {
-        match piece.segment {
-            Segment::Bytes(bytes) => out.extend_from_slice(&bytes),
-            Segment::Zero { len } => out.resize(out.len() + len as usize, 0),
-            Segment::Blob { id, offset, len } => {
-                let start = out.len();
-                out.resize(start + len as usize, 0);
-                blobs
-                    .file(&id)
-                    .unwrap()
-                    .read_exact_at(&mut out[start..], offset)
-                    .unwrap();
-            }
-        }
-    }
-    out
+    planned(blobs, files, &[own])
 }
 
 fn plane() -> (Fixture, Arc<Image>, Vec<u8>) {

@@ -9,9 +9,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Fixed, Seen, noise, until};
+use common::{Fixed, Seen, export, noise, noisy, planned, until};
 use isobar_files::{Denied, NfsConfig, NfsPlane, Opened};
-use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, Segment, plan};
+use isobar_image::{AttemptId, BlobDir, FileRole};
 use nfs3_client::nfs3_types::nfs3::{
     ACCESS3args, FSINFO3args, FSSTAT3args, GETATTR3args, LOOKUP3args, Nfs3Result, PATHCONF3args, READ3args,
     READDIR3args, READDIRPLUS3args, REMOVE3args, cookieverf3, diropargs3, nfs_fh3, nfsstat3,
@@ -32,49 +32,12 @@ struct Rig {
     _folder: tempfile::TempDir,
 }
 
-fn image(blobs: &Arc<BlobDir>) -> Arc<Image> {
-    let (id, len) = blobs.import(&mut noise(1, 3_000_001).as_slice()).unwrap();
-    let kernel = BaseFile {
-        path: "vmlinuz0".into(),
-        content: Content::Blob { id, len },
-        role: FileRole::Kernel,
-    };
-    let spec = BaseSpec {
-        volume_id: "TEST".into(),
-        files: vec![kernel],
-        bios_image: None,
-        efi_image: None,
-        catalog: "boot.catalog".into(),
-    };
-    Arc::new(plan(&Arc::new(Base::build(&spec, blobs).unwrap()), &[]).unwrap())
-}
-
-fn export(image: &Image, blobs: &BlobDir) -> Vec<u8> {
-    let mut out = Vec::new();
-    for piece in image.pieces(0..image.len()) {
-        match piece.segment {
-            Segment::Bytes(bytes) => out.extend_from_slice(&bytes),
-            Segment::Zero { len } => out.resize(out.len() + len as usize, 0),
-            Segment::Blob { id, offset, len } => {
-                use std::os::unix::fs::FileExt as _;
-                let start = out.len();
-                out.resize(start + len as usize, 0);
-                blobs
-                    .file(&id)
-                    .unwrap()
-                    .read_exact_at(&mut out[start..], offset)
-                    .unwrap();
-            }
-        }
-    }
-    out
-}
-
 impl Rig {
     fn start(config: NfsConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let blobs = Arc::new(BlobDir::open(folder.path()).unwrap());
-        let image = image(&blobs);
+        let kernel = noisy(&blobs, "vmlinuz0", (1, 3_000_001), FileRole::Kernel);
+        let image = planned(&blobs, vec![kernel], &[]);
         let whole = export(&image, &blobs);
         let attempt = Some(AttemptId(7));
         let path = |token: &str| format!("/{token}/boot.iso");

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Client, Fixture, noise, start, until};
+use common::{Client, Fixture, noisy, planned, start, until};
 use isobar_files::{Config, Opened, ReadKind};
-use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, Content, FileRole, plan};
+use isobar_image::{AttemptId, FileRole};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -46,20 +46,8 @@ impl Tls {
             ..Config::default()
         };
         let fixture = start(config, |blobs| {
-            let (id, len) = blobs.import(&mut noise(1, big).as_slice()).unwrap();
-            let kernel = BaseFile {
-                path: "vmlinuz0".into(),
-                content: Content::Blob { id, len },
-                role: FileRole::Kernel,
-            };
-            let spec = BaseSpec {
-                volume_id: "TEST".into(),
-                files: vec![kernel],
-                bios_image: None,
-                efi_image: None,
-                catalog: "boot.catalog".into(),
-            };
-            let image = Arc::new(plan(&Arc::new(Base::build(&spec, blobs).unwrap()), &[]).unwrap());
+            let kernel = noisy(blobs, "vmlinuz0", (1, big), FileRole::Kernel);
+            let image = planned(blobs, vec![kernel], &[]);
             let attempt = Some(AttemptId(7));
             let text = Opened::Bytes {
                 body: Bytes::from_static(b"hello, firmware"),

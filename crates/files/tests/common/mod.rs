@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use isobar_files::{Config, Denied, FilePlane, ImageResolver, Opened, Read, ReadObserver};
-use isobar_image::BlobDir;
+use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile, Segment, plan};
 
 pub struct Fixed(pub HashMap<String, Result<Opened, Denied>>);
 
@@ -151,4 +151,45 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// An image of these files of the base and these of the machine's own.
+pub fn planned(blobs: &Arc<BlobDir>, files: Vec<BaseFile>, own: &[OwnFile]) -> Arc<Image> {
+    let spec = BaseSpec {
+        volume_id: "TEST".into(),
+        files,
+        bios_image: None,
+        efi_image: None,
+        catalog: "boot.catalog".into(),
+    };
+    Arc::new(plan(&Arc::new(Base::build(&spec, blobs).unwrap()), own).unwrap())
+}
+
+/// A file of a base whose bytes are noise.
+pub fn noisy(blobs: &BlobDir, path: &str, (seed, len): (u64, usize), role: FileRole) -> BaseFile {
+    let (id, len) = blobs.import(&mut noise(seed, len).as_slice()).unwrap();
+    BaseFile {
+        path: path.into(),
+        content: Content::Blob { id, len },
+        role,
+    }
+}
+
+/// The whole image, put together without the plane.
+pub fn export(image: &Image, blobs: &BlobDir) -> Vec<u8> {
+    use std::os::unix::fs::FileExt as _;
+    let mut out = Vec::new();
+    for piece in image.pieces(0..image.len()) {
+        match piece.segment {
+            Segment::Bytes(bytes) => out.extend_from_slice(&bytes),
+            Segment::Zero { len } => out.resize(out.len() + len as usize, 0),
+            Segment::Blob { id, offset, len } => {
+                let start = out.len();
+                out.resize(start + len as usize, 0);
+                let file = blobs.file(&id).unwrap();
+                file.read_exact_at(&mut out[start..], offset).unwrap();
+            }
+        }
+    }
+    out
 }
