@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::Bench;
-use crate::goal::{Bound, Goal, Limit, Source, Unit};
+use crate::goal::{Bound, Goal, Limit, Source, Unit, goal, told};
 use crate::samples::Samples;
 use crate::setup::Setup;
 use crate::stage::Stage;
@@ -34,23 +34,8 @@ const SLOW: Duration = Duration::from_millis(5);
 /// Numbers of machines at which keyed work is measured. `--quick` ends at the second last.
 const GROWTH: [usize; 4] = [100, 1_000, 10_000, 100_000];
 
-const fn goal(name: &'static str, unit: Unit, bound: Bound, source: Source) -> Goal {
-    let limit = None;
-    Goal {
-        name,
-        unit,
-        bound,
-        source,
-        limit,
-    }
-}
-
 const fn rate(name: &'static str, least: f64, series: &'static str) -> Goal {
     goal(name, Unit::PerSecond, Bound::AtLeast(least), Source::Median(series))
-}
-
-const fn told(name: &'static str, unit: Unit, series: &'static str) -> Goal {
-    goal(name, unit, Bound::Told, Source::Median(series))
 }
 
 /// Orientation of the four rates: what DRP 3.13.3 did on one connection with 300 machines and two processors (182, 1,359,

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
 use crate::Bench;
-use crate::goal::{Bound, Goal, Limit, Source, Unit};
+use crate::goal::{Bound, Goal, Limit, Source, Unit, goal, told};
 use crate::samples::Samples;
 use crate::setup::Setup;
 use crate::stage::{BMC_USER, Stage};
@@ -42,17 +42,6 @@ const MEMORY: f64 = 100e6;
 const MEMORY_OF_MACHINE: f64 = 20e3;
 const PATIENCE: Duration = Duration::from_secs(1_800);
 const LOOK: Duration = Duration::from_millis(100);
-
-const fn goal(name: &'static str, unit: Unit, bound: Bound, source: Source) -> Goal {
-    let limit = None;
-    Goal {
-        name,
-        unit,
-        bound,
-        source,
-        limit,
-    }
-}
 
 pub(crate) const BENCH: Bench = Bench {
     name: "fleet",
@@ -87,20 +76,10 @@ pub(crate) const BENCH: Bench = Bench {
             Bound::AtMost(1.0),
             Source::Ratio("memory", "memory allowed"),
         ),
-        goal("server's memory", Unit::Bytes, Bound::Told, Source::Median("memory")),
-        goal(
-            "BMC's requests a boot",
-            Unit::Count,
-            Bound::Told,
-            Source::Median("requests"),
-        ),
-        goal(
-            "a boot's BMC time",
-            Unit::Seconds,
-            Bound::Told,
-            Source::Median("latency"),
-        ),
-        goal("whole time", Unit::Seconds, Bound::Told, Source::Median("time")),
+        told("server's memory", Unit::Bytes, "memory"),
+        told("BMC's requests a boot", Unit::Count, "requests"),
+        told("a boot's BMC time", Unit::Seconds, "latency"),
+        told("whole time", Unit::Seconds, "time"),
     ],
     measure,
 };

@@ -51,6 +51,23 @@ pub(crate) struct Goal {
     pub(crate) limit: Option<Limit>,
 }
 
+/// A row that no limit stands beside.
+pub(crate) const fn goal(name: &'static str, unit: Unit, bound: Bound, source: Source) -> Goal {
+    let limit = None;
+    Goal {
+        name,
+        unit,
+        bound,
+        source,
+        limit,
+    }
+}
+
+/// One for which nothing is asked.
+pub(crate) const fn told(name: &'static str, unit: Unit, series: &'static str) -> Goal {
+    goal(name, unit, Bound::Told, Source::Median(series))
+}
+
 /// How a measurement compares with its goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

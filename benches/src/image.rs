@@ -16,7 +16,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::Bench;
-use crate::goal::{Bound, Goal, Limit, Source, Unit};
+use crate::goal::{Bound, Goal, Limit, Source, Unit, goal, told};
 use crate::samples::Samples;
 use crate::setup::{Setup, quiet};
 
@@ -31,20 +31,6 @@ const FLEETS: [(usize, &str, &str); 3] = [
     (10_000, "plan of 10000", "memory of 10000"),
 ];
 const FILLER: &str = "filler.img";
-
-const fn goal(name: &'static str, unit: Unit, bound: Bound, source: Source) -> Goal {
-    Goal {
-        name,
-        unit,
-        bound,
-        source,
-        limit: None,
-    }
-}
-
-const fn fleet(name: &'static str, unit: Unit, series: &'static str) -> Goal {
-    goal(name, unit, Bound::Told, Source::Median(series))
-}
 
 pub(crate) const BENCH: Bench = Bench {
     name: "image",
@@ -81,12 +67,12 @@ pub(crate) const BENCH: Bench = Bench {
             Bound::AtMost(48.0 * 1024.0),
             Source::Median("delta"),
         ),
-        fleet("planning, 100 machines", Unit::Seconds, "plan of 100"),
-        fleet("planning, 1000 machines", Unit::Seconds, "plan of 1000"),
-        fleet("planning, 10000 machines", Unit::Seconds, "plan of 10000"),
-        fleet("memory, 100 machines", Unit::Bytes, "memory of 100"),
-        fleet("memory, 1000 machines", Unit::Bytes, "memory of 1000"),
-        fleet("memory, 10000 machines", Unit::Bytes, "memory of 10000"),
+        told("planning, 100 machines", Unit::Seconds, "plan of 100"),
+        told("planning, 1000 machines", Unit::Seconds, "plan of 1000"),
+        told("planning, 10000 machines", Unit::Seconds, "plan of 10000"),
+        told("memory, 100 machines", Unit::Bytes, "memory of 100"),
+        told("memory, 1000 machines", Unit::Bytes, "memory of 1000"),
+        told("memory, 10000 machines", Unit::Bytes, "memory of 10000"),
         goal("genisoimage", Unit::Seconds, Bound::Told, Source::Median("genisoimage")),
         Goal {
             limit: Some(Limit {

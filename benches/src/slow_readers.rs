@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::Bench;
-use crate::goal::{Bound, Goal, Source, Unit};
+use crate::goal::{Bound, Goal, Source, Unit, told};
 use crate::samples::Samples;
 use crate::setup::{Setup, quiet};
 
@@ -44,16 +44,6 @@ const INITRD: usize = 3 << 30;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 /// The page cache is made to forget the disc this often.
 const FORGET: Duration = Duration::from_millis(200);
-
-const fn told(name: &'static str, unit: Unit, series: &'static str) -> Goal {
-    Goal {
-        name,
-        unit,
-        bound: Bound::Told,
-        source: Source::Median(series),
-        limit: None,
-    }
-}
 
 pub(crate) const BENCH: Bench = Bench {
     name: "slow-readers",
