@@ -9,6 +9,7 @@ use isobar_model::ApiError;
 use isobar_objects::Principal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::mpsc;
 
 /// `POST /isobar/v1/agent/exchange`: a boot secret for a machine token.
 #[derive(Clone, Deserialize)]
@@ -175,6 +176,12 @@ pub trait Boots: Send + Sync {
         params: Map<String, Value>,
         by: &Principal,
     ) -> Result<Value, ApiError>;
+
+    /// Examines a machine's BMC: findings as they are made, the last one with `done`. It goes on when nobody takes them.
+    ///
+    /// # Errors
+    /// As with actions; 409 where a boot has the BMC.
+    async fn doctor(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError>;
 
     /// What is under way, waits or is owed at BMCs: of a machine, or of all; with `all` what has ended, too. Each has
     /// members `id` and `machine` (UUID; empty: a BMC that several may share).

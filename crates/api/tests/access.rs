@@ -154,6 +154,11 @@ const OTHERS: &[(&str, &str, Row)] = &[
         "/isobar/v1/machines/{key}/console/{console}",
         row("machines", "console", Never),
     ),
+    (
+        "POST",
+        "/isobar/v1/machines/{key}/doctor",
+        row("machines", "action:doctor", Never),
+    ),
     ("GET", "/isobar/v1/isos", row("isos", "list", Never)),
     ("GET", "/isobar/v1/isos/{key}/{bootenv}/tree", row("isos", "get", Never)),
     (

@@ -183,6 +183,9 @@ pub struct HostState {
     pub boot_target: Option<String>,
     /// `BootSourceOverrideEnabled`.
     pub boot_enabled: Option<String>,
+    /// [`Bmc::boot_once`] from the virtual CD imports a configuration profile, which shows nowhere.
+    #[serde(default)]
+    pub boot_by_profile: bool,
     /// Whether [`Bmc::boot_http_once`] is offered.
     pub http_boot: bool,
     /// Secure Boot; none where the BMC has no such resource.
@@ -222,6 +225,18 @@ pub enum Part {
     EthernetInterfaces,
     /// Ports of the BMC itself.
     Lan,
+    /// What time the BMC thinks it is.
+    Clock,
+    /// Names of its licences.
+    Licences,
+    /// Slots that can take a CD: `Uri`, `Way`, `Inserted`, `Image`.
+    Slots,
+    /// The event log, oldest entry first.
+    EventLog,
+    /// Sensors with what they read.
+    Sensors,
+    /// What it is built of: board and product.
+    Fru,
 }
 
 /// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out.
@@ -258,6 +273,10 @@ pub trait Bmc: Send {
     async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
         let _ = part;
         Err(unsupported("read the inventory"))
+    }
+    /// Empties the event log.
+    async fn clear_event_log(&mut self) -> Result<(), BmcError> {
+        Err(unsupported("clear the event log"))
     }
     /// What the machine is like.
     async fn host(&mut self) -> Result<HostState, BmcError>;

@@ -38,6 +38,7 @@ enum Deed {
     /// The BMC's own network, onto the machine.
     Inventory,
     ResetBmc,
+    ClearEventLog,
     MediaStatus,
     Mount,
     Unmount,
@@ -46,10 +47,11 @@ enum Deed {
 impl Deed {
     /// Whether IPMI cannot do it.
     fn needs_redfish(self) -> bool {
-        matches!(
-            self,
-            Self::MediaStatus | Self::Mount | Self::Unmount | Self::BootHttp | Self::Read(_) | Self::Inventory
-        )
+        match self {
+            Self::Read(part) => !matches!(part, Part::EventLog | Part::Sensors | Part::Fru),
+            Self::MediaStatus | Self::Mount | Self::Unmount | Self::BootHttp | Self::Inventory => true,
+            _ => false,
+        }
     }
 
     /// Whether the BMC is changed: what only looks leaves no row behind.
@@ -104,17 +106,21 @@ const fn action(command: &'static str, deed: Deed) -> Action {
 pub const ACTIONS: &[Action] = &[
     action("bmcInventory", Deed::Inventory),
     action("bmcReset", Deed::ResetBmc),
+    action("clearEventLog", Deed::ClearEventLog),
     action("forcebootdisk", Deed::BootAlways(BootTarget::Disk)),
     action("forcebootpxe", Deed::BootAlways(BootTarget::Pxe)),
     action("getBios", Deed::Read(Part::Bios)),
     action("getBoot", Deed::Read(Part::Boot)),
     action("getBootProgress", Deed::BootProgress),
     action("getEthernetInterfaces", Deed::Read(Part::EthernetInterfaces)),
+    action("getEventLog", Deed::Read(Part::EventLog)),
+    action("getFru", Deed::Read(Part::Fru)),
     action("getInfo", Deed::Read(Part::Info)),
     action("getMemory", Deed::Read(Part::Memory)),
     action("getNetworkInterfaces", Deed::Read(Part::NetworkInterfaces)),
     action("getProcessor", Deed::Read(Part::Processors)),
     action("getSecureBoot", Deed::Read(Part::SecureBoot)),
+    action("getSensors", Deed::Read(Part::Sensors)),
     action("getSimpleStorage", Deed::Read(Part::SimpleStorage)),
     action("getStorage", Deed::Read(Part::Storage)),
     Action {
@@ -166,10 +172,10 @@ impl Call {
 
 /// Where the BMC was reached; nothing else of an action's exchanges is kept.
 #[derive(Default)]
-struct Reached(Mutex<Vec<IpAddr>>);
+pub(crate) struct Reached(Mutex<Vec<IpAddr>>);
 
 impl Reached {
-    fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         lock(&self.0).clone()
     }
 }
@@ -290,10 +296,7 @@ impl Booter {
         call.flight = Flight::new(call.operation.clone());
         let operation = call.operation.clone();
         lock(&self.inner.flights).insert(operation.id.clone(), Arc::clone(&call.flight));
-        let landing = Landing {
-            inner: Arc::clone(&self.inner),
-            id: operation.id.clone(),
-        };
+        let landing = Landing::new(Arc::clone(&self.inner), operation.id.clone());
         let inner = Arc::clone(&self.inner);
         let work = self.inner.runtime.spawn(async move {
             let _landing = landing;
@@ -304,9 +307,15 @@ impl Booter {
 }
 
 /// However an action ends, it is under way no more.
-struct Landing {
+pub(crate) struct Landing {
     inner: Arc<Inner>,
     id: String,
+}
+
+impl Landing {
+    pub(crate) fn new(inner: Arc<Inner>, id: String) -> Self {
+        Self { inner, id }
+    }
 }
 
 impl Drop for Landing {
@@ -487,6 +496,7 @@ impl Inner {
                 }
                 self.ask(call, Verb::ResetBmc).await.map(|_| success())
             }
+            Deed::ClearEventLog => self.ask(call, Verb::ClearEventLog).await.map(|_| success()),
             Deed::Identify => self.identify(call).await,
             Deed::Status => match self.ask(call, Verb::Host).await? {
                 Answer::Host(host) => Ok(inventory::status(&host)),
@@ -677,24 +687,10 @@ impl Inner {
         let Ok(endpoint) = &call.settings.endpoint else {
             return Ok(());
         };
-        let bmc = gate::authority(endpoint);
-        for boot in self.all_open().map_err(store_reason)? {
-            let through = || {
-                let settings = self.settings(&boot.machine);
-                settings.is_ok_and(|s| s.endpoint.is_ok_and(|endpoint| gate::authority(&endpoint) == bmc))
-            };
-            if boot.state == State::Running && boot.attempt.is_some() && through() {
-                return Err(Reason::new(
-                    "boot-under-way",
-                    format!(
-                        "{} boots through BMC {bmc} (boot {}): a reset would take out its media; nothing was sent",
-                        boot.machine_name, boot.id
-                    ),
-                    format!("let it go on, or end it first: `isobar operations cancel {}`", boot.id),
-                ));
-            }
+        match self.boots_through(&gate::authority(endpoint))? {
+            Some(reason) => Err(reason),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The light on, and off again after its time; where the BMC does not do that, we do, if we live as long.
@@ -741,10 +737,10 @@ impl Inner {
     }
 }
 
-fn called_off() -> Reason {
+pub(crate) fn called_off() -> Reason {
     Reason::new("cancelled", "the action was cancelled before anything was sent", "")
 }
 
-fn store_reason(error: isobar_store::StoreError) -> Reason {
+pub(crate) fn store_reason(error: isobar_store::StoreError) -> Reason {
     Reason::new("store", error.to_string(), "look at the server's log")
 }

@@ -37,6 +37,11 @@ pub trait Connector: Send + Sync {
         within: Duration,
     ) -> Result<Box<dyn Bmc>, BmcError>;
 
+    /// What BMCs taught, where that is kept.
+    fn learnt(&self) -> Option<&redfish::Learnt> {
+        None
+    }
+
     /// Opens the serial console.
     async fn console(&self, endpoint: &Endpoint, take_over: bool, within: Duration) -> Result<Console, BmcError> {
         let _ = (take_over, within);
@@ -84,6 +89,10 @@ impl Connector for NetworkConnector {
         isobar_ipmi::auto::connect(endpoint, recorder, options, ipmi).await
     }
 
+    fn learnt(&self) -> Option<&redfish::Learnt> {
+        Some(&self.learnt)
+    }
+
     async fn console(&self, endpoint: &Endpoint, take_over: bool, within: Duration) -> Result<Console, BmcError> {
         let options = isobar_ipmi::Options::within(within, self.addresses.clone());
         let session = isobar_ipmi::bmc::open(endpoint, &NoRecorder, &options).await?;
@@ -122,6 +131,8 @@ pub enum Verb {
     Host,
     /// End the sessions that our user has left open.
     ClearSessions,
+    /// Empty the event log.
+    ClearEventLog,
     /// Restart the BMC itself.
     ResetBmc,
 }
@@ -148,6 +159,7 @@ impl Verb {
             Self::Inventory(_) => "inventory",
             Self::Host => "host",
             Self::ClearSessions => "clear-sessions",
+            Self::ClearEventLog => "clear-event-log",
             Self::ResetBmc => "reset-bmc",
         }
     }
@@ -326,6 +338,11 @@ impl Gate {
         self.bmcs.held(endpoint).is_some()
     }
 
+    /// What is known of BMCs of this model and firmware.
+    pub(crate) fn profile(&self, probe: &Probe) -> Option<redfish::Profile> {
+        self.connector.learnt()?.profile(probe)
+    }
+
     /// For how long a BMC that did not answer is left alone by all that does not hurry.
     pub(crate) fn left_alone(&self, endpoint: &Endpoint) -> Option<Duration> {
         let now = Instant::now();
@@ -493,6 +510,7 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::Inventory(part) => Answer::Inventory(bmc.inventory(*part).await?),
         Verb::Host => Answer::Host(bmc.host().await?),
         Verb::ClearSessions => Answer::Cleared(bmc.clear_sessions().await?),
+        Verb::ClearEventLog => bmc.clear_event_log().await.map(|()| Answer::Done)?,
         Verb::ResetBmc => bmc.reset_bmc().await.map(|()| Answer::Done)?,
     })
 }

@@ -15,6 +15,7 @@ mod chance;
 mod clock;
 mod collect;
 mod consoles;
+pub mod doctor;
 pub mod evidence;
 pub mod gate;
 mod hook;

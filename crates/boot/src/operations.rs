@@ -1,7 +1,7 @@
 //! What is under way, waits or is owed: boots, clean-ups, actions, and BMCs that are left alone, with why and until when;
 //! and the operator's word on them: cancel, retry.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use isobar_model::bootenv::boots_kernel;
 use isobar_model::{ApiError, Object};
@@ -65,6 +65,8 @@ enum Stage {
 pub(crate) struct Flight {
     operation: Operation,
     stage: Mutex<Stage>,
+    /// `host:port` of the BMC that nobody else is to examine meanwhile.
+    bmc: OnceLock<String>,
     pub(crate) cancelled: Notify,
 }
 
@@ -73,8 +75,22 @@ impl Flight {
         Arc::new(Self {
             operation,
             stage: Mutex::new(Stage::Waiting),
+            bmc: OnceLock::new(),
             cancelled: Notify::new(),
         })
+    }
+
+    pub(crate) fn operation(&self) -> &Operation {
+        &self.operation
+    }
+
+    /// The BMC is its own.
+    pub(crate) fn at(&self, bmc: &str) {
+        let _ = self.bmc.set(bmc.to_owned());
+    }
+
+    pub(crate) fn bmc(&self) -> Option<&String> {
+        self.bmc.get()
     }
 
     /// Its turn has come; false when it was called off.

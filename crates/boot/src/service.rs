@@ -205,6 +205,9 @@ impl Booter {
             let Ok(attempt) = serde_json::from_slice::<Attempt>(&doc.body) else {
                 continue;
             };
+            if crate::doctor::is_test_disc(&attempt) {
+                continue;
+            }
             let key = (attempt.machine.clone(), attempt.bootenv.clone());
             if newest
                 .get(&key)

@@ -109,6 +109,9 @@ impl Inner {
             };
             self.wait_out(operation.intent.take());
             "interrupted".clone_into(&mut operation.state);
+            if operation.command == crate::doctor::COMMAND {
+                self.finish_doctor(operation.clone());
+            }
             self.store.commit(Txn {
                 puts: vec![operation.put(Expect::Rev(doc.rev))],
                 ..Txn::default()

@@ -24,6 +24,11 @@ pub fn may_be_ipmi_only(error: &BmcError) -> bool {
     }
 }
 
+/// What IPMI knows itself.
+fn is_of_ipmi(part: Part) -> bool {
+    matches!(part, Part::EventLog | Part::Sensors | Part::Fru)
+}
+
 /// A conversation over IPMI with a BMC whose Redfish could not be used: what IPMI cannot do fails for Redfish's reason.
 struct Instead {
     ipmi: Ipmi,
@@ -88,6 +93,17 @@ impl Bmc for Instead {
 
     async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
         self.ipmi.identify(seconds).await
+    }
+
+    async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
+        match is_of_ipmi(part) {
+            true => self.ipmi.inventory(part).await,
+            false => Err(self.redfish.clone()),
+        }
+    }
+
+    async fn clear_event_log(&mut self) -> Result<(), BmcError> {
+        self.ipmi.clear_event_log().await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {
@@ -225,7 +241,14 @@ impl Bmc for Split {
     }
 
     async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
-        self.redfish().await?.inventory(part).await
+        match is_of_ipmi(part) {
+            true => self.ipmi().await?.inventory(part).await,
+            false => self.redfish().await?.inventory(part).await,
+        }
+    }
+
+    async fn clear_event_log(&mut self) -> Result<(), BmcError> {
+        self.ipmi().await?.clear_event_log().await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {

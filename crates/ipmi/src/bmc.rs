@@ -5,18 +5,23 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use isobar_bmc::{
-    AddressPolicy, Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, Exchange, HostState, Media,
+    AddressPolicy, Bmc, BmcError, BootTarget, Certificate, Endpoint, ErrorClass, Exchange, HostState, Media, Part,
     PowerAction, PowerState, Probe, Recorder, Redactor, address,
 };
 use serde_json::{Value, json};
+use time::format_description::well_known::Rfc3339;
 
 use crate::chassis::{BootFlags, Control, device};
 use crate::completion;
 use crate::crypto::{Suite, USUAL};
+use crate::sel::Entry;
 use crate::session::{Login, Session};
 
 /// Pause between two looks at the power.
 const POLL: Duration = Duration::from_millis(500);
+
+/// Newest entries of the event log that are read.
+const ENTRIES: usize = 256;
 
 /// Limits of a conversation.
 #[derive(Clone, Debug)]
@@ -244,6 +249,34 @@ impl Bmc for Ipmi {
         Err(error)
     }
 
+    async fn inventory(&mut self, part: Part) -> Result<Value, BmcError> {
+        let began = Instant::now();
+        let (path, found) = match part {
+            Part::EventLog => ("sel", self.session.sel(ENTRIES).await.map(|entries| events(&entries))),
+            Part::Sensors => ("sdr", self.session.sensors().await.map(|sensors| json!(sensors))),
+            Part::Fru => {
+                let fru = self.session.fru(0).await;
+                (
+                    "fru",
+                    fru.map(|fru| json!({"board": fru.board, "product": fru.product})),
+                )
+            }
+            _ => {
+                let text = "IPMI has no such function";
+                return Err(self.session.error(ErrorClass::Unsupported, "read the inventory", text));
+            }
+        };
+        self.note(path, None, &found, began);
+        found
+    }
+
+    async fn clear_event_log(&mut self) -> Result<(), BmcError> {
+        let began = Instant::now();
+        let done = self.session.clear_sel().await;
+        self.note("sel/clear", None, &done, began);
+        done
+    }
+
     async fn host(&mut self) -> Result<HostState, BmcError> {
         let power = self.power_state().await?;
         let flags = match self.session.boot_flags().await {
@@ -324,6 +357,19 @@ impl Bmc for Ipmi {
     async fn close(&mut self) {
         self.session.close().await;
     }
+}
+
+/// As an event log is shown, whatever the BMC was asked by.
+fn events(entries: &[Entry]) -> Value {
+    let each = entries.iter().map(|entry| {
+        let at = entry.at.and_then(|at| at.format(&Rfc3339).ok());
+        let event = match entry.asserted {
+            true => entry.event.clone(),
+            false => format!("{} (over)", entry.event),
+        };
+        json!({"id": entry.id, "at": at, "sensor": entry.sensor, "number": entry.number, "event": event, "raw": entry.raw})
+    });
+    each.collect()
 }
 
 fn enabled(flags: BootFlags) -> &'static str {

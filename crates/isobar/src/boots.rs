@@ -15,6 +15,7 @@ use isobar_model::ApiError;
 use isobar_objects::{Objects, Principal};
 use isobar_store::StoreError;
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
 
 /// [`Booter`] behind the API's trait; what may wait for the disk goes to threads that may.
 pub(crate) struct BootsOf {
@@ -198,6 +199,10 @@ impl Boots for BootsOf {
             return Err(ApiError::action_unknown("machines", key, command));
         }
         self.booter.run_action(machine, key, command, params, by).await
+    }
+
+    async fn doctor(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError> {
+        self.booter.doctor(machine, key, by).await
     }
 
     async fn open_console(

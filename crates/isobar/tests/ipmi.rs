@@ -62,6 +62,43 @@ fn actions_go_the_way_that_the_mode_names() {
     assert!(!out.ok && out.stderr.contains("ipmi/port-ipmitool"), "{out}");
 }
 
+#[test]
+fn event_log_sensors_and_parts_are_read_by_either_face() {
+    for mode in ["ipmitool", "redfish"] {
+        let stage = stage(mode);
+        let read = |words: &[&str]| {
+            let out = stage.isobar(words);
+            assert!(out.ok, "{mode} {words:?}: {out}");
+            serde_json::from_str::<Value>(&out.stdout).unwrap()
+        };
+        assert_eq!(stage.action(&["poweron"]), "Success");
+        let entries = read(&["bmc", "log", MACHINE]);
+        assert!(
+            entries.as_array().unwrap().iter().all(|e| e["event"].is_string()),
+            "{mode}: {entries:#}"
+        );
+        let sensors = read(&["bmc", "sensors", MACHINE]);
+        let temperature = |s: &&Value| s["kind"] == "Temperature" && s["value"].is_number();
+        assert!(
+            sensors.as_array().unwrap().iter().any(|s| temperature(&s)),
+            "{mode}: {sensors:#}"
+        );
+        let fru = read(&["bmc", "fru", MACHINE]);
+        assert!(
+            fru["product"].to_string().contains("Simulated server"),
+            "{mode}: {fru:#}"
+        );
+        if mode == "ipmitool" {
+            assert!(!entries.as_array().unwrap().is_empty(), "{entries}");
+            let listed = read(&["bmc", "log", MACHINE, "--clear"]);
+            assert_eq!(listed, entries);
+            let left = read(&["bmc", "log", MACHINE]);
+            assert!(left.as_array().unwrap().len() < 2, "{left}");
+            assert!(stage.sim().requests().iter().all(|r| r.method == "IPMI"));
+        }
+    }
+}
+
 fn console(stage: &Stage, more: &[&str]) -> Child {
     let words = [&["machines", "console", MACHINE], more].concat();
     let mut command = stage.command(&words);

@@ -11,6 +11,8 @@ pub enum Shape {
     Octets,
     /// Server-Sent Events.
     Stream,
+    /// Lines of JSON, as they come.
+    Lines,
     /// JSON of this schema.
     Json(String),
     /// A list of such JSON.

@@ -31,6 +31,7 @@ mod agent;
 mod audit;
 mod bases;
 mod blobs;
+mod bmcs;
 mod boots;
 mod console;
 mod contents;
@@ -168,6 +169,7 @@ pub fn routes() -> Vec<Route> {
     agent::add(&mut table);
     boots::add(&mut table);
     console::add(&mut table);
+    bmcs::add(&mut table);
     operations::add(&mut table);
     isos::add(&mut table);
     blobs::add(&mut table);
@@ -199,7 +201,8 @@ pub(crate) fn router(state: AppState) -> Router {
     let compress = DefaultPredicate::new()
         .and(NotForContentType::const_new("application/octet-stream"))
         // An event is sent when it happens, not when a block of the compressor is full.
-        .and(NotForContentType::const_new("text/event-stream"));
+        .and(NotForContentType::const_new("text/event-stream"))
+        .and(NotForContentType::const_new("application/x-ndjson"));
     router
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)

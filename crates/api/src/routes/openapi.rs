@@ -199,6 +199,7 @@ fn content(shape: &Shape) -> Value {
         Shape::Nothing => json!({}),
         Shape::Octets => json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } }),
         Shape::Stream => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
+        Shape::Lines => json!({ "application/x-ndjson": { "schema": { "type": "string" } } }),
         Shape::Json(name) => json!({ "application/json": { "schema": schema(name) } }),
         Shape::List(name) => json!({ "application/json": { "schema": { "type": "array", "items": schema(name) } } }),
     }

@@ -147,6 +147,7 @@ pub(crate) async fn describe(http: &mut Transport, found: &Found, state: &mut Ho
     state.boot_mode = owned(MODE);
     state.boot_target = owned(TARGET);
     state.boot_enabled = owned(ENABLED);
+    state.boot_by_profile = found.quirks.has(Quirk::BootByProfile) && profile_import(found).is_some();
     state.http_boot = places.candidates(http, &["UefiHttp"]).is_ok()
         && json::at(&places.of(TARGET).1.body, &["Boot"]).get(HTTP_URI).is_some();
     Ok(())

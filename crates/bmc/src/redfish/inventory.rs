@@ -6,6 +6,7 @@ use super::discover::Found;
 use super::json;
 use super::task;
 use super::transport::Transport;
+use super::{records, survey};
 use crate::{BmcError, ErrorClass, Part};
 
 /// Members of a collection that are read; a machine of eight sockets has 128 memory modules.
@@ -30,6 +31,12 @@ pub(crate) async fn read(http: &mut Transport, found: &Found, part: Part) -> Res
             Some(manager) => (manager, "EthernetInterfaces", true),
             None => return Err(http.error(ErrorClass::Unsupported, "it has no manager")),
         },
+        Part::Clock => return survey::clock(http, found).await,
+        Part::Licences => return survey::licences(http, found).await,
+        Part::Slots => return survey::media(http, found).await,
+        Part::EventLog => return records::event_log(http, found).await,
+        Part::Sensors => return records::sensors(http, found).await,
+        Part::Fru => return records::fru(http, found).await,
     };
     let holder = http.get(owner).await?.body;
     match part {

@@ -15,9 +15,11 @@ pub use media::same_image;
 mod message;
 mod power;
 mod quirks;
+mod records;
 mod schemes;
 mod sessions;
 mod slots;
+mod survey;
 mod task;
 mod tls;
 mod transport;
@@ -226,6 +228,12 @@ impl Bmc for Redfish {
         self.http.begin("read the inventory");
         let (http, found) = self.found().await?;
         inventory::read(http, found, part).await
+    }
+
+    async fn clear_event_log(&mut self) -> Result<(), BmcError> {
+        self.http.begin("clear the event log");
+        let (http, found) = self.found().await?;
+        records::clear(http, found).await
     }
 
     async fn host(&mut self) -> Result<HostState, BmcError> {

@@ -5,6 +5,7 @@
 mod actions;
 mod audit;
 mod blobs;
+mod bmc;
 mod boots;
 mod console;
 mod contents;
@@ -155,6 +156,12 @@ pub(crate) const SERVICES: &[Service] = &[
         name: "audit",
         about: "Who did what, when, and from where.",
         verbs: &[audit::VERBS],
+        own: true,
+    },
+    Service {
+        name: "bmc",
+        about: "BMCs: what they are and whether machines can boot through them.",
+        verbs: &[bmc::VERBS],
         own: true,
     },
     Service {
