@@ -194,6 +194,12 @@ pub trait Boots: Send + Sync {
     /// # Errors
     /// 404.
     async fn operation(&self, id: &str) -> Result<Value, ApiError>;
+    /// Begins a rolling boot, or with `dry_run` says who would boot.
+    ///
+    /// # Errors
+    /// 403 for machines that the caller may not change; 406 and 422 for what makes no sense; 409 when too many are under
+    /// way.
+    async fn rolling_boot(&self, order: Map<String, Value>, by: &Principal) -> Result<Value, ApiError>;
     /// Ends it, as far as it can be called back.
     ///
     /// # Errors

@@ -133,6 +133,7 @@ const OTHERS: &[(&str, &str, Row)] = &[
     ("GET", "/isobar/v1/boots", row("machines", "get", Never)),
     ("GET", "/isobar/v1/boots/{key}", filtered("machines", "get")),
     ("GET", "/isobar/v1/operations", row("machines", "get", Never)),
+    ("POST", "/isobar/v1/operations", row("machines", "update", Never)),
     ("GET", "/isobar/v1/operations/{key}", filtered("machines", "get")),
     (
         "POST",

@@ -132,6 +132,9 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let owes = self.replace(member(machine, "Uuid"), txn)?;
         let mut boot = self.new_boot(machine, DECIDE)?;
+        if let Some(order) = self.order_of(member(machine, "Uuid"), member(bootenv, "Name")) {
+            (boot.id, boot.rolling) = (order.boot, Some(order.rolling));
+        }
         boot.inserted = owes;
         let planned = Settings::of(objects, machine).and_then(|settings| {
             boot.leave_power = settings.leave_power;
@@ -417,6 +420,7 @@ impl Inner {
             machine_name: member(machine, "Name").to_owned(),
             bootenv: member(machine, "BootEnv").to_owned(),
             attempt: None,
+            rolling: None,
             state: State::Running,
             step: step.to_owned(),
             tries: 0,

@@ -15,6 +15,7 @@ use crate::evidence::Phase;
 use crate::gate::authority;
 use crate::line::Waiting;
 use crate::record::{self, Boot, Operation, Row, State, kind, rfc3339};
+use crate::rolling::Fleet;
 use crate::service::Booter;
 use crate::settings::{Settings, param};
 use crate::state::{Inner, lock, member, store_error};
@@ -27,9 +28,9 @@ const BMC: &str = "bmc:";
 pub struct OperationView {
     /// Id of the boot or action; `bmc:HOST:PORT` for a BMC.
     pub id: String,
-    /// `boot`, `clean-up`, `action`, `login-held`, `left-alone`.
+    /// `boot`, `rolling-boot`, `clean-up`, `action`, `login-held`, `left-alone`.
     pub kind: &'static str,
-    /// UUID of the machine; empty for a BMC.
+    /// UUID of the machine; empty for a BMC, and for a rolling boot.
     pub machine: String,
     /// Its name.
     pub machine_name: String,
@@ -51,6 +52,9 @@ pub struct OperationView {
     pub tries: u32,
     /// Who asked for it.
     pub by: Option<String>,
+    /// Of a rolling boot: its machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Fleet>,
 }
 
 /// Whether an action can still be called off.
@@ -142,6 +146,7 @@ fn of_boot(boot: &Boot) -> OperationView {
         bmc: boot.intent.as_ref().map(|intent| intent.bmc.clone()),
         tries: boot.tries,
         by: None,
+        fleet: None,
     }
 }
 
@@ -176,6 +181,7 @@ impl Inner {
             bmc: operation.intent.as_ref().map(|intent| intent.bmc.clone()),
             tries: 0,
             by: Some(operation.principal.clone()),
+            fleet: None,
         }
     }
 
@@ -216,6 +222,7 @@ impl Inner {
             bmc: Some(bmc),
             tries: 0,
             by: None,
+            fleet: None,
         };
         let held = self.gate.bmcs.holds().into_iter().map(|(bmc, hold)| {
             let why = "the BMC refused this login: it is not sent again until it is changed, or retried here";
@@ -305,6 +312,9 @@ impl Booter {
                 }
             }
         }
+        if machine.is_none() {
+            found.extend(inner.rolling_views(all)?);
+        }
         found.sort_by(|a, b| b.since.cmp(&a.since));
         let bmc = machine.and_then(|machine| inner.bmc_of(machine));
         let bmcs = inner.of_bmcs().into_iter();
@@ -325,6 +335,9 @@ impl Booter {
         if let Some(row) = inner.boot_row(id)? {
             return Ok(Some(inner.boot_view(&row.boot, &line)));
         }
+        if let Some((rolling, _)) = inner.rolling_row(id)? {
+            return Ok(Some(inner.of_rolling(&rolling)));
+        }
         let flight = lock(&inner.flights).get(id).map(Arc::clone);
         if let Some(flight) = flight {
             return Ok(Some(inner.with_line(inner.of_action(&flight.operation), &line)));
@@ -336,7 +349,7 @@ impl Booter {
             .map(|o| inner.of_action(&o)))
     }
 
-    /// A boot ends and cleans up; a clean-up is given up; an action that waits for its turn is called off.
+    /// A rolling boot begins no more machines, and those in flight go on; a boot ends and cleans up; a clean-up is given up; an action that waits for its turn is called off.
     ///
     /// # Errors
     /// 404; 409 for what has ended or cannot be called back; 422 for a BMC.
@@ -357,6 +370,10 @@ impl Booter {
             "cancelled".clone_into(&mut view.state);
             "cancelled before anything was sent".clone_into(&mut view.why);
             return Ok(view);
+        }
+        if inner.cancel_rolling(id, by)? {
+            let view = self.operation(id).map_err(|e| store_error(&e))?;
+            return view.ok_or_else(|| ApiError::not_found("POST", "operations", id));
         }
         let boot = self.change_boot(id, "operation:cancel", by, |boot| {
             let phase = boot.phase;
@@ -380,7 +397,7 @@ impl Booter {
         Ok(inner.boot_view(&boot, &[]))
     }
 
-    /// Tries again now: what waits, what failed (as a new boot), a login that is held, a BMC that is left alone.
+    /// Tries again now: what waits, what failed (as a new boot), what a rolling boot did not boot (as a new one), a login that is held, a BMC that is left alone.
     ///
     /// # Errors
     /// 404; 409 for what is under way; 422 for what cannot be repeated as it was.
@@ -399,6 +416,9 @@ impl Booter {
                 true => self.hurry(row, by),
                 false => self.boot_again(&row.boot, by),
             };
+        }
+        if let Some(view) = self.roll_again(id, by)? {
+            return Ok(view);
         }
         if lock(&inner.flights).contains_key(id) {
             return Err(conflict(id, "it is under way"));

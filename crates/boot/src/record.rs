@@ -31,11 +31,15 @@ pub mod kind {
     pub const BMCS: &str = "_bmcs";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
+    /// Rolling boots; JSON [`crate::rolling::Rolling`].
+    pub const ROLLINGS: &str = "_rolling_boots";
+    /// Machines of a rolling boot: UUIDs, a line each.
+    pub const ROLLING_MACHINES: &str = "_rolling_boot_machines";
 }
 
 /// Kinds that are large and seldom read: not for memory (`StoreOptions::cold`). What was held once is not
 /// added later.
-pub const COLD: &[&str] = &[kind::BASE_BYTES, kind::EXCHANGES, kind::IMAGES];
+pub const COLD: &[&str] = &[kind::BASE_BYTES, kind::EXCHANGES, kind::IMAGES, kind::ROLLING_MACHINES];
 
 /// Step at which the machine is switched on; see the saga.
 pub(crate) const POWER_ON: &str = "power-on/1";
@@ -250,6 +254,9 @@ pub struct Boot {
     pub bootenv: String,
     /// Attempt; none for a release (nothing is booted, media are taken out) and for a boot that failed in planning.
     pub attempt: Option<String>,
+    /// The rolling boot that it is part of.
+    #[serde(default)]
+    pub rolling: Option<String>,
     /// State.
     pub state: State,
     /// Cursor: name and version of the step, `insert/1`.
@@ -395,7 +402,13 @@ impl Row {
     }
 }
 
-fn put(kind: &str, key: &str, row: &impl Serialize, expect: Expect, indexes: &[(&'static str, &str, bool)]) -> Put {
+pub(crate) fn put(
+    kind: &str,
+    key: &str,
+    row: &impl Serialize,
+    expect: Expect,
+    indexes: &[(&'static str, &str, bool)],
+) -> Put {
     Put {
         kind: kind.to_owned(),
         key: key.to_owned(),

@@ -108,6 +108,8 @@ impl Booter {
             runtime: Handle::current(),
             lives: Mutex::default(),
             flights: Mutex::default(),
+            rollings: Mutex::default(),
+            ordered: Mutex::default(),
             consoles: Consoles::default(),
             objects,
             store,
@@ -117,6 +119,7 @@ impl Booter {
             options,
         });
         inner.resume()?;
+        inner.resume_rolling()?;
         collect::run(&inner);
         Ok(Self { inner })
     }

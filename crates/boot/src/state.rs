@@ -26,6 +26,7 @@ use crate::operations::Flight;
 use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
+use crate::rolling::Ordered;
 use crate::settings::{Settings, param};
 use crate::timing::Timing;
 use crate::view::{BootView, Shown};
@@ -65,6 +66,10 @@ pub(crate) struct Inner {
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
     /// Actions under way, by id.
     pub(crate) flights: Mutex<HashMap<String, Arc<Flight>>>,
+    /// Rolling boots under way, by id.
+    pub(crate) rollings: Mutex<HashMap<String, Arc<Notify>>>,
+    /// What rolling boots want the next change of a machine to become.
+    pub(crate) ordered: Mutex<HashMap<String, Ordered>>,
     /// Serial consoles that are open.
     pub(crate) consoles: Consoles,
 }
@@ -241,6 +246,7 @@ impl Inner {
         if let Some(life) = life {
             self.bump(&life);
         }
+        self.tell_rolling(boot);
     }
 
     /// The agent is not to reboot the machine for this boot any more.
@@ -255,6 +261,7 @@ impl Inner {
         if let Some(life) = self.life(&boot.id) {
             self.bump(&life);
         }
+        self.tell_rolling(boot);
     }
 
     fn bump(&self, life: &Life) {

@@ -47,6 +47,8 @@ pub struct BootView {
     pub recovery: Vec<RungTaken>,
     /// What went wrong.
     pub error: Option<Reason>,
+    /// The rolling boot that it is part of.
+    pub rolling: Option<String>,
     /// Begin, RFC 3339.
     pub started: String,
     /// Last change, RFC 3339.
@@ -97,6 +99,7 @@ impl BootView {
             next_try: boot.wait_until_ms.filter(|_| boot.is_open()).map(rfc3339),
             recovery: boot.rungs.clone(),
             error: boot.error.clone(),
+            rolling: boot.rolling.clone(),
             started: rfc3339(boot.started_ms),
             updated: rfc3339(boot.updated_ms),
             seq,

@@ -1,6 +1,7 @@
 //! After a change that boots a machine: how far the boot is, on standard error, until the machine is on its
 //! way. The boot itself lives in the server; ending this ends nothing there.
 
+pub(crate) mod fleet;
 mod line;
 
 use std::collections::BTreeSet;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed};
 use isobar_boot::actions::{self, Action};
 use isobar_boot::bases::ImportError;
-use isobar_boot::{BootView, Booter, Key, OperationView};
+use isobar_boot::{BootView, Booter, Key, OperationView, RollingOrder};
 use isobar_image::Image;
 use isobar_model::ApiError;
 use isobar_objects::{Objects, Principal};
@@ -241,6 +241,20 @@ impl Boots for BootsOf {
             Ok(None) => Err(ApiError::not_found("GET", "operations", id)),
             Err(error) => Err(store_failed(&error)),
         }
+    }
+
+    async fn rolling_boot(&self, order: Map<String, Value>, by: &Principal) -> Result<Value, ApiError> {
+        let order: RollingOrder = serde_json::from_value(order.into())
+            .map_err(|error| ApiError::new(400, "POST", "operations", "", format!("the body does not fit: {error}")))?;
+        let by = by.clone();
+        self.run(move |booter| match order.dry_run {
+            true => {
+                let found = booter.candidates(&order, &by)?;
+                serde_json::to_value(found).map_err(|e| ApiError::new(500, "POST", "operations", "", e.to_string()))
+            }
+            false => operation(&booter.begin_rolling(&order, &by)?),
+        })
+        .await
     }
 
     async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {

@@ -217,6 +217,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("bmc-silent", "tests/recovery.rs"),
     ("boot-under-way", "tests/recovery.rs"),
     ("cancelled", "tests/recovery.rs"),
+    ("locked", "tests/fleets.rs"),
+    ("no-virtual-iso", "tests/fleets.rs"),
+    ("no-kernel", "tests/fleets.rs"),
     ("base-damaged", "tests/kills/bytes.rs"),
     ("server-address", "tests/networks.rs"),
     ("image-scheme", "tests/schemes.rs"),
@@ -235,6 +238,14 @@ const UNPROVOKED: &[(&str, &str)] = &[
     (
         "param-unreadable",
         "a secret boxed for a key that is gone: the vault's own tests have it",
+    ),
+    (
+        "changed-meanwhile",
+        "another change between two reads of a rolling boot",
+    ),
+    (
+        "not-begun",
+        "a change of the bootenv that the objects refuse: their own tests have those",
     ),
     ("attempt-lost", "a row that somebody took out of the database"),
     ("image-lost", "a row that somebody took out of the database"),

@@ -20,6 +20,13 @@ pub(super) fn add(table: &mut Table) {
         ])
         .gives(200, Shape::list("Map"))
         .refuses(&[404]);
+    let of_all = right("machines", "update", On::All);
+    table
+        .add(Method::POST, "/isobar/v1/operations", of_all, roll)
+        .is("Begins a rolling boot of the machines that fit a filter; with dry_run says who would boot.")
+        .takes(Shape::of("Map"))
+        .gives(200, Shape::of("Map"))
+        .refuses(&[403, 404, 406, 409, 422]);
     // Which machine it is about shows only when it has been read: checked in the handlers.
     let some = |action| right("machines", action, On::Some);
     table
@@ -59,9 +66,17 @@ async fn list(call: Call) -> Answer {
 /// do it to all.
 async fn operation(call: &Call, action: &str) -> Result<Value, isobar_model::ApiError> {
     let found = call.app.boots.operation(call.key()).await?;
-    let machine = found.get("machine").and_then(Value::as_str).unwrap_or_default();
-    auth::check(call.who()?, "machines", action, machine)?;
+    let text = |name: &str| found.get(name).and_then(Value::as_str).unwrap_or_default();
+    // Who may change all its machines has begun it.
+    if text("kind") != "rolling-boot" || text("by") != call.who()?.name() {
+        auth::check(call.who()?, "machines", action, text("machine"))?;
+    }
     Ok(found)
+}
+
+async fn roll(mut call: Call) -> Answer {
+    let order = call.typed().await?;
+    reply::ok(&call.app.boots.rolling_boot(order, call.who()?).await?)
 }
 
 async fn show(call: Call) -> Answer {

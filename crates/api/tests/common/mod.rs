@@ -544,6 +544,11 @@ impl Boots for TestBoots {
         self.boot(id).await
     }
 
+    async fn rolling_boot(&self, order: Map<String, Value>, by: &Principal) -> Result<Value, ApiError> {
+        self.hear(format!("roll {} {}", Value::Object(order), by.name()));
+        Ok(json!({}))
+    }
+
     async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
         self.hear(format!("cancel {id} {}", by.name()));
         self.boot(id).await

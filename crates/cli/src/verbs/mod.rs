@@ -12,6 +12,7 @@ mod contents;
 mod discs;
 mod events;
 mod extended;
+mod fleets;
 mod jobs;
 mod machines;
 mod meta;
@@ -220,7 +221,7 @@ pub(crate) const SERVICES: &[Service] = &[
     },
     Service {
         name: "operations",
-        about: "What is under way at BMCs or waits for them: boots, clean-ups, actions.",
+        about: "What is under way at BMCs or waits for them: boots, rolling boots, clean-ups, actions.",
         verbs: &[operations::VERBS],
         own: true,
     },
@@ -290,6 +291,7 @@ const NOUN_VERBS: &[(&str, &[Verb])] = &[
 const OWN_VERBS: &[(&str, &[Verb])] = &[
     ("bootenvs", render::BOOTENVS),
     ("machines", console::VERBS),
+    ("machines", fleets::VERBS),
     ("templates", render::TEMPLATES),
 ];
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Arity, Call, Verb, switch, verb};
 use crate::CliError;
+use crate::follow::fleet;
 use crate::output::Output;
 use crate::session::Session;
 
@@ -14,7 +15,7 @@ pub(super) const VERBS: &[Verb] = &[
         "[machine]",
         Arity::Between(0, 1),
         list,
-        "Lists boots, clean-ups and actions that are under way or wait, with why and until when",
+        "Lists boots, rolling boots, clean-ups and actions that are under way or wait, with why and until when",
         "operations list Name:mach-01",
     )
     .own()
@@ -29,11 +30,20 @@ pub(super) const VERBS: &[Verb] = &[
     )
     .own(),
     verb(
+        "watch",
+        "[operation]",
+        Arity::Exactly(1),
+        watch,
+        "Follows a rolling boot to its end: a line for each machine in trouble, a summary of the rest",
+        "operations watch 3945838b-be8c-4b35-8b1c-b78ddc71b99c",
+    )
+    .own(),
+    verb(
         "cancel",
         "[operation]",
         Arity::Exactly(1),
         cancel,
-        "Ends a boot or gives up a clean-up; calls an action off that was not sent yet",
+        "Ends a boot or gives up a clean-up; a rolling boot begins no more; calls an action off that was not sent yet",
         "operations cancel 3945838b-be8c-4b35-8b1c-b78ddc71b99c",
     )
     .own(),
@@ -42,7 +52,7 @@ pub(super) const VERBS: &[Verb] = &[
         "[operation]",
         Arity::Exactly(1),
         retry,
-        "Tries again now: what waits, what failed, a BMC whose login is held",
+        "Tries again now: what waits, what failed, what a rolling boot did not boot, a BMC whose login is held",
         "operations retry bmc:10.0.0.5:443",
     )
     .own(),
@@ -69,6 +79,20 @@ fn show(session: &Session, call: &Call) -> Result<Output, CliError> {
         .client()?
         .get(&path!("isobar", "v1", "operations", call.arg(0)))?;
     Ok(Output::json(found))
+}
+
+fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let found: Value = session
+        .client()?
+        .get(&path!("isobar", "v1", "operations", call.arg(0)))?;
+    if found["kind"] != "rolling-boot" {
+        return Err(CliError::text(format!(
+            "{} is no rolling boot: a boot is followed by `isobar boots watch`",
+            call.arg(0)
+        )));
+    }
+    fleet::watch(session, found)?;
+    Ok(Output::Nothing)
 }
 
 fn cancel(session: &Session, call: &Call) -> Result<Output, CliError> {

@@ -1,0 +1,219 @@
+//! What is kept of a boot that failed: one file without secrets, to be looked at elsewhere, and to be replayed by the
+//! simulator.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use isobar_bmc::Redactor;
+use isobar_model::Object;
+use isobar_objects::Objects;
+use isobar_store::StoreError;
+use serde_json::{Map, Value, json};
+
+use crate::gate;
+use crate::record::{Boot, rfc3339};
+use crate::service::Booter;
+use crate::settings::param;
+use crate::state::Inner;
+use crate::view::BootView;
+
+/// Form of the file.
+pub const FORMAT: &str = "isobar-post-mortem/1";
+/// Files that are kept; the oldest go first.
+const KEPT: usize = 500;
+/// Longest file: a conversation, a console's tail and a history are bounded, each well below.
+const LONGEST: usize = 1024 * 1024;
+/// Params that say how a machine boots, and hold no secret.
+const PARAMS: &[&str] = &[
+    param::BOOT_VIRTUAL_ISO,
+    param::BOOT_VIRTUAL_ISO_URL,
+    param::POWER_POLICY,
+    param::SHUTDOWN,
+    param::STRICT,
+    param::IMAGE_PEERS,
+    param::IMAGE_SCHEME,
+    param::SERVER_FOR_BMC,
+    param::SERVER_FOR_MACHINE,
+    param::NETWORK_DATA,
+    param::IPMI_ADDRESS,
+    param::IPMI_PORT,
+    param::IPMI_PORT_UDP,
+    param::BIOS_MODE,
+    param::BMC_SYSTEM,
+    param::BMC_TLS,
+    param::BMC_SITE,
+    param::BMC_RECOVERY,
+    param::IPMI_MODE,
+];
+
+/// The folder of these files.
+#[derive(Clone, Debug)]
+pub(crate) struct Files(pub(crate) PathBuf);
+
+impl Files {
+    fn path(&self, boot: &str) -> Option<PathBuf> {
+        // Ids are UUIDs; nothing that a client writes is a path.
+        let id = uuid::Uuid::parse_str(boot).ok()?;
+        Some(self.0.join(format!("{id}.json")))
+    }
+
+    /// On disk when this returns. The oldest make room.
+    pub(crate) fn write(&self, boot: &str, document: &Value) -> io::Result<()> {
+        let path = self.path(boot).ok_or(io::ErrorKind::InvalidInput)?;
+        let text = serde_json::to_vec_pretty(document)?;
+        if text.len() > LONGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a post-mortem that is too long"));
+        }
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.collect(KEPT - 1)?;
+        let half = path.with_extension("new");
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&half)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&half, &path)?;
+        std::fs::File::open(&self.0)?.sync_all()
+    }
+
+    fn read(&self, boot: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(path) = self.path(boot) else {
+            return Ok(None);
+        };
+        match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// Leaves so many.
+    fn collect(&self, keep: usize) -> io::Result<()> {
+        let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            let entry = entry?;
+            let written = entry.metadata().and_then(|data| data.modified());
+            files.push((written.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+        }
+        files.sort_unstable();
+        let surplus = files.len().saturating_sub(keep);
+        files.iter().take(surplus).for_each(|(_, path)| remove(path));
+        Ok(())
+    }
+}
+
+/// Somebody else may have been faster.
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "an old post-mortem cannot be removed");
+    }
+}
+
+/// What of a machine's params is told.
+fn params(objects: &Objects, machine: &Object) -> Value {
+    let mut told = Map::new();
+    for name in PARAMS {
+        if let Ok(Some(found)) = objects.resolve_in("machines", machine, name) {
+            told.insert((*name).to_owned(), found.value);
+        }
+    }
+    told.into()
+}
+
+impl Inner {
+    /// The file of a boot that fails; `conversation` is what was said to its BMC, and how much of it is lost.
+    pub(crate) fn post_mortem(&self, boot: &Boot, conversation: (Vec<Value>, usize)) -> Result<Value, StoreError> {
+        let machine = self.objects.find("machines", &boot.machine).ok().flatten();
+        let settings = self.settings(&boot.machine).ok();
+        let endpoint = settings.as_ref().and_then(|settings| settings.endpoint.as_ref().ok());
+        let attempt = boot.attempt.as_deref().map(|id| self.attempt(id)).transpose()?.flatten();
+        let mut redactor = Redactor::default();
+        if let Some(endpoint) = endpoint {
+            redactor.hide_login(&endpoint.username, endpoint.password.reveal());
+        }
+        if let Some(token) = attempt.as_ref().and_then(|a| self.attempts.unseal(&a.id, &a.token_sealed)) {
+            redactor.hide(&token);
+        }
+        let reads = attempt.as_ref().and_then(|attempt| self.book.get(attempt.attempt_id()));
+        let (exchanges, lost) = conversation;
+        let shown = BootView::new(boot, None, false, 0);
+        let document = json!({
+            "format": FORMAT,
+            "isobar": env!("CARGO_PKG_VERSION"),
+            "at": rfc3339(self.now_ms()),
+            "reason": boot.error,
+            "boot": serde_json::to_value(&shown).unwrap_or_default(),
+            "step": boot.step,
+            "way": boot.way,
+            "bmc": endpoint.map(|endpoint| json!({
+                "name": endpoint.name(),
+                "authority": gate::authority(endpoint),
+                "scheme": endpoint.url.scheme(),
+                "mode": endpoint.mode,
+                "tls": endpoint.tls,
+                "system": endpoint.system,
+            })),
+            "image": attempt.as_ref().map(|attempt| json!({
+                "url": attempt.authority,
+                "size": attempt.size,
+                "bmc_addresses": attempt.bmc_ips,
+                "peers": attempt.peers,
+                "strict": attempt.strict,
+                "first_read": attempt.first_read_ms.map(rfc3339),
+                "elsewhere": attempt.elsewhere,
+                "api": attempt.api,
+            })),
+            "reads": reads.map(|reads| reads.timeline(self.now())),
+            "serial": self.consoles.tail(&boot.machine),
+            "settings": { "timing": self.timing },
+            "machine": machine.as_ref().map(|machine| json!({
+                "Arch": machine.get("Arch"),
+                "Profiles": machine.get("Profiles"),
+                "Stage": machine.get("Stage"),
+                "Workflow": machine.get("Workflow"),
+                "params": params(&self.objects, machine),
+            })),
+            "exchanges": exchanges,
+            "exchanges_lost": lost,
+        });
+        Ok(redactor.value(&document))
+    }
+}
+
+impl Booter {
+    /// The file of a boot that failed, as JSON; none: it did not fail, or the file is gone.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn post_mortem(&self, boot: &str) -> io::Result<Option<Vec<u8>>> {
+        self.inner.post_mortems.read(boot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_and_no_name_is_a_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files(folder.path().join("post-mortems"));
+        let ids: Vec<String> = (0..KEPT + 3).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+        for id in &ids {
+            files.write(id, &json!({ "id": id })).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(&files.0).unwrap().count(), KEPT);
+        let newest: Value = serde_json::from_slice(&files.read(&ids[KEPT + 2]).unwrap().unwrap()).unwrap();
+        assert_eq!(newest["id"], ids[KEPT + 2].as_str());
+        assert!(files.read("../../etc/passwd").unwrap().is_none());
+        assert!(files.write("../x", &json!({})).is_err());
+        assert!(files.write(&ids[0], &json!("x".repeat(LONGEST))).is_err());
+    }
+}
