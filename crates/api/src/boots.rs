@@ -183,6 +183,13 @@ pub trait Boots: Send + Sync {
     /// As with actions; 409 where a boot has the BMC.
     async fn doctor(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError>;
 
+    /// Looks for BMCs, as the request says: what is found as it is found, the last one with `done`. It ends when nobody
+    /// takes it.
+    ///
+    /// # Errors
+    /// 400: the request is none, or asks for too much.
+    async fn scan(&self, request: Value, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError>;
+
     /// What is under way, waits or is owed at BMCs: of a machine, or of all; with `all` what has ended, too. Each has
     /// members `id` and `machine` (UUID; empty: a BMC that several may share).
     ///

@@ -160,6 +160,7 @@ const OTHERS: &[(&str, &str, Row)] = &[
         "/isobar/v1/machines/{key}/doctor",
         row("machines", "action:doctor", Never),
     ),
+    ("POST", "/isobar/v1/bmcs/scan", row("machines", "action:scan", Never)),
     ("GET", "/isobar/v1/isos", row("isos", "list", Never)),
     ("GET", "/isobar/v1/isos/{key}/{bootenv}/tree", row("isos", "get", Never)),
     (

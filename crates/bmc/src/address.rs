@@ -1,6 +1,6 @@
 //! Where BMCs are: addresses as operators write them, and the networks that may be talked to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +118,28 @@ impl Network {
         let ((ours, width), (theirs, other)) = (bits(self.address), bits(address.to_canonical()));
         let shift = 128 - u32::from(self.prefix);
         width == other && ours.checked_shr(shift).unwrap_or(0) == theirs.checked_shr(shift).unwrap_or(0)
+    }
+
+    /// Addresses that hosts may have in it, if there are `most` at most: without those of the network itself and of its
+    /// broadcast.
+    #[must_use]
+    pub fn hosts(&self, most: u32) -> Option<Vec<IpAddr>> {
+        let (width, first) = match self.address {
+            IpAddr::V4(a) => (32, u128::from(a.to_bits())),
+            IpAddr::V6(a) => (128, a.to_bits()),
+        };
+        let count = 1u128
+            .checked_shl(width - u32::from(self.prefix))
+            .filter(|_| width < 128 || self.prefix > 0)?;
+        let (first, ends) = (first & !(count - 1), u128::from(width == 32 && count > 2));
+        if count > u128::from(most) + 2 * ends {
+            return None;
+        }
+        let address = |n: u128| match self.address {
+            IpAddr::V4(_) => u32::try_from(n).map_or(self.address, |n| IpAddr::from(Ipv4Addr::from_bits(n))),
+            IpAddr::V6(_) => IpAddr::from(Ipv6Addr::from_bits(n)),
+        };
+        Some((first + ends..first + count - ends).map(address).collect())
     }
 }
 
@@ -286,6 +308,16 @@ mod tests {
                 .unwrap()
                 .contains("1.2.3.4".parse().unwrap())
         );
+        let hosts = |network: &str, most: u32| network.parse::<Network>().unwrap().hosts(most);
+        let all = hosts("10.0.0.9/24", 254).unwrap();
+        let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!((texts.len(), &*texts[0], &*texts[253]), (254, "10.0.0.1", "10.0.0.254"));
+        assert_eq!(hosts("10.0.0.7", 1).unwrap().len(), 1);
+        assert_eq!(hosts("255.255.255.254/31", 2).unwrap().len(), 2);
+        assert_eq!(hosts("fd00::/126", 4).unwrap().len(), 4);
+        for large in ["10.0.0.0/23", "0.0.0.0/0", "::/0", "fd00::/64"] {
+            assert_eq!(hosts(large, 254), None, "{large}");
+        }
         for text in ["10.0.0.0/33", "10.0.0/8", "x", "10.0.0.0/"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }

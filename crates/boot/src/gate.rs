@@ -37,6 +37,11 @@ pub trait Connector: Send + Sync {
         within: Duration,
     ) -> Result<Box<dyn Bmc>, BmcError>;
 
+    /// Networks where BMCs may be.
+    fn addresses(&self) -> AddressPolicy {
+        AddressPolicy::default()
+    }
+
     /// What BMCs taught, where that is kept.
     fn learnt(&self) -> Option<&redfish::Learnt> {
         None
@@ -87,6 +92,10 @@ impl Connector for NetworkConnector {
         };
         let ipmi = isobar_ipmi::Options::within(within, self.addresses.clone());
         isobar_ipmi::auto::connect(endpoint, recorder, options, ipmi).await
+    }
+
+    fn addresses(&self) -> AddressPolicy {
+        self.addresses.clone()
     }
 
     fn learnt(&self) -> Option<&redfish::Learnt> {
@@ -336,6 +345,11 @@ impl Gate {
     #[must_use]
     pub fn login_refused(&self, endpoint: &Endpoint) -> bool {
         self.bmcs.held(endpoint).is_some()
+    }
+
+    /// Networks where BMCs may be.
+    pub(crate) fn addresses(&self) -> AddressPolicy {
+        self.connector.addresses()
     }
 
     /// What is known of BMCs of this model and firmware.

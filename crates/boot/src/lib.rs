@@ -31,6 +31,7 @@ pub mod record;
 pub mod render;
 pub mod rolling;
 mod saga;
+pub mod scan;
 mod service;
 pub mod settings;
 mod state;

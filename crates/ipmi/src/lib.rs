@@ -11,6 +11,7 @@ pub mod completion;
 pub mod crypto;
 pub mod device;
 pub mod fru;
+pub mod presence;
 pub mod rakp;
 pub mod sdr;
 pub mod sel;

@@ -205,6 +205,13 @@ impl Boots for BootsOf {
         self.booter.doctor(machine, key, by).await
     }
 
+    async fn scan(&self, request: Value, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError> {
+        // What serde says of a wrong request has no values of it.
+        let request = serde_json::from_value(request)
+            .map_err(|error| ApiError::new(400, "POST", "bmcs", "scan", error.to_string()))?;
+        self.booter.scan(request, by)
+    }
+
     async fn open_console(
         &self,
         machine: &str,

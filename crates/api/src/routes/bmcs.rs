@@ -1,4 +1,4 @@
-//! BMCs as such: their examination. Findings come as lines of JSON, as they are made.
+//! BMCs as such: which there are, and their examination. Findings come as lines of JSON, as they are made.
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
@@ -21,6 +21,19 @@ pub(super) fn add(table: &mut Table) {
              It switches no power. Who hangs up ends nothing.")
         .gives(200, Shape::Lines)
         .refuses(&[400, 404, 409]);
+    table
+        .add(Method::POST, "/isobar/v1/bmcs/scan", right("machines", "action:scan", On::All), scan)
+        .is("Looks for BMCs in networks (Redfish and IPMI), each login tried once at each: a line of JSON for each that \
+             answers and for each address that is not allowed, the last one with done. It ends when the client hangs up.")
+        .takes(Shape::of("Map"))
+        .gives(200, Shape::Lines)
+        .refuses(&[400]);
+}
+
+async fn scan(mut call: Call) -> Answer {
+    let request = call.json().await?.unwrap_or(Value::Null);
+    let found = call.app.boots.scan(request, call.who()?).await?;
+    Ok(lines(found))
 }
 
 async fn examine(call: Call) -> Answer {

@@ -571,6 +571,10 @@ impl Boots for TestBoots {
         Ok(rows)
     }
 
+    async fn scan(&self, _: Value, by: &Principal) -> Result<tokio::sync::mpsc::Receiver<Value>, ApiError> {
+        self.doctor("network", "", by).await
+    }
+
     async fn open_console(&self, machine: &str, _: &str, take_over: bool, _: &Principal) -> Result<Console, ApiError> {
         let (say, screen) = tokio::sync::mpsc::channel(4);
         say.send(Ok(format!("{machine} {take_over}\r\n").into_bytes()))

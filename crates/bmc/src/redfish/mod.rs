@@ -5,11 +5,13 @@
 
 mod boot;
 mod discover;
+mod greeting;
 mod host;
 mod inventory;
 mod json;
 mod learnt;
 mod media;
+pub use greeting::{Greeting, greet};
 pub use learnt::{Faces, Learnt};
 pub use media::same_image;
 mod message;

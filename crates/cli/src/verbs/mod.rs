@@ -22,6 +22,7 @@ mod params;
 mod passwords;
 mod render;
 mod runner;
+mod scan;
 mod services;
 mod subnets;
 mod support;
@@ -162,7 +163,7 @@ pub(crate) const SERVICES: &[Service] = &[
     Service {
         name: "bmc",
         about: "BMCs: what they are and whether machines can boot through them.",
-        verbs: &[bmc::VERBS],
+        verbs: &[bmc::VERBS, scan::VERBS],
         own: true,
     },
     Service {
