@@ -10,6 +10,9 @@ pub mod record;
 pub mod redfish;
 pub mod secret;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -239,7 +242,8 @@ pub enum Part {
     Fru,
 }
 
-/// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out.
+/// One conversation with one BMC. Every call has a deadline of its own; [`Bmc::close`] logs out. One that answers
+/// [`Bmc::rest`] with yes may be kept for a while, and go on ([`Bmc::go_on`]).
 #[async_trait]
 pub trait Bmc: Send {
     /// Who are you.
@@ -294,6 +298,15 @@ pub trait Bmc: Send {
     async fn power(&mut self, action: PowerAction) -> Result<(), BmcError>;
     /// The certificate that the BMC showed, for pinning at first use; none over plain HTTP.
     fn certificate(&self) -> Option<Certificate>;
+    /// The exchange is over: whether the conversation can be kept for another one. What cannot be kept of it is closed here.
+    async fn rest(&mut self) -> bool {
+        false
+    }
+    /// Another exchange begins in a conversation that was kept: with the same BMC under the same login, about the system
+    /// that `endpoint` means. `recorder` is given its exchanges, and it ends after `within`, but for logging out.
+    fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
+        let _ = (endpoint, recorder, within);
+    }
     /// Logs out. Best effort.
     async fn close(&mut self);
 }

@@ -12,7 +12,7 @@ use isobar_store::{Audit, Expect, Txn};
 use serde_json::{Map, Value, json};
 
 use crate::attempts::parse_name;
-use crate::gate::{self, Answer, Caller, Verb};
+use crate::gate::{self, Answer, Caller, Rank, Verb};
 use crate::inventory;
 use crate::operations::Flight;
 use crate::reason::Reason;
@@ -625,6 +625,7 @@ impl Inner {
             endpoint: &endpoint,
             site: site.as_deref(),
             who: &who,
+            rank: Rank::Asked,
         };
         let turn = tokio::select! {
             turn = self.gate.turn(caller) => turn,
@@ -706,6 +707,7 @@ impl Inner {
                     endpoint: &endpoint,
                     site: site.as_deref(),
                     who: &id,
+                    rank: Rank::Asked,
                 };
                 let recorder = Arc::new(Reached::default()) as Arc<dyn Recorder>;
                 if let Err(error) = inner.gate.exchange(caller, recorder, &Verb::Identify(0)).await {

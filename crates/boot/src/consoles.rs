@@ -14,7 +14,7 @@ use isobar_store::Txn;
 use tokio::sync::mpsc;
 
 use crate::actions::failure;
-use crate::gate::Caller;
+use crate::gate::{Caller, Rank};
 use crate::reason::Reason;
 use crate::service::Booter;
 use crate::settings::Settings;
@@ -141,6 +141,7 @@ impl Inner {
             endpoint: &endpoint,
             site: settings.site.as_deref(),
             who: &id,
+            rank: Rank::Asked,
         };
         let opened = self.gate.turn(caller).await.console(take_over).await;
         let console = opened.map_err(|error| {

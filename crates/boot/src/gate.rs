@@ -1,10 +1,10 @@
-//! One exchange at a time per BMC, each with a deadline.
+//! One exchange at a time per BMC, each with a deadline; several of them in one conversation, where they follow each other.
 //!
 //! Boots, actions and clean-ups all come through here. Nobody holds the gate while waiting for a
 //! machine: a boot that takes an hour lets `powerstatus` through between any two of its exchanges.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,16 +15,19 @@ use isobar_bmc::{
     PowerState, Probe, Recorder,
 };
 use isobar_ipmi::sol::Console;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::bmcs::Bmcs;
 use crate::breaker::Breaker;
 use crate::chance::Chance;
+use crate::conversations::{Conversations, Kept};
 use crate::ledger::{Entry, Ledger, Left};
 use crate::line::{At, Line, Ticket, Waiting};
 use crate::pins::Pins;
 use crate::record::ms_of;
+use crate::state::lock;
 use crate::timing::Timing;
+pub use crate::turns::Rank;
+use crate::turns::{Lease, Turns};
 
 /// Opens conversations with BMCs.
 #[async_trait]
@@ -57,6 +60,8 @@ pub trait Connector: Send + Sync {
 
 /// What opening a console is called where it waits.
 const CONSOLE: &str = "console";
+/// The same of ending a conversation.
+const LOG_OUT: &str = "log-out";
 
 /// Speaks Redfish or IPMI, as the endpoint's mode says.
 #[derive(Clone, Debug)]
@@ -213,8 +218,9 @@ pub enum Answer {
 /// The door to all BMCs.
 pub struct Gate {
     connector: Arc<dyn Connector>,
-    doors: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
-    /// Endpoints where an exchange of an earlier process may still be under way, and until when.
+    turns: Arc<Turns>,
+    pub(crate) conversations: Conversations,
+    /// Endpoints where an exchange that nobody waits for any more may still be under way, and until when.
     doubts: Mutex<HashMap<String, Instant>>,
     /// No exchange with anybody before.
     closed_until: Instant,
@@ -225,8 +231,6 @@ pub struct Gate {
     pub(crate) chance: Chance,
     pub(crate) line: Line,
     pins: Pins,
-    all: Semaphore,
-    sites: Mutex<HashMap<String, Arc<Semaphore>>>,
     timing: Timing,
 }
 
@@ -239,16 +243,17 @@ pub struct Caller<'a> {
     pub site: Option<&'a str>,
     /// Id of the boot or operation.
     pub who: &'a str,
+    /// Who goes before whom.
+    pub rank: Rank,
 }
 
 /// The right to have one exchange with one BMC: its lease.
 pub struct Turn<'a> {
     gate: &'a Gate,
     endpoint: &'a Endpoint,
+    site: Option<&'a str>,
     ticket: Ticket<'a>,
-    _door: OwnedMutexGuard<()>,
-    _site: Option<OwnedSemaphorePermit>,
-    _slot: Option<SemaphorePermit<'a>>,
+    _lease: Lease,
 }
 
 impl Gate {
@@ -266,7 +271,8 @@ impl Gate {
         let doubts = left.doubts.into_iter().map(|(authority, time)| (authority, now + time));
         Self {
             connector,
-            doors: Mutex::default(),
+            turns: Turns::new(timing.bmc_connections, timing.site_connections),
+            conversations: Conversations::new(timing.bmc_connections, timing.bmc_idle()),
             doubts: Mutex::new(doubts.collect()),
             closed_until: now + left.everywhere,
             ledger,
@@ -275,17 +281,15 @@ impl Gate {
             chance: Chance::new(timing.jitter_seed),
             line: Line::default(),
             pins,
-            all: Semaphore::new(timing.bmc_connections.max(1)),
-            sites: Mutex::default(),
             timing,
         }
     }
 
-    /// Keeps everybody away from an endpoint for a while: an exchange that was begun before a crash may still be
-    /// under way there, and two at once is what locks BMCs up.
+    /// Keeps everybody away from an endpoint for a while: an exchange that was begun before a crash, or whose deadline has
+    /// passed, may still be under way there, and two at once is what locks BMCs up.
     pub fn keep_away(&self, authority: &str, time: Duration) {
         let until = Instant::now() + time;
-        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut doubts = lock(&self.doubts);
         let entry = doubts.entry(authority.to_owned()).or_insert(until);
         *entry = until.max(*entry);
     }
@@ -294,38 +298,79 @@ impl Gate {
     pub async fn turn<'a>(&'a self, caller: Caller<'a>) -> Turn<'a> {
         let key = authority(caller.endpoint);
         let ticket = self.line.join(caller.who, &key);
-        let door = self.door(&key).lock_owned().await;
-        ticket.at(At::Doubt(self.closed_until));
-        tokio::time::sleep_until(self.closed_until.into()).await;
-        let doubt = self.doubts.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        if let Some(until) = doubt {
-            // A caller that gives up here must not take the doubt with it.
-            let restore = RestoreDoubt {
-                gate: self,
-                key: &key,
-                until,
-            };
-            ticket.at(At::Doubt(until));
-            tokio::time::sleep_until(until.into()).await;
-            std::mem::forget(restore);
+        loop {
+            if let Some(until) = self.doubtful(&key) {
+                ticket.at(At::Doubt(until));
+                tokio::time::sleep_until(until.into()).await;
+                continue;
+            }
+            ticket.at(At::Turn(caller.site.map(str::to_owned)));
+            let lease = self.turns.take(&key, caller.site, caller.rank).await;
+            // The exchange before may have left some.
+            if self.doubtful(&key).is_none() {
+                return Turn {
+                    gate: self,
+                    endpoint: caller.endpoint,
+                    site: caller.site,
+                    ticket,
+                    _lease: lease,
+                };
+            }
         }
-        let site = match caller.site.filter(|_| self.timing.site_connections > 0) {
-            Some(name) => {
-                ticket.at(At::Site(name.to_owned()));
-                self.site(name).acquire_owned().await.ok()
+    }
+
+    /// Until when it is not known whether something is under way at a BMC.
+    fn doubtful(&self, key: &str) -> Option<Instant> {
+        let now = Instant::now();
+        let mut doubts = lock(&self.doubts);
+        let until = match doubts.get(key) {
+            Some(until) if *until > now => Some(*until),
+            Some(_) => {
+                doubts.remove(key);
+                None
             }
             None => None,
         };
-        ticket.at(At::All);
-        let slot = self.all.acquire().await.ok();
-        Turn {
-            gate: self,
-            endpoint: caller.endpoint,
-            ticket,
-            _door: door,
-            _site: site,
-            _slot: slot,
+        until.max(Some(self.closed_until)).filter(|until| *until > now)
+    }
+
+    /// Ends a conversation that nobody has used for a while, unless somebody has meanwhile.
+    pub(crate) async fn close_idle(&self, endpoint: &Endpoint, site: Option<&str>) {
+        let caller = Caller {
+            endpoint,
+            site,
+            who: LOG_OUT,
+            rank: Rank::Idle,
+        };
+        let turn = self.turn(caller).await;
+        if let Some(kept) = self.conversations.take_due(&authority(endpoint)) {
+            turn.log_out_alone(kept.bmc).await;
         }
+    }
+
+    /// Ends all conversations, and keeps none from here on.
+    pub(crate) async fn close_all(&self) {
+        let mut closing: Vec<_> = Vec::new();
+        for kept in self.conversations.end() {
+            closing.push(Box::pin(async move {
+                let caller = Caller {
+                    endpoint: &kept.endpoint,
+                    site: kept.site.as_deref(),
+                    who: LOG_OUT,
+                    rank: Rank::Idle,
+                };
+                self.turn(caller).await.log_out_alone(kept.bmc).await;
+            }));
+        }
+        // As many at once as there are turns.
+        std::future::poll_fn(|context| {
+            closing.retain_mut(|one| one.as_mut().poll(context).is_pending());
+            match closing.is_empty() {
+                true => std::task::Poll::Ready(()),
+                false => std::task::Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// [`Gate::turn`] and [`Turn::exchange`].
@@ -366,30 +411,12 @@ impl Gate {
 
     /// Everybody in line.
     pub(crate) fn waiting(&self) -> Vec<Waiting> {
-        self.line.waiting(Instant::now())
+        self.line.waiting(Instant::now(), |bmc, site| self.turns.why(bmc, site))
     }
 
-    fn site(&self, name: &str) -> Arc<Semaphore> {
-        let mut sites = self.sites.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = self.timing.site_connections;
-        // Sites that nobody is at are forgotten: names come and go.
-        sites.retain(|known, site| known == name || Arc::strong_count(site) > 1);
-        Arc::clone(
-            sites
-                .entry(name.to_owned())
-                .or_insert_with(|| Arc::new(Semaphore::new(limit))),
-        )
-    }
-
-    /// Into the ledger, where it stays until the exchange has ended.
-    async fn enter(&self, endpoint: &Endpoint, verb: &Verb) -> Option<Entry> {
-        let (ledger, key, time) = (
-            Arc::clone(&self.ledger),
-            authority(endpoint),
-            verb.longest(&self.timing),
-        );
-        let entered = tokio::task::spawn_blocking(move || ledger.enter(&key, time)).await;
-        match entered.map_err(std::io::Error::other).and_then(|entry| entry) {
+    /// Into the ledger, where it stays until the exchange has ended. Not on another thread: what is written goes to memory.
+    fn enter(&self, endpoint: &Endpoint, time: Duration) -> Option<Entry> {
+        match self.ledger.enter(&authority(endpoint), time) {
             Ok(entry) => Some(entry),
             Err(error) => {
                 // Worse than to go on would be to stop watching machines that boot.
@@ -398,35 +425,16 @@ impl Gate {
             }
         }
     }
-
-    /// Per endpoint, not per machine: four nodes can share one BMC.
-    fn door(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(door) = doors.get(key).and_then(Weak::upgrade) {
-            return door;
-        }
-        doors.retain(|_, door| door.strong_count() > 0);
-        let door = Arc::new(tokio::sync::Mutex::new(()));
-        doors.insert(key.to_owned(), Arc::downgrade(&door));
-        door
-    }
 }
 
-struct RestoreDoubt<'a> {
-    gate: &'a Gate,
-    key: &'a str,
-    until: Instant,
-}
-
-impl Drop for RestoreDoubt<'_> {
-    fn drop(&mut self) {
-        self.gate
-            .keep_away(self.key, self.until.saturating_duration_since(Instant::now()));
+fn leave(endpoint: &Endpoint, entry: Option<Entry>) {
+    if let Some(Err(error)) = entry.map(Entry::ended) {
+        tracing::warn!(bmc = authority(endpoint), %error, "after a restart this exchange will be waited for");
     }
 }
 
 impl Turn<'_> {
-    /// Logs in, does one thing, logs out.
+    /// Does one thing: in the conversation that was kept, or in one that it logs in for.
     ///
     /// # Errors
     /// Of the BMC; [`ErrorClass::Timeout`] when the deadline passed, and then it is unknown what the BMC did.
@@ -434,53 +442,119 @@ impl Turn<'_> {
         if let Some(held) = self.gate.bmcs.refusal(self.endpoint) {
             return Err(held);
         }
-        let until = Instant::now() + verb.longest(&self.gate.timing);
+        let longest = verb.longest(&self.gate.timing);
+        let until = Instant::now() + longest;
         self.ticket.at(At::Talking(verb.name(), until));
-        let entry = self.gate.enter(self.endpoint, verb).await;
+        let entry = self.gate.enter(self.endpoint, longest);
         let answer = self.talk(recorder, verb).await;
         let (failed, jitter) = (answer.as_ref().err().map(|error| error.class), self.gate.chance.next());
         let key = authority(self.endpoint);
         self.gate.breaker.heard(&key, failed, Instant::now(), jitter);
-        if let Some(entry) = entry {
-            let ended = tokio::task::spawn_blocking(move || entry.ended()).await;
-            if let Err(error) = ended.map_err(std::io::Error::other).and_then(|ended| ended) {
-                tracing::warn!(bmc = authority(self.endpoint), %error, "after a restart this exchange will be waited for");
-            }
+        let left = until.saturating_duration_since(Instant::now());
+        if failed == Some(ErrorClass::Timeout) && left <= longest / 4 {
+            // Its time is over, and the BMC may be at it for as long as after a kill.
+            self.gate.keep_away(&key, left);
         }
+        leave(self.endpoint, entry);
         answer
     }
 
     async fn talk(&self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
-        let deadline = verb.deadline(&self.gate.timing);
+        let gate = self.gate;
+        let deadline = verb.deadline(&gate.timing);
         let end = tokio::time::Instant::now() + deadline;
         let late = |_| Err(timed_out(self.endpoint, verb, deadline));
-        let within = deadline.saturating_sub(deadline / 50);
-        let endpoint = self.gate.pins.apply(self.endpoint).await?;
-        let connect = self.gate.connector.connect(&endpoint, recorder, within);
-        let connected = tokio::time::timeout_at(end, connect)
+        let endpoint = gate.pins.apply(self.endpoint).await?;
+        let key = authority(&endpoint);
+        let mut kept = gate.conversations.take(&key);
+        if let Some(old) = kept.take_if(|kept| !kept.serves(&endpoint)) {
+            self.log_out(old.bmc).await;
+        }
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
+        let within = left.saturating_sub(deadline / 50);
+        let mut kept = match kept {
+            Some(mut kept) => {
+                kept.bmc.go_on(&endpoint, recorder, within);
+                kept.endpoint = endpoint;
+                kept
+            }
+            None => Kept {
+                bmc: self.connect(&endpoint, recorder, within, end, verb).await?,
+                endpoint,
+                site: self.site.map(str::to_owned),
+                opened: Instant::now(),
+                doubtful: false,
+            },
+        };
+        let answer = tokio::time::timeout_at(end, act(kept.bmc.as_mut(), verb))
             .await
-            .unwrap_or_else(|_| Err(timed_out(self.endpoint, verb, deadline)));
+            .unwrap_or_else(late);
+        // Beside IPMI, Redfish is spoken only when it is needed.
+        gate.pins.learn(&kept.endpoint, kept.bmc.certificate()).await;
+        self.put_by(&key, kept, answer.as_ref().err().map(|error| error.class))
+            .await;
+        answer
+    }
+
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        recorder: Arc<dyn Recorder>,
+        within: Duration,
+        end: tokio::time::Instant,
+        verb: &Verb,
+    ) -> Result<Box<dyn Bmc>, BmcError> {
+        let connect = self.gate.connector.connect(endpoint, recorder, within);
+        let late = |_| Err(timed_out(self.endpoint, verb, verb.deadline(&self.gate.timing)));
+        let connected = tokio::time::timeout_at(end, connect).await.unwrap_or_else(late);
         match &connected {
             Ok(_) => self.gate.bmcs.accepted(self.endpoint).await,
             Err(error) if error.class == ErrorClass::Auth => self.hold().await,
             Err(_) => {}
         }
-        let mut bmc = connected?;
-        self.gate.pins.learn(&endpoint, bmc.certificate()).await;
-        let answer = tokio::time::timeout_at(end, act(bmc.as_mut(), verb))
-            .await
-            .unwrap_or_else(late);
-        // Beside IPMI, Redfish is spoken only when it is needed.
-        if endpoint.mode == Mode::Ipmi {
-            self.gate.pins.learn(&endpoint, bmc.certificate()).await;
-        }
-        if answer.as_ref().is_err_and(|error| error.class == ErrorClass::Auth) {
+        connected
+    }
+
+    /// Keeps a conversation for the next exchange, or closes it: a session that is left behind is one of few.
+    async fn put_by(&self, key: &str, mut kept: Kept, failed: Option<ErrorClass>) {
+        let keep = match failed {
             // With Basic authentication the first request is the login.
-            self.hold().await;
+            Some(ErrorClass::Auth) => {
+                self.hold().await;
+                false
+            }
+            // What was asked may still be under way: its session is ended at the next turn, and not beside it.
+            Some(ErrorClass::Timeout) => {
+                kept.doubtful = true;
+                true
+            }
+            Some(ErrorClass::Unreachable | ErrorClass::Tls | ErrorClass::Protocol) => false,
+            _ => {
+                let rest = kept.bmc.rest();
+                let rests = tokio::time::timeout(self.gate.timing.log_out(), rest).await;
+                rests.unwrap_or(false)
+            }
+        };
+        let back = match keep {
+            true => self.gate.conversations.keep(key, kept),
+            false => Err(kept),
+        };
+        if let Err(kept) = back {
+            self.log_out(kept.bmc).await;
         }
-        // A session that is left behind is one of few.
+    }
+
+    async fn log_out(&self, mut bmc: Box<dyn Bmc>) {
         let _ = tokio::time::timeout(self.gate.timing.log_out(), bmc.close()).await;
-        answer
+    }
+
+    /// Logs out, as an exchange of its own.
+    async fn log_out_alone(self, bmc: Box<dyn Bmc>) {
+        let time = self.gate.timing.log_out();
+        self.ticket.at(At::Talking(LOG_OUT, Instant::now() + time));
+        let entry = self.gate.enter(self.endpoint, time);
+        self.log_out(bmc).await;
+        leave(self.endpoint, entry);
     }
 
     /// Opens the serial console. The turn is over with that, not with the console.

@@ -15,6 +15,7 @@ mod chance;
 mod clock;
 mod collect;
 mod consoles;
+mod conversations;
 pub mod doctor;
 pub mod evidence;
 pub mod gate;
@@ -38,6 +39,7 @@ mod state;
 pub mod timing;
 #[cfg(test)]
 mod traces;
+mod turns;
 mod verdict;
 pub mod view;
 

@@ -1,24 +1,21 @@
 //! Who is talking to which BMC, and who waits for what: the lease of each endpoint, as people see it.
 //!
-//! The lease itself is the lock behind the gate's door; its durable half is [`crate::ledger`].
+//! The lease itself is one of [`crate::turns`]; its durable half is [`crate::ledger`].
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::state::lock;
+use crate::turns::Full;
 
 /// What somebody in line is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum At {
-    /// Another exchange with the same BMC.
-    Turn,
-    /// An exchange of an earlier process may still be under way there.
+    /// Its turn, which the BMC, its site or the server may have no room for.
+    Turn(Option<String>),
+    /// An exchange that nobody waits for any more may still be under way there.
     Doubt(Instant),
-    /// The limit of its site.
-    Site(String),
-    /// The limit of the server.
-    All,
     /// Its own exchange, which has ended by then.
     Talking(&'static str, Instant),
 }
@@ -67,15 +64,15 @@ impl Line {
         let place = Place {
             who: who.to_owned(),
             bmc: bmc.to_owned(),
-            at: At::Turn,
+            at: At::Turn(None),
             since: Instant::now(),
         };
         places.1.insert(number, place);
         Ticket { line: self, number }
     }
 
-    /// Everybody, in the order in which they came.
-    pub(crate) fn waiting(&self, now: Instant) -> Vec<Waiting> {
+    /// Everybody, in the order in which they came. `why` tells what keeps an exchange with a BMC of a site from beginning.
+    pub(crate) fn waiting(&self, now: Instant, why: impl Fn(&str, Option<&str>) -> Option<Full>) -> Vec<Waiting> {
         let places = lock(&self.places);
         let holder = |bmc: &str| {
             let held = places.1.values().filter(|place| place.bmc == bmc);
@@ -87,25 +84,23 @@ impl Line {
         };
         let show = |place: &Place| {
             let (why, until) = match &place.at {
-                At::Turn => match holder(&place.bmc) {
-                    Some((who, verb, until)) => (
+                At::Turn(site) => match (why(&place.bmc, site.as_deref()), holder(&place.bmc)) {
+                    (Some(Full::Bmc), Some((who, verb, until))) => (
                         format!("waits for BMC {}: `{verb}` of {who} is under way there", place.bmc),
                         Some(until),
                     ),
-                    None => (format!("waits for its turn at BMC {}", place.bmc), None),
+                    (Some(Full::Site), _) => {
+                        let site = site.as_deref().unwrap_or_default();
+                        let text = format!("waits for a free connection to site {site} (site_connections)");
+                        (text, None)
+                    }
+                    (Some(Full::All), _) => ("waits for a free connection to BMCs (bmc_connections)".to_owned(), None),
+                    _ => (format!("waits for its turn at BMC {}", place.bmc), None),
                 },
                 At::Doubt(until) => (
-                    format!(
-                        "waits out what an earlier process may have under way at BMC {}",
-                        place.bmc
-                    ),
+                    format!("waits out what may still be under way at BMC {}", place.bmc),
                     Some(*until),
                 ),
-                At::Site(site) => (
-                    format!("waits for a free connection to site {site} (site_connections)"),
-                    None,
-                ),
-                At::All => ("waits for a free connection to BMCs (bmc_connections)".to_owned(), None),
                 At::Talking(verb, until) => (format!("`{verb}` is under way at BMC {}", place.bmc), Some(*until)),
             };
             Waiting {
@@ -147,8 +142,9 @@ mod tests {
         first.at(At::Talking("insert", now + Duration::from_secs(9)));
         let second = line.join("boot-2", "a:443");
         let other = line.join("boot-3", "b:443");
-        other.at(At::Site("oslo".to_owned()));
-        let told = line.waiting(now);
+        other.at(At::Turn(Some("oslo".to_owned())));
+        let why = |bmc: &str, _: Option<&str>| Some(if bmc == "a:443" { Full::Bmc } else { Full::Site });
+        let told = line.waiting(now, why);
         assert_eq!(
             told.iter().map(|w| (w.who.as_str(), w.talking)).collect::<Vec<_>>(),
             [("boot-1", true), ("boot-2", false), ("boot-3", false)]
@@ -156,6 +152,6 @@ mod tests {
         assert!(told[1].why.contains("`insert` of boot-1") && told[1].left == Some(Duration::from_secs(9)));
         assert!(told[2].why.contains("site oslo"));
         drop((first, second));
-        assert_eq!(line.waiting(now).len(), 1);
+        assert_eq!(line.waiting(now, why).len(), 1);
     }
 }

@@ -28,7 +28,7 @@ use isobar_objects::Principal;
 use isobar_store::{Expect, StoreError, Txn};
 
 use crate::evidence::Phase;
-use crate::gate::{self, Answer, Caller, Verb};
+use crate::gate::{self, Answer, Caller, Rank, Verb};
 use crate::reason::{Reason, worth_retrying};
 use crate::record::{Attempt, Boot, Intent, POWER_ON, Recovering, Row, State};
 use crate::settings::Settings;
@@ -397,6 +397,7 @@ impl Saga {
             endpoint: &endpoint,
             site: settings.site.as_deref(),
             who: &row.boot.id,
+            rank: rank(&row.boot),
         };
         Ok(self.inner.gate.exchange(caller, recorder, &verb).await?)
     }
@@ -428,6 +429,7 @@ impl Saga {
             endpoint: &endpoint,
             site: settings.site.as_deref(),
             who: &who,
+            rank: rank(&row.boot),
         };
         let turn = self.inner.gate.turn(caller).await;
         let now = self.inner.now_ms();
@@ -523,6 +525,21 @@ pub(crate) const ASK_AGENT: &str = "ask-agent/1";
 pub(crate) const AWAIT: &str = "await/1";
 const SETTLE: &str = "settle/1";
 pub(crate) const RELEASE: &str = "release/1";
+
+/// Steps from the last one on: what a boot has left says who goes first at the BMCs.
+const FROM_THE_END: [&str; 8] = [SETTLE, AWAIT, ASK_AGENT, POWER_ON, BOOT_ONCE, INSERT, EJECT, SHUT_DOWN];
+
+/// A boot that is further along goes first; before those that have not begun comes what is to be cleaned up.
+fn rank(boot: &Boot) -> Rank {
+    let step = match &boot.recovering {
+        Some(recovering) => &recovering.step,
+        None => &boot.step,
+    };
+    let left = FROM_THE_END.iter().position(|known| known == step);
+    let left = left.filter(|_| boot.state == State::Running);
+    let last = FROM_THE_END.len() + usize::from(step == DECIDE && boot.state == State::Running);
+    Rank::Boot(u8::try_from(left.unwrap_or(last)).unwrap_or(u8::MAX))
+}
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)

@@ -20,6 +20,7 @@ use crate::bmcs::Bmcs;
 use crate::clock::BootClock;
 use crate::collect;
 use crate::consoles::Consoles;
+use crate::conversations;
 use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
 use crate::pins::Pins;
@@ -121,7 +122,13 @@ impl Booter {
         inner.resume()?;
         inner.resume_rolling()?;
         collect::run(&inner);
+        conversations::run(&inner);
         Ok(Self { inner })
+    }
+
+    /// Logs out of all BMCs, as far as that is done in `time`; from here on no session outlives its exchange.
+    pub async fn log_out(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.inner.gate.close_all()).await;
     }
 
     /// What the file plane asks for images.

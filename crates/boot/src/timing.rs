@@ -44,6 +44,8 @@ pub struct Timing {
     pub bmc_connections: usize,
     /// Conversations with the BMCs of one site (`isobar/bmc-site`) at one time; 0: as many as with all.
     pub site_connections: usize,
+    /// For how long a conversation with a BMC is kept open for another exchange; 0: it is closed after each.
+    pub bmc_idle_s: f64,
     /// For how long the exchanges of one step may go on failing, pauses included.
     pub step_s: f64,
     /// Exchanges in a row that a BMC leaves unanswered until it is left alone for a while; 0: never.
@@ -81,6 +83,7 @@ impl Default for Timing {
             collect_s: 600.0,
             bmc_connections: 200,
             site_connections: 32,
+            bmc_idle_s: 5.0,
             step_s: 900.0,
             breaker_failures: 5,
             breaker_s: 30.0,
@@ -131,6 +134,8 @@ durations! {
     cleanup = cleanup_s;
     /// See [`Timing::collect_s`].
     collect = collect_s;
+    /// See [`Timing::bmc_idle_s`].
+    bmc_idle = bmc_idle_s;
     /// See [`Timing::step_s`].
     step = step_s;
     /// See [`Timing::breaker_s`].

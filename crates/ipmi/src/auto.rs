@@ -1,6 +1,7 @@
 //! A BMC by its faces: Redfish first, else IPMI; or IPMI, and Redfish for what that has not.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use isobar_bmc::{
@@ -273,6 +274,28 @@ impl Bmc for Split {
 
     fn certificate(&self) -> Option<Certificate> {
         self.redfish.as_ref().and_then(Bmc::certificate)
+    }
+
+    /// Redfish's alone: a session over IPMI costs a few packets, and a BMC that has forgotten one does not say so.
+    async fn rest(&mut self) -> bool {
+        if let Some(mut ipmi) = self.ipmi.take() {
+            ipmi.close().await;
+        }
+        match &mut self.redfish {
+            Some(redfish) => redfish.rest().await,
+            None => false,
+        }
+    }
+
+    fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
+        let end = Instant::now() + within;
+        self.endpoint = endpoint.clone();
+        self.recorder = Arc::clone(&recorder);
+        (self.ipmi_options.log_in, self.ipmi_options.end) = (within, end);
+        (self.redfish_options.call_deadline, self.redfish_options.end) = (within, Some(end));
+        if let Some(redfish) = &mut self.redfish {
+            redfish.go_on(endpoint, recorder, within);
+        }
     }
 
     async fn close(&mut self) {

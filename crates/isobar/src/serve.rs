@@ -32,6 +32,8 @@ use crate::settings::{LogFormat, Settings};
 const FIRST_USER: &str = "rocketskates";
 /// How long requests that are under way may take to end at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long logging out of BMCs may take then.
+const LOG_OUT: Duration = Duration::from_secs(3);
 /// Threads of the API that may wait for the disk.
 const BLOCKING_THREADS: usize = 64;
 /// Threads that boots run on. Their rows are read and written there: the API does not wait for what they wait for.
@@ -311,7 +313,7 @@ async fn serve(
         NfsPlane::start(listener, portmap, limits, images, reads, Arc::clone(&blobs))
     };
     let nfs = nfs.map(start_nfs).transpose()?;
-    let boots = Arc::new(BootsOf::new(booter, objects.clone(), settings.ipmi_provider));
+    let boots = Arc::new(BootsOf::new(booter.clone(), objects.clone(), settings.ipmi_provider));
     let state = AppState::new(objects, boots, blobs, spool, info)
         .with_plugins(plugins)
         .with_logs(Arc::new(move || logs.lines()));
@@ -332,6 +334,7 @@ async fn serve(
             drop(nfs);
         };
         let _ = tokio::task::spawn_blocking(planes).await;
+        booter.log_out(LOG_OUT).await;
     };
     // A second signal ends it at once.
     tokio::select! {

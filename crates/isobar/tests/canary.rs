@@ -207,6 +207,7 @@ fn the_password_of_the_bmc_is_found_nowhere() {
     let watch = Watch::start();
     let options = Options {
         log_level: "trace".to_owned(),
+        timing: format!("{},bmc_idle_s=0.3", stage::TIMING),
         ..Options::default()
     };
     let right = password(CORE);
@@ -228,6 +229,7 @@ fn the_password_of_the_bmc_is_found_nowhere() {
         if fault.is_some() {
             // It is for the boot that follows.
             stage.wait("the BMC is left alone", |s| s.last_boot()["state"] != "running");
+            stage.wait("it has to log in", |s| s.sim().sessions() == 0);
         }
         let fault = fault.map(|fault| stage.sim().plant(fault));
         let out = stage.isobar(&["machines", "workflow", MACHINE, "discover-base", "--wait", "agent"]);

@@ -1,8 +1,9 @@
 //! Finding the system, the manager and the virtual CD by links; nothing is at a fixed place.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::json;
+use super::learnt::Kind;
 use super::quirks::Quirks;
 use super::slots::any_media;
 use super::transport::{ROOT, Transport};
@@ -25,7 +26,7 @@ pub(crate) struct Found {
 
 impl Found {
     /// Maker, model and firmware: those of its siblings.
-    pub(crate) fn kind(&self) -> (String, String, String) {
+    pub(crate) fn kind(&self) -> Kind {
         let text = |value: &Value, name: &str| json::text(value, &[name]).unwrap_or_default().to_owned();
         (
             self.vendor.clone(),
@@ -33,6 +34,48 @@ impl Found {
             text(&self.manager, "FirmwareVersion"),
         )
     }
+
+    fn uuid(&self) -> Option<&str> {
+        json::text(&self.system, &["UUID"])
+    }
+
+    /// What the next conversation need not look for.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            root: needed(&self.root),
+            system: self.system_uri.clone(),
+            managers: self.managers.iter().map(|(uri, _)| uri.clone()).collect(),
+            kind: self.kind(),
+            uuid: self.uuid().map(str::to_owned),
+        }
+    }
+}
+
+/// The members of a service root that are looked at: thousands of them are kept.
+fn needed(root: &Value) -> Value {
+    const MEMBERS: &[&str] = &["Systems", "Managers", "SessionService", "Vendor", "RedfishVersion"];
+    let mut kept: Map<String, Value> = MEMBERS
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), root.get(name)?.clone())))
+        .collect();
+    if let Some(sessions) = root.get("Links").and_then(|links| links.get("Sessions")) {
+        kept.insert("Links".to_owned(), json!({"Sessions": sessions}));
+    }
+    let oem: Map<String, Value> = oem_vendors(root).into_iter().map(|name| (name, Value::Null)).collect();
+    kept.insert("Oem".to_owned(), oem.into());
+    kept.into()
+}
+
+/// Where things are at one BMC.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Layout {
+    /// Of the service root, what is looked at.
+    pub(crate) root: Value,
+    system: String,
+    managers: Vec<String>,
+    /// With another firmware, or another machine at this address, nothing of it need be true.
+    kind: Kind,
+    uuid: Option<String>,
 }
 
 /// Reads the service root, without a login, and learns where to log in.
@@ -52,18 +95,23 @@ pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
             "the answer at /redfish/v1/ is no Redfish service root",
         ));
     }
-    let service = json::link(&root, &["SessionService"]);
+    learn_sessions(http, &root);
+    Ok(root)
+}
+
+/// Where to log in, as the service root says.
+pub(crate) fn learn_sessions(http: &mut Transport, root: &Value) {
+    let service = json::link(root, &["SessionService"]);
     let usual = service.map(|service| format!("{}/Sessions", service.trim_end_matches('/')));
-    let sessions: Vec<String> = json::link(&root, &["Links", "Sessions"])
+    let sessions: Vec<String> = json::link(root, &["Links", "Sessions"])
         .into_iter()
         .chain(usual)
         .collect();
-    let vendor = json::text(&root, &["Vendor"]).unwrap_or_default();
-    let mut vendors = oem_vendors(&root);
+    let vendor = json::text(root, &["Vendor"]).unwrap_or_default();
+    let mut vendors = oem_vendors(root);
     vendors.push(vendor.to_owned());
     let vendors: Vec<&str> = vendors.iter().map(String::as_str).collect();
     http.set_sessions(sessions, Quirks::of(&vendors, &[], "").session_oem());
-    Ok(root)
 }
 
 pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found, BmcError> {
@@ -122,10 +170,30 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
     }
     // Stable: no baseboard of GPUs, then one with media where the system has none itself.
     managers.sort_by_key(|m| (is_baseboard(&m.0), !at_system && !has_media(m)));
+    Ok(found(root, (system_uri, system), managers))
+}
+
+/// The same places as another conversation found, as they are now; none where something has changed since.
+pub(crate) async fn again(http: &mut Transport, layout: &Layout) -> Result<Option<Found>, BmcError> {
+    let Some(system) = http.get_if_there(&layout.system).await? else {
+        return Ok(None);
+    };
+    let mut managers = Vec::new();
+    for uri in &layout.managers {
+        let Some(manager) = http.get_if_there(uri).await? else {
+            return Ok(None);
+        };
+        managers.push((uri.clone(), manager.body));
+    }
+    let found = found(layout.root.clone(), (layout.system.clone(), system.body), managers);
+    Ok((found.kind() == layout.kind && found.uuid() == layout.uuid.as_deref()).then_some(found))
+}
+
+/// What follows from the resources that were chosen.
+fn found(root: Value, (system_uri, system): (String, Value), managers: Vec<(String, Value)>) -> Found {
     let (manager_uri, manager) = managers
         .first()
         .map_or((None, Value::Null), |(uri, body)| (Some(uri.clone()), body.clone()));
-
     let names: Vec<String> = [
         json::text(&root, &["Vendor"]).map(str::to_owned),
         json::text(&system, &["Manufacturer"]).map(str::to_owned),
@@ -143,7 +211,7 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
         .first()
         .cloned()
         .or_else(|| json::text(&manager, &["Model"]).map(str::to_owned));
-    Ok(Found {
+    Found {
         root,
         system_uri,
         system,
@@ -152,7 +220,7 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
         managers,
         vendor: vendor.unwrap_or_default(),
         quirks,
-    })
+    }
 }
 
 /// The keys of `Oem`: `Hpe`, `Supermicro`, `Ami`.
@@ -253,7 +321,6 @@ fn choose_system(systems: &[(String, Value)], wanted: Wanted<'_>) -> Result<usiz
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
 
     const ANY: Wanted<'static> = Wanted {
         named: None,

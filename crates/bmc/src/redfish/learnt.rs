@@ -1,15 +1,22 @@
 //! What one BMC taught, for its siblings (same maker, model and firmware) and for its own next conversations.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
 
 use super::Profile;
+use super::discover::Layout;
+use super::slots::Slot;
 use crate::Probe;
 
 /// More models and firmwares than a site has; then what is known is forgotten, and learnt again.
 const MOST: usize = 1000;
 /// The same of BMCs.
 const MOST_BMCS: usize = 100_000;
+
+/// The same of machines whose BMCs' layout is kept: 2 to 3 KB each.
+const MOST_LAYOUTS: usize = 50_000;
 
 /// Maker, model, firmware.
 pub(crate) type Kind = (String, String, String);
@@ -23,11 +30,28 @@ pub struct Faces {
     pub ipmi_refuses: bool,
 }
 
+/// Beside the layout: what the BMC says of itself that only another firmware changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Known {
+    /// The slots that take our CD, best first, without what is in them.
+    pub(crate) slots: Vec<Slot>,
+    /// Parameters of actions, by the URI of their ActionInfo; empty where there is none.
+    pub(crate) infos: Vec<(String, Vec<Value>)>,
+}
+
+/// Where things are at one BMC, and how they are used.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Places {
+    pub(crate) layout: Layout,
+    pub(crate) known: Known,
+}
+
 /// What was learnt in all conversations that share it. It lasts as long as the process.
 #[derive(Debug, Default)]
 pub struct Learnt {
     kinds: Mutex<HashMap<Kind, Profile>>,
     faces: Mutex<HashMap<String, Faces>>,
+    places: Mutex<HashMap<String, Arc<Places>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -52,6 +76,23 @@ impl Learnt {
             faces.clear();
         }
         faces.insert(bmc.to_owned(), known);
+    }
+
+    /// What an earlier conversation has found, by the BMC and the system that is meant.
+    pub(crate) fn places(&self, system: &str) -> Option<Arc<Places>> {
+        lock(&self.places).get(system).cloned()
+    }
+
+    pub(crate) fn set_places(&self, system: String, found: Places) {
+        let mut places = lock(&self.places);
+        if places.len() >= MOST_LAYOUTS && !places.contains_key(&system) {
+            places.clear();
+        }
+        places.insert(system, Arc::new(found));
+    }
+
+    pub(crate) fn forget_places(&self, system: &str) {
+        lock(&self.places).remove(system);
     }
 
     pub(crate) fn of(&self, kind: &Kind) -> Option<Profile> {

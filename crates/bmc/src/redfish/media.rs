@@ -46,6 +46,7 @@ pub(crate) async fn eject_all(http: &mut Transport, found: &Found) -> Result<Vec
             eject(http, found, slot).await?;
         }
     }
+    http.ejected(true);
     Ok(slots)
 }
 
@@ -115,9 +116,11 @@ pub(crate) async fn insert(
     known: &Profile,
 ) -> Result<Inserted, BmcError> {
     let mut slots = slots(http, found, Enable::Yes).await?;
+    let just_ejected = http.ejected(false);
     for (i, slot) in slots.iter_mut().enumerate() {
-        // Even when it says that it is empty; and never left out because it shows the same URL.
-        if i == 0 || slot.media(found).inserted {
+        // Even when it says that it is empty, unless we have emptied it just now; and never left out because it shows the
+        // same URL.
+        if (i == 0 && !just_ejected) || slot.media(found).inserted {
             eject(http, found, slot).await?;
             *slot = slot.again(http).await?;
         }
@@ -394,10 +397,7 @@ async fn parameters(http: &mut Transport, slot: &Slot) -> Result<Parameters, Bmc
     let Some(uri) = json::link(action, &["@Redfish.ActionInfo"]) else {
         return Ok(said);
     };
-    let Some(info) = http.get_if_there(&uri).await? else {
-        return Ok(said);
-    };
-    for parameter in json::at(&info.body, &["Parameters"]).as_array().into_iter().flatten() {
+    for parameter in &http.parameters(&uri).await? {
         let Some(name) = json::text(parameter, &["Name"]) else {
             continue;
         };

@@ -38,6 +38,7 @@ use crate::{
     PowerState, Probe, Recorder,
 };
 use discover::Found;
+use learnt::{Known, Places};
 use transport::Transport;
 
 /// Limits of a conversation. The defaults suit real BMCs, which are slow.
@@ -99,24 +100,32 @@ pub struct Profile {
 /// or no Redfish there.
 pub async fn connect(endpoint: Endpoint, recorder: Arc<dyn Recorder>, options: Options) -> Result<Redfish, BmcError> {
     let profile = options.profile.clone();
-    let mut http = Transport::open(endpoint, recorder, options).await?;
-    http.begin("connect");
-    let root = discover::root(&mut http).await?;
-    http.begin("log in");
-    http.log_in().await?;
-    Ok(Redfish {
+    let http = Transport::open(endpoint, recorder, options).await?;
+    let mut redfish = Redfish {
         http,
-        root,
+        root: None,
         found: None,
+        found_at: 0,
         profile,
-    })
+    };
+    match redfish.log_in().await {
+        Ok(()) => Ok(redfish),
+        Err(error) => {
+            // Some want a login for the service root: it may be there, and the root not.
+            redfish.close().await;
+            Err(error)
+        }
+    }
 }
 
 /// A conversation with one BMC over Redfish. Call [`Bmc::close`] at its end: sessions are few.
 pub struct Redfish {
     http: Transport,
-    root: Value,
+    /// As it was read in this conversation.
+    root: Option<Value>,
     found: Option<Found>,
+    /// The login under which it was found.
+    found_at: u32,
     profile: Profile,
 }
 
@@ -135,15 +144,85 @@ impl Redfish {
         &self.profile
     }
 
-    /// The system and its manager, found once in a conversation.
+    /// Where to log in is known of a BMC that was talked to before; else its service root says so.
+    async fn log_in(&mut self) -> Result<(), BmcError> {
+        self.http.begin("connect");
+        match self.http.options.learnt.places(&self.http.key()) {
+            Some(places) => discover::learn_sessions(&mut self.http, &places.layout.root),
+            None => self.root = Some(discover::root(&mut self.http).await?),
+        }
+        self.http.begin("log in");
+        self.http.log_in().await
+    }
+
+    /// Whether the system has still to be looked for.
+    fn is_lost(&self) -> bool {
+        self.found.is_none() || self.found_at != self.http.logins
+    }
+
+    /// The system and its manager, found once for each login.
     async fn found(&mut self) -> Result<(&mut Transport, &Found), BmcError> {
-        if self.found.is_none() {
-            self.found = Some(discover::discover(&mut self.http, self.root.clone()).await?);
+        if self.is_lost() {
+            self.found = None;
+            self.found = Some(self.find().await?);
+            self.found_at = self.http.logins;
         }
         match &self.found {
             Some(found) => Ok((&mut self.http, found)),
             None => Err(self.http.error(ErrorClass::Protocol, "its system was not found")),
         }
+    }
+
+    /// Where it was last time, or by links from the service root.
+    async fn find(&mut self) -> Result<Found, BmcError> {
+        let learnt = Arc::clone(&self.http.options.learnt);
+        let key = self.http.key();
+        if let Some(places) = learnt.places(&key) {
+            self.http.set_known(places.known.clone());
+            if let Some(found) = discover::again(&mut self.http, &places.layout).await? {
+                return Ok(found);
+            }
+            tracing::debug!(bmc = %self.http.name, "it is not what it was: looking for everything again");
+            self.forget();
+        }
+        let root = match self.root.clone() {
+            Some(root) => root,
+            None => discover::root(&mut self.http).await?,
+        };
+        let found = discover::discover(&mut self.http, root).await?;
+        self.keep(&found);
+        Ok(found)
+    }
+
+    fn keep(&mut self, found: &Found) {
+        self.http.learnt_more();
+        let places = Places {
+            layout: found.layout(),
+            known: self.http.known().clone(),
+        };
+        self.http.options.learnt.set_places(self.http.key(), places);
+    }
+
+    /// Nothing that was found before is relied on any more.
+    fn forget(&mut self) {
+        self.http.options.learnt.forget_places(&self.http.key());
+        self.http.set_known(Known::default());
+        (self.root, self.found) = (None, None);
+    }
+
+    /// Keeps what a call has taught; after one that was answered with "there is no such thing", nothing.
+    fn learnt<T>(&mut self, answer: Result<T, BmcError>) -> Result<T, BmcError> {
+        match &answer {
+            Err(error) if matches!(error.class, ErrorClass::Unsupported | ErrorClass::Protocol) => self.forget(),
+            _ if self.http.learnt_more() => {
+                if let Some(found) = self.found.take() {
+                    self.keep(&found);
+                    self.found = Some(found);
+                }
+            }
+            _ => {}
+        }
+        answer
     }
 }
 
@@ -173,13 +252,15 @@ impl Bmc for Redfish {
     async fn media(&mut self) -> Result<Media, BmcError> {
         self.http.begin("read the virtual CD");
         let (http, found) = self.found().await?;
-        media::state(http, found).await
+        let answer = media::state(http, found).await;
+        self.learnt(answer)
     }
 
     async fn eject(&mut self) -> Result<(), BmcError> {
         self.http.begin("eject media");
         let (http, found) = self.found().await?;
-        media::eject_all(http, found).await.map(|_| ())
+        let answer = media::eject_all(http, found).await.map(|_| ());
+        self.learnt(answer)
     }
 
     async fn insert_one_of(&mut self, urls: &[String]) -> Result<Media, BmcError> {
@@ -191,7 +272,8 @@ impl Bmc for Redfish {
         if let Some(sibling) = learnt.of(&kind).filter(|_| known == Profile::default()) {
             known = sibling;
         }
-        let inserted = media::insert(http, found, urls, &known).await?;
+        let inserted = media::insert(http, found, urls, &known).await;
+        let inserted = self.learnt(inserted)?;
         self.profile = Profile {
             insert_members: inserted.members,
             refused_schemes: inserted.refused,
@@ -203,25 +285,29 @@ impl Bmc for Redfish {
     async fn boot_once(&mut self, target: BootTarget) -> Result<(), BmcError> {
         self.http.begin("set the one-time boot");
         let (http, found) = self.found().await?;
-        boot::once(http, found, target).await
+        let answer = boot::once(http, found, target).await;
+        self.learnt(answer)
     }
 
     async fn boot_http_once(&mut self, url: &str) -> Result<(), BmcError> {
         self.http.begin("set the one-time HTTP boot");
         let (http, found) = self.found().await?;
-        boot::http_once(http, found, url).await
+        let answer = boot::http_once(http, found, url).await;
+        self.learnt(answer)
     }
 
     async fn boot_always(&mut self, target: BootTarget) -> Result<(), BmcError> {
         self.http.begin("set the boot device for good");
         let (http, found) = self.found().await?;
-        boot::always(http, found, target).await
+        let answer = boot::always(http, found, target).await;
+        self.learnt(answer)
     }
 
     async fn identify(&mut self, seconds: u8) -> Result<bool, BmcError> {
         self.http.begin("identify");
         let (http, found) = self.found().await?;
-        inventory::identify(http, found, seconds > 0).await?;
+        let answer = inventory::identify(http, found, seconds > 0).await;
+        self.learnt(answer)?;
         // Redfish knows no time for it.
         Ok(false)
     }
@@ -229,7 +315,8 @@ impl Bmc for Redfish {
     async fn inventory(&mut self, part: Part) -> Result<Value, BmcError> {
         self.http.begin("read the inventory");
         let (http, found) = self.found().await?;
-        inventory::read(http, found, part).await
+        let answer = inventory::read(http, found, part).await;
+        self.learnt(answer)
     }
 
     async fn clear_event_log(&mut self) -> Result<(), BmcError> {
@@ -241,13 +328,15 @@ impl Bmc for Redfish {
     async fn host(&mut self) -> Result<HostState, BmcError> {
         self.http.begin("look at the machine");
         let (http, found) = self.found().await?;
-        host::state(http, found).await
+        let answer = host::state(http, found).await;
+        self.learnt(answer)
     }
 
     async fn reset_bmc(&mut self) -> Result<(), BmcError> {
         self.http.begin("reset the BMC");
         let (http, found) = self.found().await?;
-        host::reset_bmc(http, found).await
+        let answer = host::reset_bmc(http, found).await;
+        self.learnt(answer)
     }
 
     async fn clear_sessions(&mut self) -> Result<u32, BmcError> {
@@ -258,13 +347,19 @@ impl Bmc for Redfish {
     async fn clear_boot_override(&mut self) -> Result<(), BmcError> {
         self.http.begin("clear the one-time boot");
         let (http, found) = self.found().await?;
-        boot::clear(http, found).await
+        let answer = boot::clear(http, found).await;
+        self.learnt(answer)
     }
 
     async fn power_state(&mut self) -> Result<PowerState, BmcError> {
         self.http.begin("read the power state");
+        let just_read = self.is_lost();
         let (http, found) = self.found().await?;
-        power::state(http, found).await
+        let answer = match just_read {
+            true => Ok(power::state_of(&found.system)),
+            false => power::state(http, found).await,
+        };
+        self.learnt(answer)
     }
 
     async fn power(&mut self, action: PowerAction) -> Result<(), BmcError> {
@@ -275,11 +370,25 @@ impl Bmc for Redfish {
             PowerAction::Cycle => "cycle the power",
         });
         let (http, found) = self.found().await?;
-        power::act(http, found, action).await
+        let answer = power::act(http, found, action).await;
+        self.learnt(answer)
     }
 
     fn certificate(&self) -> Option<Certificate> {
         self.http.certificate()
+    }
+
+    async fn rest(&mut self) -> bool {
+        self.http.is_logged_in()
+    }
+
+    fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
+        let before = self.http.key();
+        self.http.go_on(endpoint, recorder, within);
+        if before != self.http.key() {
+            self.http.set_known(Known::default());
+            (self.root, self.found) = (None, None);
+        }
     }
 
     async fn close(&mut self) {

@@ -103,13 +103,7 @@ pub(crate) async fn listed_types(http: &mut Transport, reset: &Value) -> Result<
     let Some(uri) = json::link(reset, &["@Redfish.ActionInfo"]) else {
         return Ok(None);
     };
-    let Some(info) = http.get_if_there(&uri).await? else {
-        return Ok(None);
-    };
-    let parameters = json::at(&info.body, &["Parameters"])
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
+    let parameters = http.parameters(&uri).await?;
     let kinds = parameters
         .iter()
         .find(|p| json::text(p, &["Name"]) == Some("ResetType"));

@@ -23,7 +23,7 @@ pub(crate) enum Enable {
 }
 
 /// A slot that can hold our CD.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Slot {
     pub(crate) uri: String,
     /// Where it shows what is in; not there while nothing is, on some.
@@ -102,6 +102,9 @@ impl Slot {
 /// # Errors
 /// [`ErrorClass::Unsupported`] when there is none.
 pub(crate) async fn slots(http: &mut Transport, found: &Found, enable: Enable) -> Result<Vec<Slot>, BmcError> {
+    if let Some(slots) = known(http, found).await? {
+        return Ok(slots);
+    }
     let mut collections = collections(found);
     let mut seen = list(http, found, &collections).await?;
     if seen.slots.is_empty() && enable == Enable::Yes && switch_on(http, found).await? {
@@ -140,7 +143,34 @@ pub(crate) async fn slots(http: &mut Transport, found: &Found, enable: Enable) -
             _ => missing,
         });
     }
+    let places = seen.slots.iter().map(|slot| Slot {
+        body: Value::Null,
+        etag: None,
+        ..slot.clone()
+    });
+    http.set_slots(places.collect());
     Ok(seen.slots)
+}
+
+/// The slots that were found before, as they are now; none where one of them is not what it was.
+async fn known(http: &mut Transport, found: &Found) -> Result<Option<Vec<Slot>>, BmcError> {
+    let mut slots = Vec::new();
+    for place in http.known_slots().to_vec() {
+        if let Insert::Config(..) = place.insert {
+            slots.push(place.again(http).await?);
+            continue;
+        }
+        let now = http.get_if_there(&place.uri).await?.and_then(|reply| {
+            let slot = cd_slot(found, &place.uri, reply).ok()?;
+            (slot.insert == place.insert).then_some(slot)
+        });
+        let Some(now) = now else {
+            http.set_slots(Vec::new());
+            return Ok(None);
+        };
+        slots.push(now);
+    }
+    Ok((!slots.is_empty()).then_some(slots))
 }
 
 /// Whether any of these resources links to virtual media.
@@ -176,22 +206,13 @@ async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Re
             let Some(reply) = http.get_if_there(&uri).await? else {
                 continue;
             };
-            let id = json::text(&reply.body, &["Id"])
-                .unwrap_or(json::last_part(&uri))
-                .to_owned();
-            let usable = holds_cd(&id, &reply.body) && !found.quirks.skips_slot(&id);
-            let Some(insert) = usable.then(|| way_in(found, &uri, &id, &reply)).flatten() else {
-                passed_over.push(id);
-                continue;
-            };
-            let slot = Slot {
-                shown_at: uri.clone(),
-                uri,
-                etag: reply.etag,
-                body: reply.body,
-                insert,
-            };
-            slots.push(((slot.insert.rank(), rank, json::natural(&id)), slot));
+            match cd_slot(found, &uri, reply) {
+                Ok(slot) => {
+                    let id = id_of(&uri, &slot.body);
+                    slots.push(((slot.insert.rank(), rank, json::natural(&id)), slot));
+                }
+                Err(id) => passed_over.push(id),
+            }
         }
         if let Some(slot) = config(http, collection, &listed.body).await? {
             slots.push(((slot.insert.rank(), rank, json::natural("")), slot));
@@ -201,6 +222,26 @@ async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Re
     Ok(Listed {
         slots: slots.into_iter().map(|(_, slot)| slot).collect(),
         passed_over,
+    })
+}
+
+fn id_of(uri: &str, slot: &Value) -> String {
+    json::text(slot, &["Id"]).unwrap_or(json::last_part(uri)).to_owned()
+}
+
+/// The slot, or its id where it is not for us.
+fn cd_slot(found: &Found, uri: &str, reply: Reply) -> Result<Slot, String> {
+    let id = id_of(uri, &reply.body);
+    let usable = holds_cd(&id, &reply.body) && !found.quirks.skips_slot(&id);
+    let Some(insert) = usable.then(|| way_in(found, uri, &id, &reply)).flatten() else {
+        return Err(id);
+    };
+    Ok(Slot {
+        uri: uri.to_owned(),
+        shown_at: uri.to_owned(),
+        etag: reply.etag,
+        body: reply.body,
+        insert,
     })
 }
 

@@ -1,6 +1,6 @@
 //! TLS towards BMCs: self-signed is the norm.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -12,15 +12,24 @@ use crate::{Certificate, TlsTrust};
 
 /// What a BMC showed last, for messages and for pinning at first use.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shown(Arc<Mutex<Option<Certificate>>>);
+pub(crate) struct Shown {
+    last: Arc<Mutex<Option<Certificate>>>,
+    /// The one that it has to show: SHA-256, lower-case hex.
+    pin: Arc<OnceLock<String>>,
+}
 
 impl Shown {
     pub(crate) fn get(&self) -> Option<Certificate> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From the next connection on nothing but this certificate will do.
+    pub(crate) fn pin(&self, fingerprint: &str) {
+        let _ = self.pin.set(fingerprint.replace(':', "").trim().to_ascii_lowercase());
     }
 
     fn change(&self, change: impl FnOnce(&mut Option<Certificate>)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -58,12 +67,10 @@ pub(crate) fn verdict(error: &Error) -> (String, Option<&'static str>) {
 pub(crate) fn config(trust: &TlsTrust) -> Result<(rustls::ClientConfig, Shown), Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let shown = Shown::default();
-    let pin = match trust {
-        TlsTrust::Insecure | TlsTrust::FirstUse => None,
-        TlsTrust::Pinned(fingerprint) => Some(fingerprint.replace(':', "").trim().to_ascii_lowercase()),
-    };
+    if let TlsTrust::Pinned(fingerprint) = trust {
+        shown.pin(fingerprint);
+    }
     let verifier = Verifier {
-        pin,
         provider: provider.clone(),
         shown: shown.clone(),
     };
@@ -77,7 +84,6 @@ pub(crate) fn config(trust: &TlsTrust) -> Result<(rustls::ClientConfig, Shown), 
 
 #[derive(Debug)]
 struct Verifier {
-    pin: Option<String>,
     provider: Arc<CryptoProvider>,
     shown: Shown,
 }
@@ -96,7 +102,7 @@ impl Verifier {
                 shown.proven = proven;
             }
         });
-        match self.pin {
+        match self.shown.pin.get() {
             None => Ok(HandshakeSignatureValid::assertion()),
             Some(_) => verified,
         }
@@ -113,7 +119,7 @@ impl ServerCertVerifier for Verifier {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let fingerprint = hex::encode(Sha256::digest(end_entity));
-        let good = self.pin.as_ref().is_none_or(|pin| *pin == fingerprint);
+        let good = self.shown.pin.get().is_none_or(|pin| *pin == fingerprint);
         self.shown.change(|shown| {
             *shown = Some(Certificate {
                 fingerprint,

@@ -9,10 +9,12 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::discover::Wanted;
+use super::learnt::Known;
 use super::message::{self, Message};
+use super::slots::Slot;
 use super::{Options, json, tls};
 use crate::record::Redactor;
-use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder, address};
+use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder, TlsTrust, address};
 
 /// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -22,6 +24,10 @@ const REDIRECTS: usize = 3;
 const BROKEN_PAUSE: Duration = Duration::from_secs(2);
 /// How long a logout may take.
 const LOGOUT: Duration = Duration::from_secs(10);
+/// ActionInfos that are kept: of insert and reset.
+const INFOS: usize = 8;
+/// For so long nobody else is thought to have put anything into a virtual CD that we have emptied.
+const JUST_NOW: Duration = Duration::from_secs(10);
 /// ENETUNREACH, in the words of the C library.
 const NO_ROUTE: &str = "Network is unreachable";
 pub(crate) const ROOT: &str = "/redfish/v1/";
@@ -67,14 +73,22 @@ pub(crate) struct Transport {
     pub(crate) name: String,
     pub(crate) options: Options,
     recorder: Arc<dyn Recorder>,
-    /// Addresses of the BMC, until the recorder has been told which of them answers.
     addresses: Vec<IpAddr>,
+    /// Whether the recorder has been told which of the addresses answers.
+    told: bool,
     pub(crate) redactor: Redactor,
     shown: tls::Shown,
     login: Login,
     /// Where to log in, best first.
     sessions: Vec<String>,
     session_oem: Option<&'static str>,
+    /// How often this conversation has logged in. After the first time the BMC may be another one: it was restarted.
+    pub(crate) logins: u32,
+    /// What need not be asked again, and whether it was all there when the conversation began.
+    known: Known,
+    learnt_more: bool,
+    /// When what was in the virtual CD was taken out, by us and in this conversation.
+    ejected: Option<Instant>,
     /// A resource that is linked and could not be read in this call: it may be the one that is missed later.
     broken: Option<String>,
     /// End of the call of the `Bmc` trait that is under way, and its name.
@@ -121,12 +135,89 @@ impl Transport {
             redactor,
             shown,
             login: Login::Not,
+            told: false,
             sessions: Vec::new(),
             session_oem: None,
+            logins: 0,
+            known: Known::default(),
+            learnt_more: false,
+            ejected: None,
             broken: None,
             deadline,
             what: WHAT,
         })
+    }
+
+    /// Another exchange begins, in the conversation that there is.
+    pub(crate) fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
+        if let TlsTrust::Pinned(fingerprint) = &endpoint.tls {
+            self.shown.pin(fingerprint);
+        }
+        self.endpoint = endpoint.clone();
+        self.recorder = recorder;
+        self.told = false;
+        self.options.call_deadline = within;
+        self.options.end = Some(Instant::now() + within);
+    }
+
+    /// Whether another exchange may follow: there is a login, and the BMC has not turned it down.
+    pub(crate) fn is_logged_in(&self) -> bool {
+        matches!(self.login, Login::Token { .. } | Login::Basic)
+    }
+
+    /// The BMC and the system that is meant, by which what was found is kept.
+    pub(crate) fn key(&self) -> String {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        let (system, machine) = (part(&self.endpoint.system), part(&self.endpoint.machine_uuid));
+        format!("{} {system} {machine}", self.name)
+    }
+
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Takes over what an earlier conversation has found.
+    pub(crate) fn set_known(&mut self, known: Known) {
+        (self.known, self.learnt_more) = (known, false);
+    }
+
+    /// Whether something was learnt since this was asked last.
+    pub(crate) fn learnt_more(&mut self) -> bool {
+        std::mem::take(&mut self.learnt_more)
+    }
+
+    pub(crate) fn known_slots(&self) -> &[Slot] {
+        &self.known.slots
+    }
+
+    pub(crate) fn set_slots(&mut self, slots: Vec<Slot>) {
+        self.learnt_more |= self.known.slots != slots;
+        self.known.slots = slots;
+    }
+
+    /// The parameters that an ActionInfo lists; the firmware's, so they are read once.
+    pub(crate) async fn parameters(&mut self, uri: &str) -> Result<Vec<Value>, BmcError> {
+        if let Some((_, parameters)) = self.known.infos.iter().find(|(known, _)| known == uri) {
+            return Ok(parameters.clone());
+        }
+        let Some(mut info) = self.get_if_there(uri).await? else {
+            return Ok(Vec::new());
+        };
+        let parameters = match info.body.get_mut("Parameters").map(Value::take) {
+            Some(Value::Array(parameters)) => parameters,
+            _ => Vec::new(),
+        };
+        if self.known.infos.len() < INFOS {
+            self.known.infos.push((uri.to_owned(), parameters.clone()));
+            self.learnt_more = true;
+        }
+        Ok(parameters)
+    }
+
+    /// Whether this conversation has emptied the virtual CD just now; from here on it has, or has not.
+    pub(crate) fn ejected(&mut self, now: bool) -> bool {
+        let since = std::mem::replace(&mut self.ejected, now.then(Instant::now));
+        since.is_some_and(|since| since.elapsed() < JUST_NOW)
     }
 
     /// A new call begins, with a deadline of its own.
@@ -440,10 +531,10 @@ impl Transport {
     }
 
     fn tell_addresses(&mut self, used: Option<IpAddr>) {
-        let mut addresses = std::mem::take(&mut self.addresses);
-        if addresses.is_empty() {
+        if std::mem::replace(&mut self.told, true) {
             return;
         }
+        let mut addresses = self.addresses.clone();
         if let Some(used) = used.map(|address| address.to_canonical()) {
             addresses.retain(|address| *address != used);
             addresses.insert(0, used);
@@ -564,6 +655,9 @@ impl Transport {
 
     /// Logs in: a session, else Basic where there are no sessions or too many.
     pub(crate) async fn log_in(&mut self) -> Result<(), BmcError> {
+        if let Login::Wrong(error) = &self.login {
+            return Err(error.clone());
+        }
         let mut places = self.sessions.clone().into_iter();
         let Some(first) = places.next() else {
             self.login = Login::Basic;
@@ -622,6 +716,8 @@ impl Transport {
             Some(uri) => Some(self.local(&uri)?),
             None => None,
         };
+        self.logins = self.logins.saturating_add(1);
+        self.ejected = None;
         self.login = match reply.token.as_deref().map(HeaderValue::from_str) {
             Some(Ok(mut token)) => {
                 token.set_sensitive(true);

@@ -36,6 +36,10 @@ impl Saga {
             Way::Power
         };
         row.boot.way = Some(way);
+        if power == PowerState::Off {
+            self.inner.agents.forget(&machine);
+            return Ok(Outcome::Next(EJECT));
+        }
         Ok(Outcome::Next(if way == Way::Power { SHUT_DOWN } else { EJECT }))
     }
 
@@ -197,13 +201,14 @@ impl Saga {
 
     pub(super) async fn power_on(&self, row: &mut Row) -> Result<Outcome, Stop> {
         let timing = &self.inner.timing;
-        let power = self.power(row).await?;
-        if power == PowerState::On {
+        let now = self.inner.now_ms();
+        let asked = row.boot.asked_ms;
+        // What is on already the command does not touch; so nobody has to look before it.
+        if asked.is_some() && self.power(row).await? == PowerState::On {
             self.handed_over(row, Phase::Firmware, "machine is on");
             return Ok(Outcome::Next(AWAIT));
         }
-        let now = self.inner.now_ms();
-        match row.boot.asked_ms {
+        match asked {
             // A lazy BMC shows the old state for a while.
             Some(asked) if now <= asked + millis(timing.power()) => Ok(Outcome::Stay(timing.poll())),
             Some(_) => Ok(self.again_or_stuck(row, "on")),

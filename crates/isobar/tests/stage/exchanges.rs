@@ -30,6 +30,8 @@ pub fn overlaps(requests: &[Request], starts: &[OffsetDateTime]) -> Vec<String> 
         match (request.method.as_str(), request.path.contains("/Sessions")) {
             ("POST", true) if request.status == Some(201) => open = Some((server, what)),
             ("DELETE", true) => open = None,
+            // The BMC knows it no more.
+            _ if request.auth == "wrong" => open = None,
             // A BMC that restarts forgets who was logged in.
             ("POST", false) if path.ends_with("Manager.Reset") => open = None,
             _ => {}
