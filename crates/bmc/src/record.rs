@@ -64,6 +64,12 @@ pub trait Recorder: Send + Sync {
     /// Keeps (or drops) one.
     fn record(&self, exchange: Exchange);
 
+    /// Whether one like this would be kept: to redact what is dropped would be most of the work of a look at a BMC. `status`
+    /// is none where no answer came.
+    fn keeps(&self, _method: &str, _status: Option<u16>) -> bool {
+        true
+    }
+
     /// The BMC has answered: the address that the connection used, then the others that its name has and that were
     /// checked with it. A BMC may read an image from any of them.
     fn connected(&self, _addresses: &[IpAddr]) {}
@@ -75,6 +81,10 @@ pub struct NoRecorder;
 
 impl Recorder for NoRecorder {
     fn record(&self, _: Exchange) {}
+
+    fn keeps(&self, _: &str, _: Option<u16>) -> bool {
+        false
+    }
 }
 
 /// Takes secrets out of texts and JSON: by the member's name, by what the secret is, and by the form

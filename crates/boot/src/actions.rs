@@ -183,6 +183,10 @@ impl Reached {
 impl Recorder for Reached {
     fn record(&self, _: Exchange) {}
 
+    fn keeps(&self, _: &str, _: Option<u16>) -> bool {
+        false
+    }
+
     fn connected(&self, addresses: &[IpAddr]) {
         *lock(&self.0) = addresses.to_vec();
     }

@@ -522,8 +522,10 @@ impl Transport {
         let began = Instant::now();
         let result = self.receive(request).await;
         let answer = result.as_ref().ok().map(|reply| (reply.status, &reply.body));
-        let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
-        self.recorder.record(exchange);
+        if self.recorder.keeps(method.as_str(), answer.map(|(status, _)| status)) {
+            let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
+            self.recorder.record(exchange);
+        }
         let reply = result.map_err(|failure| self.failure(failure, &method, uri, limit))?;
         self.tell_addresses(reply.from);
         tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");

@@ -21,8 +21,12 @@ pub(crate) struct Exchanges {
 const EXCHANGES: usize = 24;
 
 impl Recorder for Exchanges {
+    fn keeps(&self, method: &str, status: Option<u16>) -> bool {
+        method != "GET" || status.is_none_or(|status| status >= 400)
+    }
+
     fn record(&self, exchange: Exchange) {
-        if exchange.method == "GET" && exchange.status.is_some_and(|status| status < 400) {
+        if !self.keeps(&exchange.method, exchange.status) {
             return;
         }
         let mut kept = lock(&self.kept);
