@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::actions::{Landing, Reached, called_off, failure, store_reason};
-use crate::gate::{self, Answer, Caller, Verb};
+use crate::gate::{self, Answer, Caller, Rank, Verb};
 use crate::operations::Flight;
 use crate::reason::Reason;
 use crate::record::{Attempt, Intent, Operation, State};
@@ -300,6 +300,7 @@ impl Examination {
             endpoint: &endpoint,
             site: site.as_deref(),
             who: &who,
+            rank: Rank::Asked,
         };
         let turn = tokio::select! {
             turn = inner.gate.turn(caller) => turn,
