@@ -94,10 +94,10 @@ impl Conversations {
     }
 
     /// Keeps it, or gives it back where nothing more can be kept.
-    pub(crate) fn keep(&self, bmc: &str, kept: Kept) -> Result<(), Kept> {
+    pub(crate) fn keep(&self, bmc: &str, kept: Kept) -> Option<Kept> {
         let mut all = lock(&self.idle);
         let Some(all) = all.as_mut().filter(|all| !self.time.is_zero() && all.len() < self.most) else {
-            return Err(kept);
+            return Some(kept);
         };
         let idle = Idle {
             kept,
@@ -106,7 +106,7 @@ impl Conversations {
         };
         all.insert(bmc.to_owned(), idle);
         self.more.notify_one();
-        Ok(())
+        None
     }
 
     fn is_due(&self, idle: &Idle) -> bool {

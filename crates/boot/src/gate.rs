@@ -537,9 +537,9 @@ impl Turn<'_> {
         };
         let back = match keep {
             true => self.gate.conversations.keep(key, kept),
-            false => Err(kept),
+            false => Some(kept),
         };
-        if let Err(kept) = back {
+        if let Some(kept) = back {
             self.log_out(kept.bmc).await;
         }
     }
