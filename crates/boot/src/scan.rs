@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::gate::{Answer, Caller, Verb, authority};
+use crate::gate::{Answer, Caller, Rank, Verb, authority};
 use crate::service::Booter;
 use crate::state::Inner;
 
@@ -295,6 +295,8 @@ impl Inner {
             endpoint,
             site: None,
             who: &who,
+            // Of hundreds of BMCs: boots and what people ask for go first.
+            rank: Rank::Idle,
         };
         let recorder = Arc::new(NoRecorder) as Arc<dyn Recorder>;
         self.gate.exchange(caller, recorder, verb).await
