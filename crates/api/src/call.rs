@@ -174,6 +174,19 @@ impl Call {
         self.app.objects.run(move |objects| work(objects, &who)).await
     }
 
+    /// A change of one object in the name of who asks. It may be called again.
+    ///
+    /// # Errors
+    /// Those of the change.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Objects, &Principal) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let who = self.who()?.clone();
+        let change = move |objects: &Objects| work(objects, &who);
+        self.app.objects.run_change(self.model(), change).await
+    }
+
     /// The own key of the object that a client calls `key`.
     ///
     /// # Errors

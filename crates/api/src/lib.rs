@@ -16,6 +16,7 @@ pub mod tls;
 mod auth;
 mod call;
 mod image_body;
+mod lanes;
 mod live;
 mod reply;
 mod stall;

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use crate::lanes::Lanes;
 use crate::reply;
 use crate::stall::Patient;
 use crate::state::AppState;
@@ -106,12 +107,8 @@ impl Server {
         let router = crate::routes::router(state);
         let acceptor = TlsAcceptor::from(tls.config());
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                () = accept(listener, acceptor, router, limits, stopped) => {}
-                () = tick() => {}
-            }
-        });
+        let lanes = Lanes::start()?;
+        let task = tokio::spawn(accept(listener, lanes, acceptor, router, limits, stopped));
         Ok(Handle { address, stop, task })
     }
 }
@@ -135,17 +132,9 @@ impl Handle {
     }
 }
 
-/// A runtime that sleeps for long has to be woken for each timer that a connection sets, twice a request. With this one
-/// its sleep is always the shorter.
-async fn tick() {
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tick.tick().await;
-    }
-}
-
 async fn accept(
     listener: TcpListener,
+    lanes: Lanes,
     acceptor: TlsAcceptor,
     router: Router,
     limits: Limits,
@@ -175,18 +164,27 @@ async fn accept(
                     stopped: stopped.clone(),
                 };
                 match Arc::clone(&slots).try_acquire_owned() {
-                    Ok(slot) => connections.spawn(async move {
-                        connection.serve(stream, peer).await;
-                        drop(slot);
-                    }),
-                    Err(_) => connections.spawn(async move {
-                        let refused = connection.refuse(stream);
-                        if tokio::time::timeout(TELLING, refused).await.is_err() {
-                            tracing::debug!(%peer, "a client over the limit did not wait to be told");
-                        }
-                        drop(telling);
-                    }),
-                };
+                    Ok(slot) => {
+                        // It belongs to the runtime of its thread from here on.
+                        let stream = stream.into_std();
+                        lanes.serve(&mut connections, async move {
+                            match stream.and_then(TcpStream::from_std) {
+                                Ok(stream) => connection.serve(stream, peer).await,
+                                Err(error) => tracing::warn!(%peer, %error, "an API connection could not be served"),
+                            }
+                            drop(slot);
+                        });
+                    }
+                    Err(_) => {
+                        connections.spawn(async move {
+                            let refused = connection.refuse(stream);
+                            if tokio::time::timeout(TELLING, refused).await.is_err() {
+                                tracing::debug!(%peer, "a client over the limit did not wait to be told");
+                            }
+                            drop(telling);
+                        });
+                    }
+                }
             }
             Err(error) => {
                 // Out of file descriptors, or the client was gone again: neither ends the server.

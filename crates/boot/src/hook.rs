@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use isobar_image::{AttemptId, FileRole, Image};
 use isobar_model::bootenv::{boots_kernel, for_arch, os_name};
-use isobar_model::same_members;
 use isobar_model::{ApiError, Object};
 use isobar_objects::{BootWindow, BootWindows, ChangeHook, Objects, Presence};
 use isobar_store::{Delete, Expect, StoreError, Txn};
@@ -28,6 +27,7 @@ impl ChangeHook for Booter {
         objects: &Objects,
         old: Option<&Object>,
         new: Option<&Object>,
+        differ: &[&str],
         txn: &mut Txn,
     ) -> Result<(), ApiError> {
         let inner = &self.inner;
@@ -42,11 +42,7 @@ impl ChangeHook for Booter {
             return Ok(());
         }
         let env_changed = old.is_none_or(|old| member(old, "BootEnv") != member(new, "BootEnv"));
-        let params_changed = old.is_some_and(|old| {
-            ["Params", "Profiles"]
-                .iter()
-                .any(|m| !same_members(old.get(*m), new.get(*m)))
-        });
+        let params_changed = old.is_some() && ["Params", "Profiles"].iter().any(|member| differ.contains(member));
         if !env_changed && !params_changed {
             return Ok(());
         }

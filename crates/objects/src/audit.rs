@@ -68,30 +68,37 @@ fn bounded(mut text: String) -> String {
     text
 }
 
-/// What differs between two versions of an object. What the server derives is left out, and of a new object what says
+/// The members that differ between two versions of an object; all of a new one.
+pub(crate) fn differing(noun: &Noun, before: Option<&Object>, after: &Object) -> Vec<&'static str> {
+    let members = noun.fields.iter().map(|field| field.name);
+    let same = |member: &&str| same_members(before.and_then(|before| before.get(*member)), after.get(*member));
+    members.filter(|member| !same(member)).collect()
+}
+
+/// What a change did to the members that differ. What the server derives is left out, and of a new object what says
 /// little.
-pub(crate) fn changed(noun: &Noun, before: Option<&Object>, after: &Object) -> String {
+pub(crate) fn changed(before: Option<&Object>, after: &Object, differ: &[&str]) -> String {
     let mut said = Vec::new();
-    for field in noun.fields {
-        let (old, new) = (before.and_then(|before| before.get(field.name)), after.get(field.name));
-        let derived = ["Validated", "Available", "Errors"].contains(&field.name);
-        let worth_telling = TOLD.contains(&field.name) || field.name == "Params";
+    for member in differ.iter().copied() {
+        let (old, new) = (before.and_then(|before| before.get(member)), after.get(member));
+        let derived = ["Validated", "Available", "Errors"].contains(&member);
+        let worth_telling = TOLD.contains(&member) || member == "Params";
         let dull = before.is_none() && (!worth_telling || new.is_none_or(is_empty));
-        if derived || dull || same_members(old, new) {
+        if derived || dull {
             continue;
         }
         match new {
-            Some(Value::Object(new)) if MAPS.contains(&field.name) => {
+            Some(Value::Object(new)) if MAPS.contains(&member) => {
                 let old = old.and_then(Value::as_object);
                 let was = |key: &str| old.and_then(|old| old.get(key));
                 let keys = old.into_iter().chain([new]).flat_map(Object::keys);
                 let mut keys: Vec<_> = keys.filter(|key| !same_members(was(key), new.get(*key))).collect();
                 keys.sort();
                 keys.dedup();
-                said.extend(keys.into_iter().map(|key| format!("{}/{key}", field.name)));
+                said.extend(keys.into_iter().map(|key| format!("{member}/{key}")));
             }
-            Some(new) if TOLD.contains(&field.name) => said.push(format!("{}={}", field.name, shown(new))),
-            _ => said.push(field.name.to_owned()),
+            Some(new) if TOLD.contains(&member) => said.push(format!("{member}={}", shown(new))),
+            _ => said.push(member.to_owned()),
         }
         if said.iter().map(String::len).sum::<usize>() > LONGEST {
             break;
@@ -160,13 +167,14 @@ mod tests {
     fn what_changed_is_told_without_its_value() {
         let machines = noun("machines").unwrap();
         let object = |value: Value| value.as_object().unwrap().clone();
+        let told = |old: Option<&Object>, new: &Object| changed(old, new, &differing(machines, old, new));
         let old =
             object(json!({"BootEnv": "local", "Description": "a", "Params": {"a": 1, "b": 2, "c": 3}, "Errors": []}));
         let new = object(
             json!({"BootEnv": "sledgehammer", "Description": "s3cret", "Errors": ["x"],
             "Params": {"b": "s3cret", "c": 3, "d": 4}}),
         );
-        let said = changed(machines, Some(&old), &new);
+        let said = told(Some(&old), &new);
         let mut words: Vec<_> = said.split(' ').collect();
         words.sort_unstable();
         assert_eq!(
@@ -179,14 +187,13 @@ mod tests {
                 "Params/d"
             ]
         );
-        let made = changed(
-            machines,
+        let made = told(
             None,
             &object(json!({"Name": "mach-01", "Locked": false, "Address": ""})),
         );
         assert_eq!(made, "Name=mach-01");
         let many: Object = (0..200).map(|n| (format!("param-{n}"), json!(n))).collect();
-        let said = changed(machines, None, &object(json!({"Params": many})));
+        let said = told(None, &object(json!({"Params": many})));
         assert!(said.len() < LONGEST + 4 && said.ends_with('…'), "{said}");
     }
 }

@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use isobar_model::params::ParamSchema;
 use isobar_model::{ApiError, Noun, Object};
 use isobar_store::{Clock, Store, StoreError, Txn, Vault};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, Semaphore};
 
 use crate::content::Content;
 use crate::hook::{BootWindows, ChangeHook, NothingBoots, Presence};
+use crate::hurry::{self, Pace, Submitted};
 use crate::known::KnownTokens;
 use crate::login::Logins;
 use crate::trees::Trees;
@@ -31,14 +32,14 @@ pub(crate) struct Core {
     pub(crate) trees: Trees,
     pub(crate) logins: Logins,
     pub(crate) known_tokens: KnownTokens,
-    /// Calls that run on the thread of the task that made them.
-    pub(crate) in_place: AtomicUsize,
+    /// Changes that are under way.
+    pub(crate) changing: AtomicUsize,
     /// For the others.
     pub(crate) turns: Semaphore,
     pub(crate) first_password: Mutex<Option<String>>,
     /// Shared: changes of objects that nothing refers to (machines, users, tokens); the revision of the changed
     /// document orders them. Exclusive: changes of what others refer to, which have to look at all of those.
-    order: RwLock<()>,
+    order: Arc<tokio::sync::RwLock<()>>,
     /// Those that collided try again one at a time for each object.
     crowded: [Mutex<()>; 64],
     hasher: RandomState,
@@ -56,6 +57,17 @@ pub(crate) struct Draft {
     pub(crate) layers: Option<Arc<Content>>,
 }
 
+impl Draft {
+    /// Nothing but rows that nobody else refers to: there is nothing to do after the commit but to tell.
+    fn is_of_machines(&self) -> bool {
+        let own = |kind: &str| kind != "params" && kind != "bootenvs";
+        self.content.is_empty()
+            && self.layers.is_none()
+            && self.txn.puts.iter().all(|put| own(&put.kind))
+            && self.txn.deletes.iter().all(|delete| own(&delete.kind))
+    }
+}
+
 /// How a change is ordered against others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -71,6 +83,18 @@ impl Order {
             _ => Order::Exclusive,
         }
     }
+}
+
+/// Held until a change is committed.
+enum Ordered {
+    Shared(OwnedRwLockReadGuard<()>),
+    #[expect(dead_code, reason = "it is held, and nothing else")]
+    Exclusive(OwnedRwLockWriteGuard<()>),
+}
+
+/// Blocks; on threads that may.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    pollster::block_on(tokio::task::unconstrained(future))
 }
 
 /// Calls at one time that wait for the disk on threads of their own.
@@ -123,10 +147,10 @@ impl Core {
             declared: Declared::default(),
             trees: Trees::default(),
             known_tokens: KnownTokens::default(),
-            in_place: AtomicUsize::new(0),
+            changing: AtomicUsize::new(0),
             turns: Semaphore::new(TURNS),
             first_password: Mutex::new(None),
-            order: RwLock::new(()),
+            order: Arc::default(),
             crowded: [const { Mutex::new(()) }; 64],
             hasher: RandomState::new(),
         }
@@ -156,14 +180,21 @@ impl Core {
         about: &str,
         mut prepare: impl FnMut(&View<'_>, &mut Draft) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
+        let pace = hurry::pace();
+        if hurry::has_submitted() {
+            let text = "a change in a hurry commits once";
+            return Err(ApiError::new(500, "STORE_ERROR", "", "", text));
+        }
+        if pace != Pace::Patient && order == Order::Exclusive {
+            return Err(hurry::refuse());
+        }
         let stripe = &self.crowded[self.hasher.hash_one(about) as usize % self.crowded.len()];
-        let _announced = self.store.announce();
+        let announced = self.store.announce();
         let mut waited = None;
         for _ in 0..MAX_ATTEMPTS {
             let preparing = Preparing::begin()?;
-            let (_shared, _exclusive) = match order {
-                Order::Shared => (Some(self.order.read().unwrap_or_else(PoisonError::into_inner)), None),
-                Order::Exclusive => (None, Some(self.order.write().unwrap_or_else(PoisonError::into_inner))),
+            let Some(ordered) = self.ordered(order, pace) else {
+                return Err(hurry::refuse());
             };
             let view = View::new(self);
             let mut draft = Draft::default();
@@ -172,14 +203,31 @@ impl Core {
             view.sound()?;
             let outcome = prepared?;
             drop(preparing);
+            let ordered = match ordered {
+                Ordered::Shared(order) if pace == Pace::Hurried && draft.is_of_machines() => {
+                    let (txn, machines) = (draft.txn, draft.machines);
+                    if !txn.is_empty() {
+                        let pending = self.store.submit(txn);
+                        hurry::leave(Submitted {
+                            pending,
+                            machines,
+                            order,
+                            announced,
+                        });
+                    }
+                    return Ok(outcome);
+                }
+                ordered => ordered,
+            };
             match self.commit(&mut draft) {
                 Ok(()) => {
-                    drop((_shared, _exclusive, waited));
+                    drop((ordered, waited));
                     self.tell(&draft.machines);
                     return Ok(outcome);
                 }
+                Err(StoreError::Conflict { .. }) if pace != Pace::Patient => return Err(hurry::refuse()),
                 Err(StoreError::Conflict { .. }) => {
-                    drop((_shared, _exclusive));
+                    drop(ordered);
                     waited.get_or_insert_with(|| stripe.lock().unwrap_or_else(PoisonError::into_inner));
                 }
                 Err(e) => return Err(store_failed(&e)),
@@ -189,12 +237,22 @@ impl Core {
         Err(ApiError::new(409, "Conflict", "", "", format!("{about} {text}")))
     }
 
+    /// None: it would have to be waited for.
+    fn ordered(&self, order: Order, pace: Pace) -> Option<Ordered> {
+        let lock = Arc::clone(&self.order);
+        Some(match (order, pace) {
+            (Order::Shared, Pace::Patient) => Ordered::Shared(wait(lock.read_owned())),
+            (Order::Shared, _) => Ordered::Shared(lock.try_read_owned().ok()?),
+            (Order::Exclusive, _) => Ordered::Exclusive(wait(lock.write_owned())),
+        })
+    }
+
     fn commit(&self, draft: &mut Draft) -> Result<(), StoreError> {
         let txn = std::mem::take(&mut draft.txn);
         let touches =
             |kind: &str| txn.puts.iter().any(|p| p.kind == kind) || txn.deletes.iter().any(|d| d.kind == kind);
         let (declares, boots) = (touches("params"), touches("bootenvs"));
-        if !(txn.puts.is_empty() && txn.deletes.is_empty() && txn.events.is_empty()) {
+        if !txn.is_empty() {
             self.store.commit(txn)?;
         }
         // Still inside the exclusive order: nobody checks a value between the two.
@@ -220,7 +278,7 @@ impl Core {
         Ok(())
     }
 
-    fn tell(&self, machines: &[(String, Option<Arc<Object>>)]) {
+    pub(crate) fn tell(&self, machines: &[(String, Option<Arc<Object>>)]) {
         if let Some(hook) = self.hook() {
             machines
                 .iter()

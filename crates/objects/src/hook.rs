@@ -11,7 +11,8 @@ use crate::Objects;
 ///
 /// Both calls are made on a thread that may block.
 pub trait ChangeHook: Send + Sync {
-    /// A machine is about to be created (`old` is none), changed, or deleted (`new` is none). Puts, deletes, events
+    /// A machine is about to be created (`old` is none), changed, or deleted (`new` is none); `differ` names the members in
+    /// which the two differ. Puts, deletes, events
     /// and fences added to `txn` are committed together with the change, or not at all; an error refuses the change.
     ///
     /// A change that collides with another one is prepared again, with a fresh `txn`: this may be called several times
@@ -25,6 +26,7 @@ pub trait ChangeHook: Send + Sync {
         objects: &Objects,
         old: Option<&Object>,
         new: Option<&Object>,
+        differ: &[&str],
         txn: &mut Txn,
     ) -> Result<(), ApiError>;
 

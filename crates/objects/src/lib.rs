@@ -22,6 +22,7 @@ mod content;
 mod core;
 mod grants;
 mod hook;
+mod hurry;
 mod jobs;
 mod known;
 mod login;

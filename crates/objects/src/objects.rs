@@ -1,5 +1,6 @@
 //! Opening, and what is asked of the whole.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -9,8 +10,9 @@ use isobar_store::vault::VaultError;
 use isobar_store::{Clock, Expect, Put, Store, StoreError, SystemClock, Txn, Vault};
 
 use crate::content::Content;
-use crate::core::Core;
+use crate::core::{Core, store_failed};
 use crate::hook::{AllPresent, BootWindows, ChangeHook, Presence};
+use crate::hurry::{self, Tried};
 
 /// `info.features`: clients switch their behaviour on these, so each is something that works.
 pub const FEATURES: &[&str] = &[
@@ -161,17 +163,17 @@ impl Objects {
         Ok(objects)
     }
 
-    /// A call that may block: on the task's own thread when few do so at the time, which saves two hand-overs between
-    /// threads, else on one of its own.
+    /// Says that the calling thread may wait in [`Objects::run_change`], for as long as a commit takes.
+    pub fn lend_this_thread() {
+        LENT.set(true);
+    }
+
+    /// A call that may block, on a thread of its own.
     ///
     /// # Panics
     /// Where the call does, and outside a Tokio runtime.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce(&Objects) -> T + Send + 'static) -> T {
         let objects = self.clone();
-        let many = tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
-        if let Some(_place) = InPlace::take(&self.core.in_place).filter(|_| many) {
-            return tokio::task::block_in_place(|| call(&objects));
-        }
         // Threads keep memory: a crowd of clients gets no more of them than help.
         let _turn = self.core.turns.acquire().await;
         match tokio::task::spawn_blocking(move || call(&objects)).await {
@@ -179,6 +181,35 @@ impl Objects {
             // Only a panic ends a blocking task early: it goes on where it was waited for.
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         }
+    }
+
+    /// [`Objects::run`] of a change of one object of type `noun`, which is called again where it has to be. A machine is
+    /// changed on the calling thread, if that was lent: each hand-over between threads costs a tenth of the change. Where
+    /// others change something too, the task waits for the commit and not the thread.
+    ///
+    /// # Errors
+    /// Those of the change.
+    ///
+    /// # Panics
+    /// As [`Objects::run`].
+    pub async fn run_change<T: Send + 'static>(
+        &self,
+        noun: &str,
+        change: impl Fn(&Objects) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let changing = Changing::begin(&self.core.changing);
+        if noun == "machines" && LENT.get() {
+            match hurry::attempt(changing.alone, || change(self)) {
+                Tried::Done(done) => return done,
+                Tried::Submitted(done, submitted) => match submitted.settled(Arc::clone(&self.core)).await {
+                    Ok(()) => return done,
+                    Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => return Err(store_failed(&error)),
+                },
+                Tried::Refused => {}
+            }
+        }
+        self.run(change).await
     }
 
     /// What the objects are kept in, for the internal kinds (`_boots` …) of other crates.
@@ -235,22 +266,26 @@ impl Objects {
     }
 }
 
-/// Calls at one time that run on the threads of their tasks.
-const IN_PLACE: usize = 2;
+thread_local! {
+    static LENT: Cell<bool> = const { Cell::new(false) };
+}
 
-/// One of the [`IN_PLACE`].
-struct InPlace<'a>(&'a AtomicUsize);
+/// A change that is under way, counted.
+struct Changing<'a> {
+    count: &'a AtomicUsize,
+    alone: bool,
+}
 
-impl<'a> InPlace<'a> {
-    fn take(taken: &'a AtomicUsize) -> Option<Self> {
-        let place = InPlace(taken);
-        (taken.fetch_add(1, Ordering::Relaxed) < IN_PLACE).then_some(place)
+impl<'a> Changing<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        let alone = count.fetch_add(1, Ordering::Relaxed) == 0;
+        Changing { count, alone }
     }
 }
 
-impl Drop for InPlace<'_> {
+impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

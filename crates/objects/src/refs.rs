@@ -8,7 +8,7 @@ use isobar_model::{ApiError, Lookup, Noun, Object, noun};
 
 use crate::core::{Draft, Order};
 use crate::view::{Place, View};
-use crate::{Objects, Principal, rules};
+use crate::{Objects, Principal, audit, rules};
 
 /// Types whose marks depend on other objects, each after those that it refers to.
 pub(crate) const DEPENDENT: &[&str] = &[
@@ -157,7 +157,16 @@ impl Objects {
             return Ok(false);
         }
         let by = Principal::system();
-        self.put(view, draft, of, key, Some(&found), &new, (found.place, "update", &by))?;
+        let differ = audit::differing(of, Some(&found.object), &new);
+        self.put(
+            view,
+            draft,
+            of,
+            key,
+            Some(&found),
+            &new,
+            (found.place, "update", &by, &differ),
+        )?;
         Ok(true)
     }
 }

@@ -69,13 +69,12 @@ pub(crate) fn seal(
     let before = old.and_then(params_of);
     let mut problems = Vec::new();
     for (param, value) in values.iter_mut() {
-        let unchanged = before
-            .and_then(|before| before.get(param))
-            .is_some_and(|before| same(before, value));
-        if (unchanged && is_encrypted(value)) || !declared_secure(view, param) {
+        let boxed = is_encrypted(value);
+        let before = before.and_then(|before| before.get(param));
+        let unchanged = boxed && before.is_some_and(|before| same(before, value));
+        if unchanged || !declared_secure(view, param) {
             continue;
         }
-        let boxed = is_encrypted(value);
         let clear = if boxed {
             match open(vault, noun.name, key, param, value) {
                 Ok(clear) => clear,
@@ -289,7 +288,7 @@ impl Objects {
                     &key,
                     Some(&found),
                     &object,
-                    (found.place, "save", by),
+                    (found.place, "save", by, &["Params"]),
                 )?;
             }
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use isobar_model::machine::Change;
 use isobar_model::patch::Patch;
 use isobar_model::tasks::Entry;
-use isobar_model::{ApiError, Lookup, Noun, Object, same_members, same_objects};
+use isobar_model::{ApiError, Lookup, Noun, Object, same_members};
 use isobar_store::{Delete, Event, Put, Txn};
 use serde_json::Value;
 
@@ -264,7 +264,7 @@ impl Objects {
                 let name = name.map(|name| format!("Name={name}")).unwrap_or_default();
                 draft.txn.audit.push(by.audit("delete", noun.name, &key, name));
                 view.set(noun, &key, None, old.place);
-                self.ask_hook(draft, noun, &key, Some(&old.object), None)?;
+                self.ask_hook(draft, noun, &key, Some(&old.object), None, &[])?;
                 Ok(shown)
             })
     }
@@ -325,15 +325,16 @@ impl Objects {
         }
         let (force, runner) = (how.force, how.runner);
         rules::admit(noun, before, &mut new, Change { force, runner }, view)?;
+        let differ = audit::differing(noun, before, &new);
         if let Some(old) = old
-            && same_objects(&old.object, &new)
+            && differ.is_empty()
         {
             return shown(noun, old);
         }
         let new = Arc::new(new);
         let place = old.map_or(Place::New, |found| found.place);
         let action = if old.is_none() { "create" } else { "update" };
-        let text = self.put(view, draft, noun, key, old, &new, (place, action, how.by))?;
+        let text = self.put(view, draft, noun, key, old, &new, (place, action, how.by, &differ))?;
         if noun.name == "params" {
             self.seal_declared(view, draft, before, &new, how.by)?;
         }
@@ -342,7 +343,8 @@ impl Objects {
         Ok(Saved { object, text })
     }
 
-    /// Adds one object's write, its event and the hook's share to the draft. Gives the object as clients may see it.
+    /// Adds one object's write, its event and the hook's share to the draft: where the object is, what is done, by whom,
+    /// and the members that differ. Gives the object as clients may see it.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn put(
         &self,
@@ -352,7 +354,7 @@ impl Objects {
         key: &str,
         old: Option<&Found>,
         new: &Arc<Object>,
-        (place, action, by): (Place, &str, &Principal),
+        (place, action, by, differ): (Place, &str, &Principal, &[&str]),
     ) -> Result<Bytes, ApiError> {
         let body = text_of(noun, key, new)?;
         draft.txn.puts.push(Put {
@@ -372,7 +374,7 @@ impl Objects {
         draft
             .txn
             .audit
-            .push(by.audit(action, noun.name, key, audit::changed(noun, before, new)));
+            .push(by.audit(action, noun.name, key, audit::changed(before, new, differ)));
         if before.is_some_and(|before| before.get("Secret") != new.get("Secret")) {
             draft.txn.audit.push(by.audit("revoke", noun.name, key, "all tokens"));
         }
@@ -393,10 +395,11 @@ impl Objects {
         );
         draft.txn.events.push(told);
         view.set(noun, key, Some(Arc::clone(new)), place);
-        self.ask_hook(draft, noun, key, old.map(|found| found.object.as_ref()), Some(new))?;
+        self.ask_hook(draft, noun, key, before, Some(new), differ)?;
         Ok(text)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn ask_hook(
         &self,
         draft: &mut Draft,
@@ -404,6 +407,7 @@ impl Objects {
         key: &str,
         old: Option<&Object>,
         new: Option<&Arc<Object>>,
+        differ: &[&str],
     ) -> Result<(), ApiError> {
         if noun.name != "machines" {
             return Ok(());
@@ -411,7 +415,7 @@ impl Objects {
         draft.machines.push((key.to_owned(), new.cloned()));
         if let Some(hook) = self.core.hook() {
             let mut share = Txn::default();
-            hook.machine_changing(self, old, new.map(Arc::as_ref), &mut share)?;
+            hook.machine_changing(self, old, new.map(Arc::as_ref), differ, &mut share)?;
             draft.txn.puts.append(&mut share.puts);
             draft.txn.deletes.append(&mut share.deletes);
             draft.txn.events.append(&mut share.events);

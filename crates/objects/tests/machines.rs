@@ -396,6 +396,7 @@ impl ChangeHook for Hook {
         objects: &Objects,
         old: Option<&Object>,
         new: Option<&Object>,
+        _differ: &[&str],
         txn: &mut Txn,
     ) -> Result<(), ApiError> {
         self.asked.lock().unwrap().push((old.is_some(), new.is_some()));
@@ -470,6 +471,7 @@ impl ChangeHook for Late {
         _: &Objects,
         _: Option<&Object>,
         new: Option<&Object>,
+        _differ: &[&str],
         txn: &mut Txn,
     ) -> Result<(), ApiError> {
         let mut asked = self.0.lock().unwrap();

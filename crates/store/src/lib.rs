@@ -118,6 +118,14 @@ pub struct Txn {
     pub audit: Vec<Audit>,
 }
 
+impl Txn {
+    /// Whether it changes nothing. Audit rows by themselves are no change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty() && self.events.is_empty()
+    }
+}
+
 /// A committed event.
 #[derive(Clone, Debug)]
 pub struct Committed {

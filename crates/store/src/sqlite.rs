@@ -249,7 +249,7 @@ impl SqliteStore {
     fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue.push_blocking(command(reply))?;
-        answer.blocking_recv().unwrap_or(Err(StoreError::Closed))
+        queue::answered(answer)
     }
 }
 

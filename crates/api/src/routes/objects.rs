@@ -200,7 +200,7 @@ async fn create(mut call: Call) -> Answer {
     let noun = noun(&call)?;
     let input = call.document().await?;
     let text = call
-        .objects(move |objects, who| Ok(objects.make(noun.name, || input.value(), who)?.text))
+        .change(move |objects, who| Ok(objects.make(noun.name, || input.value(), who)?.text))
         .await?;
     Ok(reply::raw_json(StatusCode::CREATED, text))
 }
@@ -229,7 +229,7 @@ async fn patch(mut call: Call) -> Answer {
     let ops = call.document().await?;
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
     let text = call
-        .objects(move |objects, who| Ok(objects.patch(noun.name, &key, &ops.value()?, force, who)?.text))
+        .change(move |objects, who| Ok(objects.patch(noun.name, &key, &ops.value()?, force, who)?.text))
         .await?;
     Ok(reply::raw_json(StatusCode::OK, text))
 }
@@ -239,7 +239,7 @@ async fn replace(mut call: Call) -> Answer {
     let input = call.document().await?;
     let (key, force) = (call.key().to_owned(), call.query.flag("force"));
     let text = call
-        .objects(move |objects, who| Ok(objects.replace(noun.name, &key, &input.value()?, force, who)?.text))
+        .change(move |objects, who| Ok(objects.replace(noun.name, &key, &input.value()?, force, who)?.text))
         .await?;
     Ok(reply::raw_json(StatusCode::OK, text))
 }
@@ -248,7 +248,7 @@ async fn delete(call: Call) -> Answer {
     let noun = noun(&call)?;
     let key = call.key().to_owned();
     let text = call
-        .objects(move |objects, who| Ok(objects.delete(noun.name, &key, who)?.text))
+        .change(move |objects, who| Ok(objects.delete(noun.name, &key, who)?.text))
         .await?;
     Ok(reply::raw_json(StatusCode::OK, text))
 }
@@ -271,7 +271,7 @@ async fn patch_meta(mut call: Call) -> Answer {
     })?;
     let key = call.key().to_owned();
     let object = call
-        .objects(move |objects, who| {
+        .change(move |objects, who| {
             objects.update_with(noun.name, &key, who, |object| {
                 let place = |error: ApiError| ApiError {
                     model: noun.name.to_owned(),

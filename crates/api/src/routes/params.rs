@@ -105,7 +105,7 @@ async fn replace(mut call: Call) -> Answer {
     let asked = Asked::of(&call);
     let params = call.json().await?.unwrap_or_default();
     let params = call
-        .objects(move |objects, who| objects.set_params(asked.model, &asked.key, &params, who))
+        .change(move |objects, who| objects.set_params(asked.model, &asked.key, &params, who))
         .await?;
     reply::ok(&params)
 }
@@ -114,7 +114,7 @@ async fn patch(mut call: Call) -> Answer {
     let asked = Asked::of(&call);
     let ops = call.json().await?.unwrap_or_default();
     let params = call
-        .objects(move |objects, who| objects.patch_params(asked.model, &asked.key, &ops, who))
+        .change(move |objects, who| objects.patch_params(asked.model, &asked.key, &ops, who))
         .await?;
     reply::ok(&params)
 }
@@ -134,7 +134,7 @@ async fn set(mut call: Call) -> Answer {
     let asked = Asked::of(&call);
     let value = call.json().await?.unwrap_or_default();
     let value = call
-        .objects(move |objects, who| objects.set_param(asked.model, &asked.key, &asked.param, &value, who))
+        .change(move |objects, who| objects.set_param(asked.model, &asked.key, &asked.param, &value, who))
         .await?;
     reply::ok(&value)
 }
@@ -142,7 +142,7 @@ async fn set(mut call: Call) -> Answer {
 async fn remove(call: Call) -> Answer {
     let asked = Asked::of(&call);
     let old = call
-        .objects(move |objects, who| objects.delete_param(asked.model, &asked.key, &asked.param, who))
+        .change(move |objects, who| objects.delete_param(asked.model, &asked.key, &asked.param, who))
         .await?;
     reply::ok(&old)
 }

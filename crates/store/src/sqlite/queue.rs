@@ -208,6 +208,11 @@ impl Queue {
     }
 }
 
+/// Waits for the writer's answer, also on a thread that runs tasks.
+pub(super) fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    pollster::block_on(tokio::task::unconstrained(answer)).unwrap_or(Err(StoreError::Closed))
+}
+
 /// A transaction on its way to the writer, or with it.
 pub(super) struct Submitted {
     queue: Arc<Queue>,
@@ -243,7 +248,7 @@ impl Answer for Submitted {
         if let Some(command) = self.outside.take() {
             self.queue.push_blocking(command)?;
         }
-        self.answer.blocking_recv().unwrap_or(Err(StoreError::Closed))
+        answered(self.answer)
     }
 }
 
