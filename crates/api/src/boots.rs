@@ -183,6 +183,13 @@ pub trait Boots: Send + Sync {
     /// As with actions; 409 where a boot has the BMC.
     async fn doctor(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError>;
 
+    /// All that a machine's BMC shows: `path` and `body` each, as they are read, the last one with `done`. It ends when
+    /// nobody takes it.
+    ///
+    /// # Errors
+    /// As with actions.
+    async fn record(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError>;
+
     /// Looks for BMCs, as the request says: what is found as it is found, the last one with `done`. It ends when nobody
     /// takes it.
     ///

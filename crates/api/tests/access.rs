@@ -161,6 +161,11 @@ const OTHERS: &[(&str, &str, Row)] = &[
         row("machines", "action:doctor", Never),
     ),
     ("POST", "/isobar/v1/bmcs/scan", row("machines", "action:scan", Never)),
+    (
+        "POST",
+        "/isobar/v1/machines/{key}/record",
+        row("machines", "action:record", Never),
+    ),
     ("GET", "/isobar/v1/isos", row("isos", "list", Never)),
     ("GET", "/isobar/v1/isos/{key}/{bootenv}/tree", row("isos", "get", Never)),
     (

@@ -32,6 +32,8 @@ pub enum TlsTrust {
     FirstUse,
     /// SHA-256 fingerprint (lower-case hex) of the certificate.
     Pinned(String),
+    /// Signed by one of these (PEM), for the name or address that the BMC is reached by, and not expired.
+    Authority(String),
 }
 
 /// The certificate that a BMC showed.
@@ -277,6 +279,12 @@ pub trait Bmc: Send {
     async fn inventory(&mut self, part: Part) -> Result<serde_json::Value, BmcError> {
         let _ = part;
         Err(unsupported("read the inventory"))
+    }
+    /// Resources by their URIs, as the BMC writes them but for secrets; none: not there, or not for this user. What the
+    /// time did not suffice for is left out at the end.
+    async fn resources(&mut self, uris: &[String]) -> Result<Vec<(String, Option<serde_json::Value>)>, BmcError> {
+        let _ = uris;
+        Err(unsupported("read its resources"))
     }
     /// Empties the event log.
     async fn clear_event_log(&mut self) -> Result<(), BmcError> {

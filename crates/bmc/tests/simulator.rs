@@ -382,3 +382,62 @@ async fn every_profile_boots_from_its_virtual_cd_or_says_that_it_has_none() {
         sim.shutdown().await;
     }
 }
+
+#[tokio::test]
+async fn a_certificate_is_judged_by_a_ca_of_ones_own() {
+    let (ca, chain) = (Authority::new(), tempfile::tempdir().unwrap());
+    let good = ca.issue(chain.path(), "127.0.0.1");
+    let open = async |sim: &Sim, pem: &str| {
+        let trust = TlsTrust::Authority(pem.to_owned());
+        open_with(sim, PASSWORD, trust, options()).await.map(|_| ())
+    };
+    let signed = sim(|config| (config.tls, config.certificate) = (true, Some(good))).await;
+    open(&signed, &ca.pem).await.unwrap();
+    let other = open(&signed, &Authority::new().pem).await.unwrap_err();
+    assert!(
+        other.class == ErrorClass::Tls && other.message.contains("not signed by the CA"),
+        "{other}"
+    );
+    assert!(signed.requests().iter().all(|r| r.seq <= 3), "nothing is sent to it");
+    let bad = open(&signed, "no PEM").await.unwrap_err();
+    assert!(
+        bad.class == ErrorClass::Tls && bad.message.contains("unusable"),
+        "{bad}"
+    );
+    let named = ca.issue(chain.path(), "bmc.example");
+    let named = sim(|config| (config.tls, config.certificate) = (true, Some(named))).await;
+    let error = open(&named, &ca.pem).await.unwrap_err();
+    assert!(
+        error.message.contains("for another name") && error.hint.contains("ipmi/address"),
+        "{error}"
+    );
+}
+
+/// A CA.
+struct Authority {
+    pem: String,
+    issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        Self {
+            pem: issuer.pem(),
+            issuer,
+        }
+    }
+
+    /// A PEM file with certificate and key.
+    fn issue(&self, folder: &std::path::Path, name: &str) -> std::path::PathBuf {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let path = folder.join(format!("{name}.pem"));
+        std::fs::write(&path, certificate.pem() + &key.serialize_pem()).unwrap();
+        path
+    }
+}

@@ -178,3 +178,57 @@ async fn every_tree_tells_what_its_machine_is_made_of() {
         "{ports} {lists} {lit} {stay}"
     );
 }
+
+/// `isobar sim --replay` serves what was recorded of real machines as its own: a machine boots through each.
+#[tokio::test]
+async fn every_tree_is_replayed_with_a_machine_behind_it() {
+    let Some(dir) = folder() else { return };
+    for tree in sheet::trees(&dir) {
+        let name = tree.file_name().unwrap().to_string_lossy().into_owned();
+        let config = isobar_sim::SimConfig {
+            user: common::USER.into(),
+            password: common::PASSWORD.into(),
+            replay: Some(tree.clone()),
+            ..isobar_sim::SimConfig::quick()
+        };
+        let sim = isobar_sim::start(config).await.unwrap();
+        let mut bmc = common::open(sim.url().as_str()).await.unwrap().0;
+        let probe = bmc.probe().await.unwrap();
+        assert!(
+            tree.join(probe.system.trim_start_matches('/')).is_dir(),
+            "{name}: {probe:?}"
+        );
+        let image = "http://127.0.0.1:9/A-token-of-this-boot-0123456789/boot.iso";
+        let media = bmc
+            .insert(image)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(
+            media.inserted && sim.cd().image.as_deref() == Some(image),
+            "{name}: {media:?}"
+        );
+        bmc.boot_once(isobar_bmc::BootTarget::Cd)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(
+            bmc.host().await.unwrap().boot_enabled.as_deref(),
+            Some("Once"),
+            "{name}"
+        );
+        bmc.power(isobar_bmc::PowerAction::On)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let booted = |sim: &isobar_sim::Sim| sim.boots().first().is_some_and(|boot| boot.device == "Cd");
+        assert!(
+            sim.wait_until(std::time::Duration::from_secs(20), booted).await,
+            "{name}: {:?}",
+            sim.boots()
+        );
+        assert_eq!(bmc.power_state().await.unwrap(), isobar_bmc::PowerState::On, "{name}");
+        bmc.eject().await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!bmc.media().await.unwrap().inserted && !sim.cd().inserted, "{name}");
+        bmc.close().await;
+        assert_eq!(sim.sessions(), 0, "{name}");
+        sim.shutdown().await;
+    }
+}

@@ -145,6 +145,8 @@ pub enum Verb {
     Host,
     /// End the sessions that our user has left open.
     ClearSessions,
+    /// Read these resources, as far as the time suffices.
+    Walk(Vec<String>),
     /// Empty the event log.
     ClearEventLog,
     /// Restart the BMC itself.
@@ -173,6 +175,7 @@ impl Verb {
             Self::Inventory(_) => "inventory",
             Self::Host => "host",
             Self::ClearSessions => "clear-sessions",
+            Self::Walk(_) => "walk",
             Self::ClearEventLog => "clear-event-log",
             Self::ResetBmc => "reset-bmc",
         }
@@ -207,6 +210,8 @@ pub enum Answer {
     Host(HostState),
     /// Of [`Verb::Inventory`].
     Inventory(serde_json::Value),
+    /// Of [`Verb::Walk`].
+    Resources(Vec<(String, Option<serde_json::Value>)>),
     /// Of [`Verb::Identify`]: it goes out by itself.
     Identified(bool),
     /// Of [`Verb::ClearSessions`]: how many.
@@ -598,6 +603,7 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::Inventory(part) => Answer::Inventory(bmc.inventory(*part).await?),
         Verb::Host => Answer::Host(bmc.host().await?),
         Verb::ClearSessions => Answer::Cleared(bmc.clear_sessions().await?),
+        Verb::Walk(uris) => Answer::Resources(bmc.resources(uris).await?),
         Verb::ClearEventLog => bmc.clear_event_log().await.map(|()| Answer::Done)?,
         Verb::ResetBmc => bmc.reset_bmc().await.map(|()| Answer::Done)?,
     })

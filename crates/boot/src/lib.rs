@@ -42,6 +42,7 @@ mod traces;
 mod turns;
 mod verdict;
 pub mod view;
+mod walk;
 
 pub use address::ServerAddr;
 pub use consoles::{Console, Key};

@@ -1,7 +1,7 @@
 //! Certificates of BMCs, pinned at first use.
 //!
 //! The first login that a BMC takes pins the certificate that it showed, by `host:port`; from then on nothing is sent to
-//! another one. Param `isobar/bmc-tls` with a fingerprint pins that one instead; `any` checks nothing. Certificates whose
+//! another one. Param `isobar/bmc-tls` with a fingerprint pins that one instead; `ca` goes by `isobar/bmc-ca`; `any` checks nothing. Certificates whose
 //! key the BMC cannot prove to us (X.509 v1, RSA below 2048 bits) are not pinned: anybody could show them.
 
 use std::collections::HashMap;
@@ -20,16 +20,29 @@ use crate::state::lock;
 const ANY: &str = "any";
 /// The one that is the default.
 const FIRST_USE: &str = "first-use";
+/// The one that goes by `isobar/bmc-ca`.
+const BY_CA: &str = "ca";
 
 /// What `isobar/bmc-tls` says.
-pub(crate) fn trust(machine: &str, value: Option<&str>) -> Result<TlsTrust, Reason> {
-    let Some(value) = value else {
-        return Ok(TlsTrust::FirstUse);
+pub(crate) fn trust(machine: &str, value: Option<&str>, ca: Option<&str>) -> Result<TlsTrust, Reason> {
+    let value = match (value, ca) {
+        (Some(value), _) => value,
+        // Who gives a CA means it.
+        (None, Some(_)) => BY_CA,
+        (None, None) => FIRST_USE,
     };
     let fingerprint = value.replace(':', "").to_ascii_lowercase();
     match value {
         FIRST_USE => Ok(TlsTrust::FirstUse),
         ANY => Ok(TlsTrust::Insecure),
+        BY_CA => match ca {
+            Some(pem) => Ok(TlsTrust::Authority(pem.to_owned())),
+            None => Err(Reason::new(
+                "bmc-tls",
+                format!("isobar/bmc-tls of {machine} is `{BY_CA}`, and it has no isobar/bmc-ca"),
+                "set isobar/bmc-ca to the CA's certificate (PEM), on the machine, a profile or the profile global",
+            )),
+        },
         _ if fingerprint.len() == 64 && fingerprint.bytes().all(|b| b.is_ascii_hexdigit()) => {
             Ok(TlsTrust::Pinned(fingerprint))
         }
@@ -37,7 +50,7 @@ pub(crate) fn trust(machine: &str, value: Option<&str>) -> Result<TlsTrust, Reas
             "bmc-tls",
             format!("isobar/bmc-tls of {machine} is {value:?}"),
             format!(
-                "set it to `{FIRST_USE}`, to `{ANY}`, or to the SHA-256 fingerprint of the BMC's certificate (64 hex digits)"
+                "set it to `{FIRST_USE}`, to `{BY_CA}`, to `{ANY}`, or to the SHA-256 fingerprint of the BMC's certificate (64 hex digits)"
             ),
         )),
     }
@@ -156,10 +169,15 @@ mod tests {
             (Some(hex.as_str()), TlsTrust::Pinned(hex.clone())),
             (Some(colons.join(":").as_str()), TlsTrust::Pinned(hex.clone())),
         ] {
-            assert_eq!(trust("m", value).unwrap(), want, "{value:?}");
+            assert_eq!(trust("m", value, None).unwrap(), want, "{value:?}");
         }
+        let by_ca = TlsTrust::Authority("PEM".into());
+        assert_eq!(trust("m", None, Some("PEM")).unwrap(), by_ca, "who gives a CA means it");
+        assert_eq!(trust("m", Some("ca"), Some("PEM")).unwrap(), by_ca);
+        assert_eq!(trust("m", Some("any"), Some("PEM")).unwrap(), TlsTrust::Insecure);
+        assert!(trust("m", Some("ca"), None).unwrap_err().hint.contains("isobar/bmc-ca"));
         for value in ["no", "abcd", "Any", &"zz".repeat(32)] {
-            assert!(trust("m", Some(value)).unwrap_err().message.contains(value));
+            assert!(trust("m", Some(value), None).unwrap_err().message.contains(value));
         }
     }
 }

@@ -51,6 +51,8 @@ pub mod param {
     pub const BMC_SYSTEM: &str = "isobar/bmc-system";
     /// How the BMC's certificate is judged.
     pub const BMC_TLS: &str = "isobar/bmc-tls";
+    /// The CA that signs BMCs' certificates; PEM.
+    pub const BMC_CA: &str = "isobar/bmc-ca";
     /// The site that the BMC is at: so many conversations at a time.
     pub const BMC_SITE: &str = "isobar/bmc-site";
     /// Rungs of the ladder that may be taken at this BMC.
@@ -131,6 +133,7 @@ impl Settings {
             text(get(param::IPMI_USERNAME)?),
             get(param::IPMI_PASSWORD)?,
             text(get(param::BMC_TLS)?).as_deref(),
+            text(get(param::BMC_CA)?).as_deref(),
         );
         let system = text(get(param::BMC_SYSTEM)?);
         let mode = mode(text(get(param::IPMI_MODE)?).as_deref());
@@ -230,6 +233,7 @@ fn endpoint(
     username: Option<String>,
     password: Option<Resolved>,
     tls: Option<&str>,
+    ca: Option<&str>,
 ) -> Result<Endpoint, Reason> {
     let missing = |param: &str, how: &str| {
         Reason::new(
@@ -241,7 +245,7 @@ fn endpoint(
     let address = address.ok_or_else(|| missing(param::IPMI_ADDRESS, "10.0.0.5"))?;
     let username = username.ok_or_else(|| missing(param::IPMI_USERNAME, "root"))?;
     let password = text(password).ok_or_else(|| missing(param::IPMI_PASSWORD, "@FILE (the password in a file)"))?;
-    let (password, tls) = (Secret::new(password), pins::trust(machine, tls)?);
+    let (password, tls) = (Secret::new(password), pins::trust(machine, tls, ca)?);
     Endpoint::from_params(&address, port.filter(|p| *p != 0), &username, password, tls, None)
         .map_err(|error| Reason::new("bmc-address", format!("{machine}: {}", error.message), error.hint))
 }

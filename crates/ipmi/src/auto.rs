@@ -248,6 +248,10 @@ impl Bmc for Split {
         }
     }
 
+    async fn resources(&mut self, uris: &[String]) -> Result<Vec<(String, Option<serde_json::Value>)>, BmcError> {
+        self.redfish().await?.resources(uris).await
+    }
+
     async fn clear_event_log(&mut self) -> Result<(), BmcError> {
         self.ipmi().await?.clear_event_log().await
     }

@@ -205,6 +205,10 @@ impl Boots for BootsOf {
         self.booter.doctor(machine, key, by).await
     }
 
+    async fn record(&self, machine: &str, key: &str, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError> {
+        self.booter.walk(machine, key, by).await
+    }
+
     async fn scan(&self, request: Value, by: &Principal) -> Result<mpsc::Receiver<Value>, ApiError> {
         // What serde says of a wrong request has no values of it.
         let request = serde_json::from_value(request)

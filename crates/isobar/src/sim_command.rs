@@ -69,6 +69,12 @@ const TABLE: options::Settings = options::Settings {
             "A vendor's manners: dell-idrac9, hpe-ilo5, lenovo-xcc … (docs/simulator.md)",
         ),
         setting(
+            "replay",
+            Text,
+            "DIR",
+            "Serve the resource tree in this folder, as `isobar bmc record` writes it",
+        ),
+        setting(
             "count",
             Number,
             "N",
@@ -175,6 +181,7 @@ mod tests {
             "--echo-serial",
             "--work-dir=w",
             "--profile=dell-idrac9",
+            "--replay=tree",
             "--count=500",
             "--time-scale=100",
         ];

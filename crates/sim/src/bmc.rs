@@ -17,6 +17,7 @@ use crate::log::Log;
 use crate::machine::BootDevice;
 use crate::medium::{Medium, ReadError, VirtualCd};
 use crate::power::Command;
+use crate::redfish::replay::Tree;
 
 /// PowerState of the machine (DSP2046 Resource.PowerState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +126,8 @@ pub(crate) struct Bmc {
     state: Mutex<State>,
     commands: mpsc::Sender<Command>,
     images: reqwest::Client,
+    /// What Redfish shows instead of our own resources.
+    pub(crate) replay: Option<Tree>,
     /// One insert or eject at a time, as in a BMC.
     media_line: tokio::sync::Mutex<()>,
 }
@@ -137,12 +140,13 @@ impl Bmc {
         console: Arc<Console>,
         commands: mpsc::Sender<Command>,
         images: reqwest::Client,
+        replay: Option<Tree>,
     ) -> Arc<Self> {
-        let boot = BootOverride {
+        let boot = replay.as_ref().and_then(Tree::boot).unwrap_or_else(|| BootOverride {
             enabled: "Disabled".into(),
             target: "None".into(),
             mode: config.firmware.mode().into(),
-        };
+        });
         let state = State {
             power: Power::Off,
             boot,
@@ -169,6 +173,7 @@ impl Bmc {
             state: Mutex::new(state),
             commands,
             images,
+            replay,
             media_line: tokio::sync::Mutex::default(),
         })
     }

@@ -25,6 +25,8 @@ pub struct SimConfig {
     pub listen: SocketAddr,
     /// HTTPS with a certificate made at start; plain HTTP when false.
     pub tls: bool,
+    /// PEM file with the BMC's certificate and its key; none: one is made at start.
+    pub certificate: Option<PathBuf>,
     /// Login.
     pub user: String,
     /// Password. Not shown by `Debug`.
@@ -56,6 +58,8 @@ pub struct SimConfig {
     pub qemu_args: Vec<String>,
     /// How the BMC behaves.
     pub manners: Manners,
+    /// Folder of a recorded resource tree that Redfish shows instead of the simulator's own.
+    pub replay: Option<PathBuf>,
     /// The operating system of a paper machine; none: it comes up and does nothing.
     pub os_up: Option<OsHook>,
 }
@@ -65,6 +69,7 @@ impl Default for SimConfig {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: true,
+            certificate: None,
             user: "admin".into(),
             password: "password".into(),
             ipmi: None,
@@ -80,6 +85,7 @@ impl Default for SimConfig {
             echo_serial: false,
             qemu_args: Vec::new(),
             manners: Manners::default(),
+            replay: None,
             os_up: None,
         }
     }
@@ -307,6 +313,8 @@ pub struct SimOptions {
     pub time_scale: Option<u32>,
     /// So many BMCs, on ports that follow each other.
     pub count: Option<u16>,
+    /// Folder of a recorded resource tree to serve.
+    pub replay: Option<PathBuf>,
     /// All manners; `profile`, `read-manner` and `rate` win over it.
     pub manners: Option<Manners>,
 }
@@ -370,6 +378,7 @@ impl SimOptions {
         if let Some(net) = &self.net {
             config.net = MachineNet::parse(net)?;
         }
+        config.replay = self.replay;
         config.serial = self.serial;
         config.echo_serial = self.echo_serial;
         config.work_dir = self.work_dir;

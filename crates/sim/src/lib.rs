@@ -141,7 +141,8 @@ async fn start_one(config: SimConfig, images: reqwest::Client) -> Result<Sim, Si
         source,
     })?;
     let (tls, fingerprint) = match config.tls {
-        true => listen::certificate(address).map(|(tls, fingerprint)| (Some(tls), Some(fingerprint)))?,
+        true => listen::certificate(address, config.certificate.as_deref())
+            .map(|(tls, fingerprint)| (Some(tls), Some(fingerprint)))?,
         false => (None, None),
     };
     let scratch = Scratch::make()?;
@@ -164,7 +165,8 @@ async fn start_one(config: SimConfig, images: reqwest::Client) -> Result<Sim, Si
         }
     };
     let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-    let bmc = Bmc::new(config, folder, log, console, commands, images);
+    let replay = config.replay.as_deref().map(redfish::replay::Tree::read).transpose()?;
+    let bmc = Bmc::new(config, folder, log, console, commands, images, replay);
     let ipmi = match bmc.config.ipmi {
         None => None,
         Some(address) => {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,20 +36,32 @@ const BODY_MAX: usize = 1 << 20;
 const CONNECTIONS_MAX: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A certificate made for one run, and its SHA-256 fingerprint (lower-case hex of the DER).
-pub(crate) fn certificate(address: SocketAddr) -> Result<(TlsAcceptor, String), SimError> {
+/// The certificate and key of a file, or one made for one run; and its SHA-256 fingerprint (lower-case hex of the DER).
+pub(crate) fn certificate(address: SocketAddr, file: Option<&Path>) -> Result<(TlsAcceptor, String), SimError> {
     let failed = |error: &dyn std::fmt::Display| SimError::Certificate(error.to_string());
-    let names = vec!["localhost".to_owned(), address.ip().to_string()];
-    let made = rcgen::generate_simple_self_signed(names).map_err(|e| failed(&e))?;
-    let fingerprint = hex::encode(Sha256::digest(made.cert.der()));
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let (shown, key) = match file {
+        Some(file) => {
+            let certificate = CertificateDer::from_pem_file(file).map_err(|e| failed(&e))?;
+            (certificate, PrivateKeyDer::from_pem_file(file).map_err(|e| failed(&e))?)
+        }
+        None => made(address)?,
+    };
+    let fingerprint = hex::encode(Sha256::digest(&shown));
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![shown], key)
         .map_err(|e| failed(&e))?;
     Ok((TlsAcceptor::from(Arc::new(config)), fingerprint))
+}
+
+fn made(address: SocketAddr) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), SimError> {
+    let failed = |error: &dyn std::fmt::Display| SimError::Certificate(error.to_string());
+    let names = vec!["localhost".to_owned(), address.ip().to_string()];
+    let made = rcgen::generate_simple_self_signed(names).map_err(|e| failed(&e))?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    Ok((made.cert.der().clone(), key))
 }
 
 /// One TCP connection, for the faults that cut it.

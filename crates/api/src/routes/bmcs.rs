@@ -21,6 +21,13 @@ pub(super) fn add(table: &mut Table) {
              It switches no power. Who hangs up ends nothing.")
         .gives(200, Shape::Lines)
         .refuses(&[400, 404, 409]);
+    let record = right("machines", "action:record", On::Key);
+    table
+        .add(Method::POST, "/isobar/v1/machines/{key}/record", record, walk)
+        .is("Reads all that a machine's BMC shows over Redfish, without secrets: a line of JSON with path and body for each \
+             resource, the last one with done. It ends when the client hangs up.")
+        .gives(200, Shape::Lines)
+        .refuses(&[400, 404]);
     table
         .add(Method::POST, "/isobar/v1/bmcs/scan", right("machines", "action:scan", On::All), scan)
         .is("Looks for BMCs in networks (Redfish and IPMI), each login tried once at each: a line of JSON for each that \
@@ -28,6 +35,12 @@ pub(super) fn add(table: &mut Table) {
         .takes(Shape::of("Map"))
         .gives(200, Shape::Lines)
         .refuses(&[400]);
+}
+
+async fn walk(call: Call) -> Answer {
+    let uuid = call.resolve("machines", call.key()).await?;
+    let resources = call.app.boots.record(&uuid, call.key(), call.who()?).await?;
+    Ok(lines(resources))
 }
 
 async fn scan(mut call: Call) -> Answer {

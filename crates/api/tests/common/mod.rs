@@ -571,6 +571,15 @@ impl Boots for TestBoots {
         Ok(rows)
     }
 
+    async fn record(
+        &self,
+        machine: &str,
+        key: &str,
+        by: &Principal,
+    ) -> Result<tokio::sync::mpsc::Receiver<Value>, ApiError> {
+        self.doctor(machine, key, by).await
+    }
+
     async fn scan(&self, _: Value, by: &Principal) -> Result<tokio::sync::mpsc::Receiver<Value>, ApiError> {
         self.doctor("network", "", by).await
     }

@@ -25,6 +25,7 @@ mod survey;
 mod task;
 mod tls;
 mod transport;
+mod walk;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -317,6 +318,11 @@ impl Bmc for Redfish {
         let (http, found) = self.found().await?;
         let answer = inventory::read(http, found, part).await;
         self.learnt(answer)
+    }
+
+    async fn resources(&mut self, uris: &[String]) -> Result<Vec<(String, Option<Value>)>, BmcError> {
+        self.http.begin("read its resources");
+        walk::read(&mut self.http, uris).await
     }
 
     async fn clear_event_log(&mut self) -> Result<(), BmcError> {

@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 use crate::{Certificate, TlsTrust};
@@ -53,6 +55,29 @@ pub(crate) fn verdict(error: &Error) -> (String, Option<&'static str>) {
             format!("TLS failed: {error}"),
             Some("the port may speak plain HTTP: write http://HOST:PORT in ipmi/address"),
         ),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
+            "its certificate is not signed by the CA in isobar/bmc-ca".into(),
+            Some(
+                "give the BMC a certificate of that CA, or set isobar/bmc-tls to `first-use`, or to this certificate's fingerprint",
+            ),
+        ),
+        Error::InvalidCertificate(
+            error @ (CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }),
+        ) => (
+            format!("its certificate is for another name: {error}"),
+            Some(
+                "write the name that the certificate has into ipmi/address, or give it one with this address among its names",
+            ),
+        ),
+        Error::InvalidCertificate(
+            error @ (CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }),
+        ) => (
+            format!("its certificate is not valid now: {error}"),
+            Some("renew it, and look at the clocks of BMC and server"),
+        ),
         Error::InvalidCertificate(_) => (
             format!("its certificate is the pinned one, and does not prove it: {error}"),
             Some(
@@ -70,7 +95,12 @@ pub(crate) fn config(trust: &TlsTrust) -> Result<(rustls::ClientConfig, Shown), 
     if let TlsTrust::Pinned(fingerprint) = trust {
         shown.pin(fingerprint);
     }
+    let authority = match trust {
+        TlsTrust::Authority(pem) => Some(signed_by(pem, &provider)?),
+        _ => None,
+    };
     let verifier = Verifier {
+        authority,
         provider: provider.clone(),
         shown: shown.clone(),
     };
@@ -82,8 +112,23 @@ pub(crate) fn config(trust: &TlsTrust) -> Result<(rustls::ClientConfig, Shown), 
     Ok((config, shown))
 }
 
+/// Judges by certificates of authorities.
+fn signed_by(pem: &str, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, Error> {
+    let unusable =
+        |what: &dyn std::fmt::Display| Error::General(format!("the CA in isobar/bmc-ca is unusable: {what}"));
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| unusable(&error))?;
+        roots.add(certificate).map_err(|error| unusable(&error))?;
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| unusable(&error))
+}
+
 #[derive(Debug)]
 struct Verifier {
+    authority: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
     shown: Shown,
 }
@@ -102,9 +147,9 @@ impl Verifier {
                 shown.proven = proven;
             }
         });
-        match self.shown.pin.get() {
-            None => Ok(HandshakeSignatureValid::assertion()),
-            Some(_) => verified,
+        match self.shown.pin.get().is_some() || self.authority.is_some() {
+            false => Ok(HandshakeSignatureValid::assertion()),
+            true => verified,
         }
     }
 }
@@ -113,10 +158,10 @@ impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let fingerprint = hex::encode(Sha256::digest(end_entity));
         let good = self.shown.pin.get().is_none_or(|pin| *pin == fingerprint);
@@ -126,6 +171,16 @@ impl ServerCertVerifier for Verifier {
                 proven: false,
             });
         });
+        if let Some(authority) = &self.authority {
+            // Another CA of the same name is another CA.
+            let other = |error| match error {
+                Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
+                error => error,
+            };
+            return authority
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .map_err(other);
+        }
         if good {
             Ok(ServerCertVerified::assertion())
         } else {

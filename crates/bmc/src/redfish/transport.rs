@@ -441,6 +441,11 @@ impl Transport {
         }
     }
 
+    /// Of the call that is under way.
+    pub(crate) fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
     fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }

@@ -39,6 +39,7 @@ pub(super) fn reach_row(endpoint: &Endpoint, by: &str, probe: &Probe) -> Row {
         (_, "http") => "over plain HTTP: its login can be overheard",
         (TlsTrust::Insecure, _) => "TLS, any certificate (isobar/bmc-tls is `any`)",
         (TlsTrust::FirstUse, _) => "TLS, its certificate was pinned at first use",
+        (TlsTrust::Authority(_), _) => "TLS, its certificate is signed by the CA in isobar/bmc-ca",
         (TlsTrust::Pinned(_), _) => "TLS, its certificate is the pinned one",
     };
     Row::good("reach", format!("{name} answers from {by}; {tls}"))

@@ -20,6 +20,7 @@ mod objects;
 mod operations;
 mod params;
 mod passwords;
+mod record;
 mod render;
 mod runner;
 mod scan;
@@ -163,7 +164,7 @@ pub(crate) const SERVICES: &[Service] = &[
     Service {
         name: "bmc",
         about: "BMCs: what they are and whether machines can boot through them.",
-        verbs: &[bmc::VERBS, scan::VERBS],
+        verbs: &[bmc::VERBS, record::VERBS, scan::VERBS],
         own: true,
     },
     Service {

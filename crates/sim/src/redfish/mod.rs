@@ -2,6 +2,7 @@
 
 mod inventory;
 mod message;
+pub(crate) mod replay;
 mod resource;
 mod vendor;
 
@@ -149,6 +150,9 @@ async fn try_answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Answer, Refused> {
+    if let Some(tree) = &bmc.replay {
+        return replay::answer(bmc, tree, method, path, headers, body).await;
+    }
     let resource = Resource::find(path);
     let proof = prove(bmc, headers);
     let login = *method == Method::POST && resource == Some(Resource::Sessions);
