@@ -18,6 +18,7 @@ use crate::reason::Reason;
 use crate::service::Booter;
 use crate::settings::Settings;
 use crate::state::Inner;
+use crate::turns::Rank;
 
 const ROOT: &str = "/redfish/v1/";
 /// Resources read; real BMCs have a few hundred to a few thousand.
@@ -160,6 +161,7 @@ impl Inner {
             endpoint: &endpoint,
             site: settings.site.as_deref(),
             who: &who,
+            rank: Rank::Idle,
         };
         let recorder = Arc::new(NoRecorder) as Arc<dyn Recorder>;
         let answer = self.gate.exchange(caller, recorder, &Verb::Walk(uris)).await;
