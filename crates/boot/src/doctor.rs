@@ -216,20 +216,21 @@ impl Inner {
         Ok(None)
     }
 
-    /// What an examination of an earlier process has left in a BMC is taken out.
-    pub(crate) fn finish_doctor(self: &Arc<Self>, operation: Operation) {
-        let Ok(Some(attempt)) = self.doctors_attempt(&operation.machine) else {
-            return;
-        };
-        let Ok(settings) = self.settings(&operation.machine) else {
-            return;
+    /// What an examination of an earlier process has left in a BMC is taken out; false: there is nothing to take out. Until
+    /// it is done its row says that it runs.
+    pub(crate) fn finish_doctor(self: &Arc<Self>, operation: &Operation) -> bool {
+        let (Ok(Some(attempt)), Ok(settings)) = (
+            self.doctors_attempt(&operation.machine),
+            self.settings(&operation.machine),
+        ) else {
+            return false;
         };
         let (told, _) = mpsc::channel(1);
         let examination = Examination {
             inner: Arc::clone(self),
             settings,
             flight: Flight::new(operation.clone()),
-            operation,
+            operation: operation.clone(),
             reached: Arc::default(),
             by: Principal::system(),
             rows: Vec::new(),
@@ -244,6 +245,7 @@ impl Inner {
             examination.put_back().await;
             examination.end("interrupted").await;
         });
+        true
     }
 }
 

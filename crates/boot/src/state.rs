@@ -113,10 +113,10 @@ impl Inner {
                 continue;
             };
             self.wait_out(operation.intent.take());
-            "interrupted".clone_into(&mut operation.state);
-            if operation.command == crate::doctor::COMMAND {
-                self.finish_doctor(operation.clone());
+            if operation.command == crate::doctor::COMMAND && self.finish_doctor(&operation) {
+                continue;
             }
+            "interrupted".clone_into(&mut operation.state);
             self.store.commit(Txn {
                 puts: vec![operation.put(Expect::Rev(doc.rev))],
                 ..Txn::default()

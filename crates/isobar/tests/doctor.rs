@@ -185,3 +185,29 @@ fn a_boot_in_flight_has_the_bmc_to_itself() {
     stage.wait_boot("done");
     assert_eq!(stage.requests("InsertMedia").len(), 1);
 }
+
+#[test]
+fn what_a_killed_server_has_left_the_next_one_puts_back() {
+    let mut stage = stage(|_| {});
+    let hold = stage
+        .sim()
+        .plant(Fault::from(FaultKind::Hold { done: true }).on("PATCH", "/redfish/v1/Systems/1"));
+    let mut doctor = stage.command(&["bmc", "doctor", MACHINE]).spawn().unwrap();
+    stage.wait("the override is set, and not answered", |s| {
+        s.sim().boot_override().enabled == "Once"
+    });
+    assert!(stage.sim().cd().inserted);
+    stage.kill_server();
+    assert!(!doctor.wait().unwrap().success());
+    stage.sim().remove_fault(hold);
+    stage.start_server();
+    stage.wait("the test disc is out", |s| !s.sim().cd().inserted);
+    stage.wait("the override is cleared", |s| {
+        s.sim().boot_override().enabled == "Disabled"
+    });
+    stage.wait("the report stands", |s| {
+        let out = s.isobar(&["operations", "list", MACHINE, "--all"]);
+        out.stdout.contains("interrupted")
+    });
+    assert_eq!(stage.requests("Reset"), Vec::<String>::new());
+}
