@@ -195,6 +195,13 @@ impl ReadBook {
         }
     }
 
+    /// Goes on to follow an attempt that is followed.
+    pub fn followed(&self, attempt: &Attempt) -> Option<Arc<AttemptReads>> {
+        let reads = self.get(attempt.attempt_id())?;
+        lock(&reads.state).bmc = attempt.readers();
+        Some(reads)
+    }
+
     /// Begins (or goes on) to follow an attempt. Where its BMC is may have been learnt meanwhile.
     pub fn follow(&self, attempt: &Attempt, image: &Arc<Image>) -> Arc<AttemptReads> {
         let mut attempts = lock(&self.attempts);

@@ -27,6 +27,7 @@ use crate::pins::Pins;
 use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
+use crate::settings::KnownSettings;
 use crate::state::{BootOptions, Inner, lock};
 use crate::view::{BootView, iso_name};
 
@@ -105,6 +106,7 @@ impl Booter {
             timing,
             agents: AgentBook::new(options.timing.agent_gone()),
             book,
+            known: KnownSettings::default(),
             runner: |inner, id| Box::pin(saga::run(inner, id)),
             runtime: Handle::current(),
             lives: Mutex::default(),

@@ -1,17 +1,21 @@
 //! What a machine's params say about booting it.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use isobar_bmc::{Endpoint, IpmiFace, Mode, Network, Secret};
 use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
+use isobar_store::{Rev, Store};
 use serde_json::Value;
 
 use crate::address::Scheme;
 use crate::pins;
 use crate::reason::Reason;
+use crate::state::lock;
 
 /// Params, by name.
 pub mod param {
@@ -66,6 +70,7 @@ pub mod param {
 pub const RUNGS: [&str; 3] = ["eject", "sessions", "post"];
 
 /// A machine as a boot sees it.
+#[derive(Clone)]
 pub struct Settings {
     /// UUID.
     pub uuid: String,
@@ -97,6 +102,55 @@ pub struct Settings {
     pub for_machine: Option<String>,
 }
 
+/// Kinds that a machine's settings come from, beside itself.
+const FROM: [&str; 4] = ["profiles", "stages", "params", "_contents"];
+/// Settings that are known at one time.
+const MOST: usize = 4096;
+/// What is known is looked up again after this time, whatever it came from.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What settings were concluded from: the machine's own revision, and those of the kinds.
+type Basis = (Rev, [Rev; FROM.len()]);
+
+/// Settings of machines, for a boot that asks for them at every step.
+#[derive(Default)]
+pub(crate) struct KnownSettings(Mutex<HashMap<String, (Basis, Instant, Settings)>>);
+
+impl KnownSettings {
+    /// As they are now.
+    ///
+    /// # Errors
+    /// Of `read`, or of the store.
+    pub(crate) fn of(
+        &self,
+        store: &dyn Store,
+        machine: &str,
+        read: impl FnOnce() -> Result<Settings, Reason>,
+    ) -> Result<Settings, Reason> {
+        // Before anything is read.
+        let kinds = FROM.map(|kind| store.changed(kind));
+        let Ok(Some(doc)) = store.get("machines", machine) else {
+            return read();
+        };
+        let basis = (doc.rev, kinds);
+        if let Some((then, since, settings)) = lock(&self.0).get(machine)
+            && *then == basis
+            && since.elapsed() < LONGEST
+        {
+            return Ok(settings.clone());
+        }
+        let settings = read()?;
+        let mut known = lock(&self.0);
+        if known.len() >= MOST {
+            known.retain(|_, (_, since, _)| since.elapsed() < LONGEST);
+        }
+        if known.len() < MOST {
+            known.insert(machine.to_owned(), (basis, Instant::now(), settings.clone()));
+        }
+        Ok(settings)
+    }
+}
+
 fn text(value: Option<Resolved>) -> Option<String> {
     match value?.value {
         Value::String(s) if !s.trim().is_empty() => Some(s.trim().to_owned()),
@@ -112,15 +166,17 @@ impl Settings {
     pub fn of(objects: &Objects, machine: &Object) -> Result<Self, Reason> {
         let member = |name: &str| machine.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (uuid, name) = (member("Uuid"), member("Name"));
-        let get = |param: &str| {
-            objects.resolve_in("machines", machine, param).map_err(|error| {
-                Reason::new(
-                    "param-unreadable",
-                    format!("param {param} of {name}: {error}"),
-                    "set the param again",
-                )
-            })
+        let unreadable = |param: &str, error: &dyn std::fmt::Display| {
+            Reason::new(
+                "param-unreadable",
+                format!("param {param} of {name}: {error}"),
+                "set the param again",
+            )
         };
+        let params = objects
+            .params_in("machines", machine)
+            .map_err(|error| unreadable("", &error))?;
+        let get = |param: &str| params.resolve(param).map_err(|error| unreadable(param, &error));
         let flag = |param: &str| Ok::<_, Reason>(get(param)?.is_some_and(|v| v.value == Value::Bool(true)));
         let leave_power = text(get(param::POWER_POLICY)?).is_some_and(|policy| policy == "wait");
         let port = get(param::IPMI_PORT)?

@@ -27,7 +27,7 @@ use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
 use crate::rolling::Ordered;
-use crate::settings::{Settings, param};
+use crate::settings::{KnownSettings, Settings, param};
 use crate::timing::Timing;
 use crate::view::{BootView, Shown};
 
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) book: Arc<ReadBook>,
     pub(crate) agents: AgentBook,
     pub(crate) options: BootOptions,
+    pub(crate) known: KnownSettings,
     pub(crate) runner: Runner,
     pub(crate) runtime: Handle,
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
@@ -338,6 +339,11 @@ impl Inner {
     }
 
     pub(crate) fn settings(&self, machine: &str) -> Result<Settings, Reason> {
+        self.known
+            .of(self.store.as_ref(), machine, || self.read_settings(machine))
+    }
+
+    fn read_settings(&self, machine: &str) -> Result<Settings, Reason> {
         let machine = self
             .objects
             .get("machines", machine)
@@ -425,6 +431,10 @@ impl Inner {
     }
 
     pub(crate) fn follow(&self, attempt: &Attempt) -> Result<Arc<AttemptReads>, Reason> {
+        // Of thousands under way not every image is in memory, and to open one is work.
+        if let Some(reads) = self.book.followed(attempt) {
+            return Ok(reads);
+        }
         let image = self.attempts.image(&attempt.id);
         let image = image
             .map_err(|e| Reason::new(STORE, e.to_string(), "look at the server's log"))?

@@ -55,7 +55,7 @@ pub use preview::Preview;
 pub use principal::{Claim, Principal};
 pub use read::{Listing, Row, Rows};
 pub use render::ServedAt;
-pub use secure::Resolved;
+pub use secure::{Params, Resolved};
 pub use tokens::{Token, TokenState, UserTokenRequest};
 pub use trees::{InstallFile, UploadsError, uploaded_blobs};
 pub use write::{Saved, WHERE_THE_BMC_IS};

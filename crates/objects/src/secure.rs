@@ -156,7 +156,39 @@ impl Sources {
     }
 }
 
+/// Params of an object at hand, for one who asks for many of them: where they come from is looked up once.
+pub struct Params<'a> {
+    objects: &'a Objects,
+    view: View<'a>,
+    sources: Vec<Source<'a>>,
+}
+
+impl Params<'_> {
+    /// As [`Objects::resolve_in`].
+    ///
+    /// # Errors
+    /// A value that cannot be decrypted.
+    pub fn resolve(&self, param: &str) -> Result<Option<Resolved>, ApiError> {
+        self.objects.resolve_among(&self.view, &self.sources, param)
+    }
+}
+
 impl Objects {
+    /// The params of an object, one by one.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn params_in<'a>(&'a self, noun: &str, object: &'a Object) -> Result<Params<'a>, ApiError> {
+        let view = View::new(&self.core);
+        let sources = params::sources(row(noun)?, object, &view);
+        view.sound()?;
+        Ok(Params {
+            objects: self,
+            view,
+            sources,
+        })
+    }
+
     /// What a param comes to for a machine (`key` as in [`Objects::get`]): its own value, else that of its profiles, its
     /// stage, the profile `global`, else the schema's default; decrypted. None where nothing sets it.
     ///

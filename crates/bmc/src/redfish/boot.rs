@@ -28,6 +28,18 @@ struct Places {
 impl Places {
     async fn read(http: &mut Transport, found: &Found) -> Result<Self, BmcError> {
         let system = http.get(&found.system_uri).await?;
+        Self::of_system(http, found, system).await
+    }
+
+    /// As they were a moment ago: what is written by them is read back.
+    async fn recent(http: &mut Transport, found: &Found) -> Result<Self, BmcError> {
+        match http.recent_system(&found.system_uri) {
+            Some(system) => Self::of_system(http, found, system).await,
+            None => Self::read(http, found).await,
+        }
+    }
+
+    async fn of_system(http: &mut Transport, found: &Found, system: Reply) -> Result<Self, BmcError> {
         let settings = match json::link(&system.body, &["@Redfish.Settings", "SettingsObject"]) {
             Some(uri) if !json::same_uri(&uri, &found.system_uri) => {
                 http.get_if_there(&uri).await?.map(|reply| (uri, reply))
@@ -121,7 +133,7 @@ async fn from(http: &mut Transport, found: &Found, target: BootTarget, stays: bo
     {
         return by_profile(http, &import).await;
     }
-    let places = Places::read(http, found).await?;
+    let places = Places::recent(http, found).await?;
     let names: &[&str] = match target {
         BootTarget::Cd => found.quirks.cd_targets(),
         BootTarget::Pxe => &["Pxe"],

@@ -46,7 +46,7 @@ pub(crate) async fn eject_all(http: &mut Transport, found: &Found) -> Result<Vec
             eject(http, found, slot).await?;
         }
     }
-    http.ejected(true);
+    http.set_emptied(slots.clone());
     Ok(slots)
 }
 
@@ -115,16 +115,10 @@ pub(crate) async fn insert(
     urls: &[String],
     known: &Profile,
 ) -> Result<Inserted, BmcError> {
-    let mut slots = slots(http, found, Enable::Yes).await?;
-    let just_ejected = http.ejected(false);
-    for (i, slot) in slots.iter_mut().enumerate() {
-        // Even when it says that it is empty, unless we have emptied it just now; and never left out because it shows the
-        // same URL.
-        if (i == 0 && !just_ejected) || slot.media(found).inserted {
-            eject(http, found, slot).await?;
-            *slot = slot.again(http).await?;
-        }
-    }
+    let slots = match http.take_emptied().filter(|slots| !slots.is_empty()) {
+        Some(slots) => slots,
+        None => emptied(http, found).await?,
+    };
     // Of the other slots it is asked where they are needed.
     let mut said = Vec::new();
     if let Some(slot) = slots.first() {
@@ -172,6 +166,19 @@ pub(crate) async fn insert(
     // That it would not take one scheme says less than what went wrong with another.
     let error = last.or(no_scheme);
     Err(error.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media")))
+}
+
+/// The slots, with nothing in them.
+async fn emptied(http: &mut Transport, found: &Found) -> Result<Vec<Slot>, BmcError> {
+    let mut slots = slots(http, found, Enable::Yes).await?;
+    for (i, slot) in slots.iter_mut().enumerate() {
+        // Even when it says that it is empty; and never left out because it shows the same URL.
+        if i == 0 || slot.media(found).inserted {
+            eject(http, found, slot).await?;
+            *slot = slot.again(http).await?;
+        }
+    }
+    Ok(slots)
 }
 
 /// Why a slot did not take an image.

@@ -31,8 +31,18 @@ pub(crate) fn state_of(system: &Value) -> PowerState {
 }
 
 pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction) -> Result<(), BmcError> {
-    let system = http.get(&found.system_uri).await?.body;
-    let now = state_of(&system);
+    let recent = http.recent_system(&found.system_uri).map(|reply| reply.body);
+    // To do nothing, it has to be the state of now that says so.
+    let recent = recent.filter(|system| {
+        let now = state_of(system);
+        (action, now) == (PowerAction::On, PowerState::Off) || (action, now) == (PowerAction::ForceOff, PowerState::On)
+    });
+    let is_recent = recent.is_some();
+    let system = match recent {
+        Some(system) => system,
+        None => http.get(&found.system_uri).await?.body,
+    };
+    let mut now = state_of(&system);
     let reset = json::at(&system, &["Actions", "#ComputerSystem.Reset"]).clone();
     let target = json::action_target(&reset).ok_or_else(|| {
         http.error(
@@ -45,6 +55,10 @@ pub(crate) async fn act(http: &mut Transport, found: &Found, action: PowerAction
         Some(listed) => listed.iter().any(|l| l == kind),
         None => UNLISTED.contains(&kind),
     };
+    if is_recent && action == PowerAction::On && !has("On") && !has("ForceOn") {
+        // The button alone is left.
+        now = state(http, found).await?;
+    }
     let wanted = match (action, now) {
         (PowerAction::On, PowerState::On) | (PowerAction::ForceOff, PowerState::Off) => return Ok(()),
         (PowerAction::GracefulShutdown, PowerState::Off) => return Ok(()),

@@ -28,12 +28,14 @@ const LOGOUT: Duration = Duration::from_secs(10);
 const INFOS: usize = 8;
 /// For so long nobody else is thought to have put anything into a virtual CD that we have emptied.
 const JUST_NOW: Duration = Duration::from_secs(10);
+/// For so long a system is taken for what it was.
+const MOMENT: Duration = Duration::from_secs(2);
 /// ENETUNREACH, in the words of the C library.
 const NO_ROUTE: &str = "Network is unreachable";
 pub(crate) const ROOT: &str = "/redfish/v1/";
 
 /// An answer, whatever its status.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: Value,
@@ -87,8 +89,10 @@ pub(crate) struct Transport {
     /// What need not be asked again, and whether it was all there when the conversation began.
     known: Known,
     learnt_more: bool,
-    /// When what was in the virtual CD was taken out, by us and in this conversation.
-    ejected: Option<Instant>,
+    /// The slots that take our CD, and when this conversation has emptied them.
+    emptied: Option<(Instant, Vec<Slot>)>,
+    /// The system as it was read last, while this conversation has changed nothing about it.
+    system: Option<(String, Instant, Reply)>,
     /// A resource that is linked and could not be read in this call: it may be the one that is missed later.
     broken: Option<String>,
     /// End of the call of the `Bmc` trait that is under way, and its name.
@@ -141,7 +145,8 @@ impl Transport {
             logins: 0,
             known: Known::default(),
             learnt_more: false,
-            ejected: None,
+            emptied: None,
+            system: None,
             broken: None,
             deadline,
             what: WHAT,
@@ -214,10 +219,27 @@ impl Transport {
         Ok(parameters)
     }
 
-    /// Whether this conversation has emptied the virtual CD just now; from here on it has, or has not.
-    pub(crate) fn ejected(&mut self, now: bool) -> bool {
-        let since = std::mem::replace(&mut self.ejected, now.then(Instant::now));
-        since.is_some_and(|since| since.elapsed() < JUST_NOW)
+    /// This conversation has emptied these slots.
+    pub(crate) fn set_emptied(&mut self, slots: Vec<Slot>) {
+        self.emptied = Some((Instant::now(), slots));
+    }
+
+    /// The slots, where this conversation has emptied them just now and nothing was inserted since.
+    pub(crate) fn take_emptied(&mut self) -> Option<Vec<Slot>> {
+        let (since, slots) = self.emptied.take()?;
+        (since.elapsed() < JUST_NOW).then_some(slots)
+    }
+
+    /// The system as it was a moment ago, for what is decided by it and then checked.
+    pub(crate) fn recent_system(&self, uri: &str) -> Option<Reply> {
+        let (known, since, reply) = self.system.as_ref()?;
+        (json::same_uri(known, uri) && since.elapsed() < MOMENT).then(|| reply.clone())
+    }
+
+    fn follow_system(&mut self, uri: &str, reply: &Reply) {
+        if reply.is_good() && !json::at(&reply.body, &["Actions", "#ComputerSystem.Reset"]).is_null() {
+            self.system = Some((uri.to_owned(), Instant::now(), reply.clone()));
+        }
     }
 
     /// A new call begins, with a deadline of its own.
@@ -525,6 +547,13 @@ impl Transport {
             Login::Wrong(err) => return Err(err.clone()),
         };
         let began = Instant::now();
+        if method != Method::GET {
+            // What is done to virtual media changes neither power nor boot order.
+            self.system = self
+                .system
+                .take()
+                .filter(|_| uri.to_ascii_lowercase().contains("/virtualmedia/"));
+        }
         let result = self.receive(request).await;
         let answer = result.as_ref().ok().map(|reply| (reply.status, &reply.body));
         if self.recorder.keeps(method.as_str(), answer.map(|(status, _)| status)) {
@@ -533,6 +562,9 @@ impl Transport {
         }
         let reply = result.map_err(|failure| self.failure(failure, &method, uri, limit))?;
         self.tell_addresses(reply.from);
+        if method == Method::GET {
+            self.follow_system(uri, &reply);
+        }
         tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");
         Ok(reply)
     }
@@ -724,7 +756,7 @@ impl Transport {
             None => None,
         };
         self.logins = self.logins.saturating_add(1);
-        self.ejected = None;
+        (self.emptied, self.system) = (None, None);
         self.login = match reply.token.as_deref().map(HeaderValue::from_str) {
             Some(Ok(mut token)) => {
                 token.set_sensitive(true);
