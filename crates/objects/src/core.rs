@@ -37,7 +37,7 @@ pub(crate) struct Core {
     /// For the others.
     pub(crate) turns: Semaphore,
     pub(crate) first_password: Mutex<Option<String>>,
-    /// Shared: changes of objects that nothing refers to (machines, users, tokens); the revision of the changed
+    /// Shared: changes of objects that nothing refers to (machines, jobs, users, tokens); the revision of the changed
     /// document orders them. Exclusive: changes of what others refer to, which have to look at all of those.
     order: Arc<tokio::sync::RwLock<()>>,
     /// Those that collided try again one at a time for each object.
@@ -79,7 +79,7 @@ impl Order {
     /// Of changes to objects of this type.
     pub(crate) fn of(noun: &Noun) -> Self {
         match noun.name {
-            "machines" | "users" => Order::Shared,
+            "machines" | "users" | "jobs" => Order::Shared,
             _ => Order::Exclusive,
         }
     }

@@ -232,41 +232,46 @@ impl Objects {
     /// 404, 400 for content, 409 with one message for each reference to it.
     pub fn delete(&self, noun: &str, key: &str, by: &Principal) -> Result<Saved, ApiError> {
         let noun = row(noun)?;
-        self.core
-            .write(Order::of(noun), &format!("{}/{key}", noun.name), |view, draft| {
-                let (key, old) = view.meant("DELETE", noun, key)?;
-                refuse_machines(by, noun, &key)?;
-                if old.place == Place::Content {
-                    return Err(ApiError::read_only("DELETE", noun.name, &key));
-                }
-                rules::deletable(noun, &key, &old.object)?;
-                grants::check(view, by, noun, &key, Some(&old.object), None)?;
-                if noun.name == "jobs" {
-                    self.forget_job(view, draft, &key, &old.object)?;
-                }
-                let reasons = refs::in_use(view, noun, &key);
-                if !reasons.is_empty() {
-                    return Err(ApiError::still_in_use(noun.name, &key, reasons));
-                }
-                draft.txn.deletes.push(Delete {
-                    kind: noun.name.to_owned(),
-                    key: key.clone(),
-                    expect: old.place.expect(),
-                });
-                let shown = shown(noun, &old)?;
-                let told = event(noun, "delete", &key, by, Some(&shown.text), None);
-                draft.txn.events.push(told);
-                let name = old
-                    .object
-                    .get("Name")
-                    .and_then(Value::as_str)
-                    .filter(|name| *name != key);
-                let name = name.map(|name| format!("Name={name}")).unwrap_or_default();
-                draft.txn.audit.push(by.audit("delete", noun.name, &key, name));
-                view.set(noun, &key, None, old.place);
-                self.ask_hook(draft, noun, &key, Some(&old.object), None, &[])?;
-                Ok(shown)
-            })
+        // The pieces of a job's log go with it: none is added meanwhile.
+        let order = if noun.name == "jobs" {
+            Order::Exclusive
+        } else {
+            Order::of(noun)
+        };
+        self.core.write(order, &format!("{}/{key}", noun.name), |view, draft| {
+            let (key, old) = view.meant("DELETE", noun, key)?;
+            refuse_machines(by, noun, &key)?;
+            if old.place == Place::Content {
+                return Err(ApiError::read_only("DELETE", noun.name, &key));
+            }
+            rules::deletable(noun, &key, &old.object)?;
+            grants::check(view, by, noun, &key, Some(&old.object), None)?;
+            if noun.name == "jobs" {
+                self.forget_job(view, draft, &key, &old.object)?;
+            }
+            let reasons = refs::in_use(view, noun, &key);
+            if !reasons.is_empty() {
+                return Err(ApiError::still_in_use(noun.name, &key, reasons));
+            }
+            draft.txn.deletes.push(Delete {
+                kind: noun.name.to_owned(),
+                key: key.clone(),
+                expect: old.place.expect(),
+            });
+            let shown = shown(noun, &old)?;
+            let told = event(noun, "delete", &key, by, Some(&shown.text), None);
+            draft.txn.events.push(told);
+            let name = old
+                .object
+                .get("Name")
+                .and_then(Value::as_str)
+                .filter(|name| *name != key);
+            let name = name.map(|name| format!("Name={name}")).unwrap_or_default();
+            draft.txn.audit.push(by.audit("delete", noun.name, &key, name));
+            view.set(noun, &key, None, old.place);
+            self.ask_hook(draft, noun, &key, Some(&old.object), None, &[])?;
+            Ok(shown)
+        })
     }
 
     /// A change of one object that is there.
