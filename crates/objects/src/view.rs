@@ -94,13 +94,27 @@ pub(crate) fn decoded(doc: &Doc) -> Result<Found, StoreError> {
 
 type Id = (&'static str, String);
 
+/// Objects by type and key. A machine has thirty params, and each is looked up several times in a change.
+#[derive(Default)]
+struct Known(HashMap<&'static str, HashMap<String, Option<Found>>>);
+
+impl Known {
+    fn get(&self, noun: &str, key: &str) -> Option<&Option<Found>> {
+        self.0.get(noun)?.get(key)
+    }
+
+    fn insert(&mut self, noun: &'static str, key: &str, found: Option<Found>) {
+        self.0.entry(noun).or_default().insert(key.to_owned(), found);
+    }
+}
+
 /// See the module. Not for keeping: it remembers what it read.
 pub(crate) struct View<'a> {
     core: &'a Core,
     content: Arc<Content>,
     presence: Arc<dyn Presence>,
     /// Read or about to be written; `None`: known not to be there.
-    known: RefCell<HashMap<Id, Option<Found>>>,
+    known: RefCell<Known>,
     /// Keys of `known` that differ from the store.
     pending: RefCell<Vec<Id>>,
     prefs: RefCell<Option<Arc<Object>>>,
@@ -142,8 +156,7 @@ impl<'a> View<'a> {
 
     /// The object of this key.
     pub(crate) fn find(&self, noun: &'static Noun, key: &str) -> Option<Found> {
-        let id = (noun.name, key.to_owned());
-        if let Some(known) = self.known.borrow().get(&id) {
+        if let Some(known) = self.known.borrow().get(noun.name, key) {
             return known.clone();
         }
         let found = match self.content.get(noun.name, key) {
@@ -163,7 +176,7 @@ impl<'a> View<'a> {
                 .read(self.core.store.get(noun.name, key))
                 .and_then(|doc| self.decode(&doc)),
         };
-        self.known.borrow_mut().insert(id, found.clone());
+        self.known.borrow_mut().insert(noun.name, key, found.clone());
         found
     }
 
@@ -211,7 +224,7 @@ impl<'a> View<'a> {
         }
         let known = self.known.borrow();
         for id in self.pending.borrow().iter().filter(|(of, _)| *of == noun.name) {
-            match known.get(id) {
+            match known.get(id.0, &id.1) {
                 Some(Some(found)) => all.insert(id.1.clone(), found.clone()),
                 _ => all.remove(&id.1),
             };
@@ -223,11 +236,11 @@ impl<'a> View<'a> {
     pub(crate) fn set(&self, noun: &'static Noun, key: &str, object: Option<Arc<Object>>, place: Place) {
         let id = (noun.name, key.to_owned());
         if !self.pending.borrow().contains(&id) {
-            self.pending.borrow_mut().push(id.clone());
+            self.pending.borrow_mut().push(id);
         }
         let text = None;
         let found = object.map(|object| Found { object, place, text });
-        self.known.borrow_mut().insert(id, found);
+        self.known.borrow_mut().insert(noun.name, key, found);
     }
 }
 
@@ -256,7 +269,10 @@ impl Lookup for View<'_> {
             .collect();
         let known = self.known.borrow();
         for id in self.pending.borrow().iter().filter(|(of, _)| *of == noun.name) {
-            let now = known.get(id).and_then(Option::as_ref).is_some_and(|f| holds(&f.object));
+            let now = known
+                .get(id.0, &id.1)
+                .and_then(Option::as_ref)
+                .is_some_and(|f| holds(&f.object));
             if now && !keys.contains(&id.1) {
                 keys.push(id.1.clone());
             } else if !now {
