@@ -40,7 +40,7 @@ cargo xtask COMMAND
   faults [PART]
           every profile of the simulator × every fault, as a table: how each boot ended. PART of a profile's or fault's name
   test [--full]
-          all tests; --full adds the demo with every firmware, 100 random kills and 1,000 machines
+          all tests; --full adds the demo with every firmware, 200 random kills, 200 boots and 1,000 machines
   bench [NAME…] [--check] [--runs N] [--firmware F] [--json]
           measures, in builds for use, and compares with goals and peers; without a name lists what there is
           --check     fails when a goal is missed

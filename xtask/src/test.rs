@@ -7,7 +7,7 @@ use crate::packages::{self, DEMO, TEST};
 use crate::run::{cargo, step};
 
 /// `kill -9` at random moments; without `--full` the test's own, smaller number.
-const RANDOM_KILLS: &str = "100";
+const RANDOM_KILLS: &str = "200";
 
 pub(crate) fn test(args: &[&str]) -> Result<()> {
     let full = match args {

@@ -11,8 +11,12 @@ use serde_json::Value;
 use crate::stage::{self, Habit, Options, PATIENCE, Players, Server};
 use crate::{boots, set_bootenv, settled};
 
-/// How often the server is killed, unless `ISOBAR_TEST_KILLS` says otherwise.
-const KILLS: u32 = 40;
+/// How often the server is killed in every run and in a full one, unless `ISOBAR_TEST_KILLS` says otherwise.
+const KILLS: [usize; 2] = [40, 200];
+/// Machines of each manner, in every run and in a full one, unless `ISOBAR_TEST_FLEET` says otherwise.
+const FLEET: [usize; 2] = [1, 4];
+/// Boots of all machines together that are begun in a full run at least.
+const BOOTS: usize = 200;
 /// One kill in so many comes while the server is still starting.
 const WHILE_STARTING: u64 = 4;
 /// One life in so many is long enough for a boot.
@@ -124,14 +128,19 @@ const TROUBLE: [(&str, &str, FaultKind); 4] = [
 
 #[test]
 fn boots_complete_however_often_the_server_is_killed() {
-    killed(KILLS, TIMING, &MACHINES, false);
+    let fleet = number("ISOBAR_TEST_FLEET").map(|fleet| usize::try_from(fleet).unwrap());
+    let fleet = fleet.unwrap_or_else(|| stage::count("machines of each manner", FLEET[0], FLEET[1]));
+    let manners: Vec<Manner> = (0..fleet).flat_map(|_| MACHINES).collect();
+    let kills = stage::count("kills", KILLS[0], KILLS[1]);
+    let begun = killed(kills, TIMING, &manners, false);
+    assert!(kills < KILLS[1] || begun >= BOOTS, "{begun} boots");
 }
 
 /// Exchanges of the ladder's rungs are hit, too: a boot may fail then, and does no harm.
 #[test]
 fn the_ladder_does_no_harm_however_often_the_server_is_killed() {
     let timing = format!("{TIMING},tries=2,reset_pause_s=3,reset_s=20,settle_s=1,breaker_s=0.5");
-    killed(KILLS / 4, &timing, &MACHINES[..3], true);
+    killed(KILLS[0] / 4, &timing, &MACHINES[..3], true);
 }
 
 /// Another trouble once the last one is used up; each machine begins with one of its own.
@@ -150,7 +159,8 @@ fn plant(sim: &Sim, number: usize, random: &mut Random) {
 
 type Manner = (ReadManner, Firmware, Habit, Option<u64>);
 
-fn killed(kills: u32, timing: &str, manners: &[Manner], trouble: bool) {
+/// How many boots were begun.
+fn killed(kills: usize, timing: &str, manners: &[Manner], trouble: bool) -> usize {
     let kills = number("ISOBAR_TEST_KILLS").map_or(kills, |kills| kills.try_into().unwrap());
     let seed = number("ISOBAR_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("{kills} kills, ISOBAR_TEST_SEED={seed}");
@@ -283,4 +293,10 @@ fn killed(kills: u32, timing: &str, manners: &[Manner], trouble: bool) {
         !trouble || rungs.contains_key("eject"),
         "seed {seed}: no rung was taken: {rungs:?}"
     );
+    let begun = machines.iter().map(|machine| machine.begun).sum();
+    eprintln!(
+        "{kills} kills, {} starts of the server, {begun} boots",
+        server.starts.len()
+    );
+    begun
 }
