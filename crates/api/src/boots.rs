@@ -131,6 +131,12 @@ pub trait Boots: Send + Sync {
     /// 404.
     async fn wait_boot(&self, id: &str, after: u64, wait: Duration) -> Result<Value, ApiError>;
 
+    /// What is kept of a boot that failed, as JSON.
+    ///
+    /// # Errors
+    /// 404.
+    async fn post_mortem(&self, id: &str) -> Result<Value, ApiError>;
+
     /// The discs that machines have now. Each has a member `machine` (UUID).
     ///
     /// # Errors
@@ -214,6 +220,11 @@ pub trait Boots: Send + Sync {
     /// 403 for machines that the caller may not change; 406 and 422 for what makes no sense; 409 when too many are under
     /// way.
     async fn rolling_boot(&self, order: Map<String, Value>, by: &Principal) -> Result<Value, ApiError>;
+    /// What became of each machine of a rolling boot.
+    ///
+    /// # Errors
+    /// 404.
+    async fn rolling_report(&self, id: &str) -> Result<Value, ApiError>;
     /// Ends it, as far as it can be called back.
     ///
     /// # Errors

@@ -132,6 +132,8 @@ const OTHERS: &[(&str, &str, Row)] = &[
     ("GET", "/isobar/v1/events", KNOWN),
     ("GET", "/isobar/v1/boots", row("machines", "get", Never)),
     ("GET", "/isobar/v1/boots/{key}", filtered("machines", "get")),
+    ("GET", "/isobar/v1/boots/{key}/post-mortem", filtered("machines", "get")),
+    ("GET", "/isobar/v1/operations/{key}/report", filtered("machines", "get")),
     ("GET", "/isobar/v1/operations", row("machines", "get", Never)),
     ("POST", "/isobar/v1/operations", row("machines", "update", Never)),
     ("GET", "/isobar/v1/operations/{key}", filtered("machines", "get")),

@@ -36,6 +36,7 @@ impl Endpoint {
             machine_uuid: None,
             mode: Mode::default(),
             ipmi: IpmiFace::default(),
+            shadow: false,
         })
     }
 

@@ -26,6 +26,8 @@ pub enum ErrorClass {
     Refused,
     /// It answered something that is not Redfish.
     Protocol,
+    /// Shadow mode: it was not sent.
+    Shadow,
 }
 
 impl ErrorClass {
@@ -49,6 +51,7 @@ impl ErrorClass {
                 "look at virtual media in the BMC's web page (licence, another session's media); a BMC reset often helps"
             }
             Self::Refused => "read the BMC's own words above",
+            Self::Shadow => "nothing was sent; to let it be sent, take isobar/shadow and the server's shadow mode away",
             Self::Protocol => "check that ipmi/address and ipmi/port-redfish are those of a BMC that speaks Redfish",
         }
     }

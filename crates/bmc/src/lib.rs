@@ -92,6 +92,8 @@ pub struct Endpoint {
     pub mode: Mode,
     /// Its IPMI.
     pub ipmi: IpmiFace,
+    /// Shadow mode: it is logged in and read, and what would change the BMC is not sent.
+    pub shadow: bool,
 }
 
 /// State of the virtual CD.

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::Value;
 
 /// Longest answer that is kept, in bytes of JSON.
-const LONGEST_RESPONSE: usize = 8 * 1024;
+const LONGEST_RESPONSE: usize = 64 * 1024;
+/// And by those who keep many.
+const SHORT_RESPONSE: usize = 8 * 1024;
 
 /// One request and its answer.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -21,8 +23,17 @@ pub struct Exchange {
     pub request: Option<Value>,
     /// Status; none when no answer came.
     pub status: Option<u16>,
-    /// Answer, redacted and cut to a few KB.
+    /// Answer, redacted and cut to some KB.
     pub response: Option<Value>,
+    /// Where the answer says that something is: a new session, a task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Seconds after which to ask again, where the answer says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
+    /// Why there was no answer, or none to be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Milliseconds that it took.
     pub took_ms: u64,
 }
@@ -45,15 +56,29 @@ impl Exchange {
             status: answer.map(|(status, _)| status),
             response: answer
                 .filter(|(_, body)| !body.is_null())
-                .map(|(_, body)| cut(redactor.value(body))),
+                .map(|(_, body)| cut(redactor.value(body), LONGEST_RESPONSE)),
+            location: None,
+            retry_after_s: None,
+            error: None,
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
 
-fn cut(value: Value) -> Value {
+impl Exchange {
+    /// The same with an answer of a few KB at most.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        Self {
+            response: self.response.map(|response| cut(response, SHORT_RESPONSE)),
+            ..self
+        }
+    }
+}
+
+fn cut(value: Value, longest: usize) -> Value {
     let text = value.to_string();
-    match text.char_indices().nth(LONGEST_RESPONSE) {
+    match text.char_indices().nth(longest) {
         Some((end, _)) => Value::String(format!("{}…", &text[..end])),
         None => value,
     }
@@ -262,7 +287,7 @@ mod tests {
             Duration::ZERO,
             &redactor,
         );
-        let text = serde_json::to_string(&exchange).unwrap_or_default();
+        let text = serde_json::to_string(&exchange.shortened()).unwrap_or_default();
         for secret in [token, "hunter22", "\"x\"", "me:pw", "abc"] {
             assert!(!text.contains(secret), "{secret} in {text}");
         }

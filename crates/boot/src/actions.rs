@@ -435,7 +435,7 @@ pub(crate) fn failure(machine: &str, reason: &Reason) -> ApiError {
         "bmc-not-configured" | "bmc-address" | "image-peers" | "network-data" | "bootenv" | "other-machines-iso"
         | "template" => 400,
         "machine-gone" => 404,
-        "boot-under-way" | "cancelled" => 409,
+        "boot-under-way" | "cancelled" | "shadow-mode" => 409,
         "bmc-timeout" | "bmc-unreachable" => 504,
         "missing-kernel" | "base-damaged" => 422,
         _ => 502,
@@ -501,7 +501,16 @@ impl Inner {
                 self.ask(call, Verb::ResetBmc).await.map(|_| success())
             }
             Deed::ClearEventLog => self.ask(call, Verb::ClearEventLog).await.map(|_| success()),
-            Deed::Identify => self.identify(call).await,
+            Deed::Identify => {
+                let seconds = call.seconds;
+                let by_itself = matches!(self.ask(call, Verb::Identify(seconds)).await?, Answer::Identified(true));
+                if !by_itself && seconds > 0 {
+                    self.light_goes_out(&call.operation.machine, Duration::from_secs(seconds.into()))
+                        .await
+                        .map_err(store_reason)?;
+                }
+                Ok(success())
+            }
             Deed::Status => match self.ask(call, Verb::Host).await? {
                 Answer::Host(host) => Ok(inventory::status(&host)),
                 _ => Ok(Value::Null),
@@ -696,30 +705,6 @@ impl Inner {
             Some(reason) => Err(reason),
             None => Ok(()),
         }
-    }
-
-    /// The light on, and off again after its time; where the BMC does not do that, we do, if we live as long.
-    async fn identify(self: &Arc<Self>, call: &mut Call) -> Result<Value, Reason> {
-        let seconds = call.seconds;
-        let by_itself = matches!(self.ask(call, Verb::Identify(seconds)).await?, Answer::Identified(true));
-        if !by_itself && seconds > 0 {
-            let (inner, endpoint) = (Arc::clone(self), call.settings.endpoint.clone()?);
-            let (site, id) = (call.settings.site.clone(), call.operation.id.clone());
-            self.runtime.spawn(async move {
-                tokio::time::sleep(Duration::from_secs(seconds.into())).await;
-                let caller = Caller {
-                    endpoint: &endpoint,
-                    site: site.as_deref(),
-                    who: &id,
-                    rank: Rank::Asked,
-                };
-                let recorder = Arc::new(Reached::default()) as Arc<dyn Recorder>;
-                if let Err(error) = inner.gate.exchange(caller, recorder, &Verb::Identify(0)).await {
-                    tracing::warn!(%error, "the identify light could not be switched off");
-                }
-            });
-        }
-        Ok(json!("Success"))
     }
 
     /// What an inventory found becomes params of the machine.

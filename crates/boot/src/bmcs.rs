@@ -247,6 +247,7 @@ mod tests {
             machine_uuid: None,
             mode: isobar_bmc::Mode::default(),
             ipmi: isobar_bmc::IpmiFace::default(),
+            shadow: false,
         }
     }
 

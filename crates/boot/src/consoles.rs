@@ -3,7 +3,7 @@
 //! Opening one is an exchange as any other. What follows is a session of its own that lasts for hours and carries
 //! characters alone: it holds no turn, so boots and actions go on beside it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use isobar_bmc::{ErrorClass, Mode};
@@ -43,7 +43,40 @@ struct Open {
 
 /// Those that are open.
 #[derive(Default)]
-pub(crate) struct Consoles(Mutex<HashMap<String, Open>>);
+pub(crate) struct Consoles(Mutex<HashMap<String, Open>>, Mutex<Tails>);
+
+/// Bytes of a console's end that are kept.
+const TAIL: usize = 16 * 1024;
+/// Machines whose console's end is kept.
+const TAILS: usize = 256;
+
+/// The last of what was said on consoles that somebody had open, those that spoke last at the end.
+#[derive(Default)]
+struct Tails(VecDeque<(String, VecDeque<u8>)>);
+
+impl Tails {
+    fn add(&mut self, machine: &str, text: &[u8]) {
+        let known = self.0.iter().position(|(of, _)| of == machine);
+        let (of, mut tail) = known.and_then(|at| self.0.remove(at)).unwrap_or_default();
+        tail.extend(text);
+        tail.drain(..tail.len().saturating_sub(TAIL));
+        let of = if of.is_empty() { machine.to_owned() } else { of };
+        self.0.push_back((of, tail));
+        if self.0.len() > TAILS {
+            self.0.pop_front();
+        }
+    }
+}
+
+impl Consoles {
+    /// The end of what a machine said, where somebody had its console open.
+    pub(crate) fn tail(&self, machine: &str) -> Option<String> {
+        let tails = lock(&self.1);
+        let (_, tail) = tails.0.iter().find(|(of, _)| of == machine)?;
+        let (one, other) = tail.as_slices();
+        Some(String::from_utf8_lossy(&[one, other].concat()).into_owned())
+    }
+}
 
 impl Booter {
     /// Opens the serial console of a machine. `take_over`: whoever has it loses it.
@@ -168,7 +201,10 @@ impl Inner {
                     tokio::select! {
                         () = shown.closed() => break,
                         text = said.recv() => match text {
-                            Some(text) => if shown.send(Ok(text)).await.is_err() { break },
+                            Some(text) => {
+                                lock(&inner.consoles.1).add(&machine, &text);
+                                if shown.send(Ok(text)).await.is_err() { break }
+                            }
                             None => break,
                         },
                     }

@@ -41,6 +41,7 @@ impl Kept {
             tls,
             mode,
             ipmi,
+            shadow,
             // Found anew in the same conversation.
             system: _,
             machine_uuid: _,
@@ -58,6 +59,7 @@ impl Kept {
             && password.reveal() == endpoint.password.reveal()
             && *mode == endpoint.mode
             && *ipmi == endpoint.ipmi
+            && *shadow == endpoint.shadow
             && (*tls == endpoint.tls || pinned_since())
     }
 }

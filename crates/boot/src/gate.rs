@@ -3,6 +3,8 @@
 //! Boots, actions and clean-ups all come through here. Nobody holds the gate while waiting for a
 //! machine: a boot that takes an hour lets `powerstatus` through between any two of its exchanges.
 
+mod survey;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,6 +50,11 @@ pub trait Connector: Send + Sync {
     /// What BMCs taught, where that is kept.
     fn learnt(&self) -> Option<&redfish::Learnt> {
         None
+    }
+
+    /// Nothing that changes a BMC is sent, to none of them.
+    fn shadow(&self) -> bool {
+        false
     }
 
     /// Opens the serial console.
@@ -469,7 +476,8 @@ impl Turn<'_> {
         let deadline = verb.deadline(&gate.timing);
         let end = tokio::time::Instant::now() + deadline;
         let late = |_| Err(timed_out(self.endpoint, verb, deadline));
-        let endpoint = gate.pins.apply(self.endpoint).await?;
+        let mut endpoint = gate.pins.apply(self.endpoint).await?;
+        endpoint.shadow |= gate.connector.shadow();
         let key = authority(&endpoint);
         let mut kept = gate.conversations.take(&key);
         if let Some(old) = kept.take_if(|kept| !kept.serves(&endpoint)) {

@@ -16,7 +16,7 @@ use crate::kernel_args;
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Operation, State, kind};
 use crate::render::{BootSecret, Disc, own_files};
-use crate::saga::{DECIDE, RELEASE};
+use crate::saga::{DECIDE, REHEARSE, RELEASE};
 use crate::service::Booter;
 use crate::settings::{Settings, param};
 use crate::state::{Inner, member, store_error};
@@ -126,13 +126,19 @@ impl Inner {
         bootenv: &Object,
         txn: &mut Txn,
     ) -> Result<(), StoreError> {
-        let owes = self.replace(member(machine, "Uuid"), txn)?;
-        let mut boot = self.new_boot(machine, DECIDE)?;
-        if let Some(order) = self.order_of(member(machine, "Uuid"), member(bootenv, "Name")) {
+        let settings = Settings::of(objects, machine);
+        let order = self.order_of(member(machine, "Uuid"), member(bootenv, "Name"));
+        let shadow = self.options.shadow
+            || order.as_ref().is_some_and(|order| order.shadow)
+            || settings.as_ref().is_ok_and(|settings| settings.shadow);
+        // A rehearsal takes the place of nothing.
+        let owes = !shadow && self.replace(member(machine, "Uuid"), txn)?;
+        let mut boot = self.new_boot(machine, if shadow { REHEARSE } else { DECIDE })?;
+        if let Some(order) = order {
             (boot.id, boot.rolling) = (order.boot, Some(order.rolling));
         }
-        boot.inserted = owes;
-        let planned = Settings::of(objects, machine).and_then(|settings| {
+        (boot.inserted, boot.shadow) = (owes, shadow);
+        let planned = settings.and_then(|settings| {
             boot.leave_power = settings.leave_power;
             settings.endpoint.as_ref().map_err(Clone::clone)?;
             self.plan(objects, machine, bootenv, &settings, Some(&boot.id))
@@ -417,6 +423,9 @@ impl Inner {
             bootenv: member(machine, "BootEnv").to_owned(),
             attempt: None,
             rolling: None,
+            image_at: None,
+            shadow: false,
+            would_send: Vec::new(),
             state: State::Running,
             step: step.to_owned(),
             tries: 0,

@@ -20,7 +20,7 @@ use crate::state::Inner;
 use crate::view::BootView;
 
 /// Form of the file.
-pub const FORMAT: &str = "isobar-post-mortem/1";
+const FORMAT: &str = "isobar-post-mortem/1";
 /// Files that are kept; the oldest go first.
 const KEPT: usize = 500;
 /// Longest file: a conversation, a console's tail and a history are bounded, each well below.
@@ -64,7 +64,10 @@ impl Files {
         let path = self.path(boot).ok_or(io::ErrorKind::InvalidInput)?;
         let text = serde_json::to_vec_pretty(document)?;
         if text.len() > LONGEST {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a post-mortem that is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "a post-mortem that is too long",
+            ));
         }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
         self.collect(KEPT - 1)?;
@@ -79,6 +82,14 @@ impl Files {
         file.sync_all()?;
         std::fs::rename(&half, &path)?;
         std::fs::File::open(&self.0)?.sync_all()
+    }
+
+    /// One more member, of a file that is there.
+    pub(crate) fn add(&self, boot: &str, member: &str, value: Value) -> io::Result<()> {
+        let Some(text) = self.read(boot)? else { return Ok(()) };
+        let mut document: Value = serde_json::from_slice(&text)?;
+        document[member] = value;
+        self.write(boot, &document)
     }
 
     fn read(&self, boot: &str) -> io::Result<Option<Vec<u8>>> {
@@ -132,12 +143,20 @@ impl Inner {
         let machine = self.objects.find("machines", &boot.machine).ok().flatten();
         let settings = self.settings(&boot.machine).ok();
         let endpoint = settings.as_ref().and_then(|settings| settings.endpoint.as_ref().ok());
-        let attempt = boot.attempt.as_deref().map(|id| self.attempt(id)).transpose()?.flatten();
+        let attempt = boot
+            .attempt
+            .as_deref()
+            .map(|id| self.attempt(id))
+            .transpose()?
+            .flatten();
         let mut redactor = Redactor::default();
         if let Some(endpoint) = endpoint {
             redactor.hide_login(&endpoint.username, endpoint.password.reveal());
         }
-        if let Some(token) = attempt.as_ref().and_then(|a| self.attempts.unseal(&a.id, &a.token_sealed)) {
+        if let Some(token) = attempt
+            .as_ref()
+            .and_then(|a| self.attempts.unseal(&a.id, &a.token_sealed))
+        {
             redactor.hide(&token);
         }
         let reads = attempt.as_ref().and_then(|attempt| self.book.get(attempt.attempt_id()));
@@ -181,6 +200,7 @@ impl Inner {
             })),
             "exchanges": exchanges,
             "exchanges_lost": lost,
+            "survey": null,
         });
         Ok(redactor.value(&document))
     }

@@ -17,6 +17,8 @@ use crate::clock::BootClock;
 use crate::evidence::{self, FileReads, Phase, Reading, Reads};
 use crate::record::{Attempt, Readers};
 
+mod timeline;
+
 /// Reads of all attempts that are live.
 pub struct ReadBook {
     clock: Arc<BootClock>,

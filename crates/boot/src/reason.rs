@@ -39,6 +39,7 @@ impl Reason {
             ErrorClass::NotMounted => "insert-not-mounted",
             ErrorClass::Refused => "bmc-refused",
             ErrorClass::Protocol => "bmc-protocol",
+            ErrorClass::Shadow => "shadow-mode",
         };
         Self::new(code, error.to_string(), error.hint.clone())
     }

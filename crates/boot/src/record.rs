@@ -31,6 +31,8 @@ pub mod kind {
     pub const BMCS: &str = "_bmcs";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
+    /// Identify lights that are to be switched off, by machine; see [`crate::lights`].
+    pub const LIGHTS: &str = "_lights";
     /// Rolling boots; JSON [`crate::rolling::Rolling`].
     pub const ROLLINGS: &str = "_rolling_boots";
     /// Machines of a rolling boot: UUIDs, a line each.
@@ -257,6 +259,15 @@ pub struct Boot {
     /// The rolling boot that it is part of.
     #[serde(default)]
     pub rolling: Option<String>,
+    /// Where the BMC was told to fetch the image, without the token: scheme, host and port.
+    #[serde(default)]
+    pub image_at: Option<String>,
+    /// A rehearsal: nothing is sent that changes the BMC.
+    #[serde(default)]
+    pub shadow: bool,
+    /// Of a rehearsal: what would have been sent.
+    #[serde(default)]
+    pub would_send: Vec<String>,
     /// State.
     pub state: State,
     /// Cursor: name and version of the step, `insert/1`.

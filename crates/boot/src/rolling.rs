@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-pub use order::{Candidate, Fleet, FlightView, RollingOrder};
+pub use order::{Candidate, Fleet, FlightView, Outcome, RollingOrder};
 pub(crate) use start::Ordered;
 
 use crate::reason::Reason;
@@ -61,6 +61,9 @@ pub struct Rolling {
     pub at_ms: u64,
     /// The bootenv that the machines get; none: each boots its own again.
     pub bootenv: Option<String>,
+    /// Rehearsals: nothing is sent that changes a BMC.
+    #[serde(default)]
+    pub shadow: bool,
     /// Most boots in flight.
     pub parallel: usize,
     /// So many failed boots end it; 0: none do.
@@ -323,16 +326,17 @@ impl Inner {
         begun: &mut HashSet<String>,
         landed: &mut HashMap<String, Landed>,
     ) -> Result<(), StoreError> {
+        let rolling = Arc::new(rolling.clone());
         let mut starts = JoinSet::new();
         let mut flights = flights.into_iter();
         loop {
             while starts.len() < STARTS
                 && let Some(flight) = flights.next()
             {
-                let (inner, id, bootenv) = (Arc::clone(self), rolling.id.clone(), rolling.bootenv.clone());
+                let (inner, rolling) = (Arc::clone(self), Arc::clone(&rolling));
                 starts.spawn_blocking_on(
                     move || {
-                        let started = inner.start_one(&id, &flight, bootenv.as_deref());
+                        let started = inner.start_one(&rolling, &flight);
                         (flight, started)
                     },
                     &self.runtime,
@@ -434,6 +438,7 @@ mod tests {
             principal: "jane".to_owned(),
             at_ms: 1,
             bootenv: None,
+            shadow: false,
             parallel,
             stop_after,
             filter: Vec::new(),

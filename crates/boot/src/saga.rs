@@ -15,9 +15,11 @@
 
 mod blame;
 mod clean_up;
+mod conversation;
 mod exchanges;
 mod hand_over;
 mod recover;
+mod rehearse;
 mod watch;
 
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use crate::record::{Attempt, Boot, Intent, POWER_ON, Recovering, Row, State};
 use crate::settings::Settings;
 use crate::state::{Inner, STORE, lock};
 
+pub(crate) use conversation::Room;
 use exchanges::Exchanges;
 
 /// What a step came to.
@@ -82,8 +85,8 @@ impl From<BmcError> for Stop {
 /// Runs a boot until it is over and owes nothing to the BMC.
 pub(crate) async fn run(inner: Arc<Inner>, id: String) {
     let mut task = Saga {
+        exchanges: Arc::new(Exchanges::new(Arc::clone(&inner.room))),
         inner,
-        exchanges: Arc::default(),
         order: None,
         watching_since: None,
     };
@@ -253,7 +256,9 @@ impl Saga {
                 let phase = boot.phase;
                 boot.note(now, phase, &reason.message);
                 boot.error = Some(reason);
+                self.write_post_mortem(&row).await;
                 self.save(&mut row).await?;
+                self.survey(&row);
                 self.inner.condition_changed(&row.boot.machine).await;
                 Ok(())
             }
@@ -291,6 +296,7 @@ impl Saga {
     async fn step(&mut self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
         match step {
             DECIDE => self.decide(row).await,
+            REHEARSE => self.rehearse(row).await,
             SHUT_DOWN => self.shut_down(row).await,
             EJECT => self.eject(row).await,
             INSERT => self.insert(row).await,
@@ -314,6 +320,10 @@ impl Saga {
         row.boot.tries += 1;
         row.boot.intent = None;
         let tries = row.boot.tries;
+        if cleaning && error.class == ErrorClass::Shadow {
+            row.boot.detail = format!("clean-up is owed; {}", error.message);
+            return Outcome::Stay(self.inner.timing.cleanup());
+        }
         if cleaning && error.class == ErrorClass::Auth {
             LOGIN_OWED.clone_into(&mut row.boot.detail);
             return Outcome::Stay(self.inner.timing.cleanup());
@@ -390,7 +400,8 @@ impl Saga {
     /// An exchange that changes nothing.
     async fn look(&self, row: &mut Row, verb: Verb) -> Result<Answer, Stop> {
         let settings = self.settings(row)?;
-        let endpoint = settings.endpoint.map_err(Stop::Settings)?;
+        let mut endpoint = settings.endpoint.map_err(Stop::Settings)?;
+        endpoint.shadow |= row.boot.shadow;
         self.not_left_alone(&endpoint)?;
         let recorder: Arc<dyn Recorder> = Arc::clone(&self.exchanges) as Arc<dyn Recorder>;
         let caller = Caller {
@@ -422,7 +433,8 @@ impl Saga {
         if settings.locked {
             return Err(Stop::Locked);
         }
-        let endpoint = settings.endpoint.map_err(Stop::Settings)?;
+        let mut endpoint = settings.endpoint.map_err(Stop::Settings)?;
+        endpoint.shadow |= row.boot.shadow;
         self.not_left_alone(&endpoint)?;
         let who = row.boot.id.clone();
         let caller = Caller {
@@ -444,6 +456,53 @@ impl Saga {
         let answer = turn.exchange(recorder, &verb).await;
         row.boot.intent = None;
         Ok(answer?)
+    }
+
+    /// On disk before the boot is seen to have failed; one that cannot be written is no reason not to end it.
+    async fn write_post_mortem(&self, row: &Row) {
+        let (inner, boot, told) = (Arc::clone(&self.inner), row.boot.clone(), self.exchanges.told());
+        let written = self.inner.objects.run(move |_| {
+            let document = inner.post_mortem(&boot, told).map_err(std::io::Error::other)?;
+            inner.post_mortems.write(&boot.id, &document)
+        });
+        if let Err(error) = written.await {
+            tracing::error!(boot = row.boot.id, %error, "the post-mortem cannot be written");
+        }
+    }
+
+    /// What a replay needs beside the boot's own exchanges, where the BMC answers; nobody waits for it.
+    fn survey(&self, row: &Row) {
+        let silent =
+            |error: &Reason| ["bmc-timeout", "bmc-unreachable", "bmc-tls", "bmc-password"].contains(&&*error.reason);
+        let Ok(settings) = self.settings(row) else { return };
+        let (Ok(endpoint), false) = (settings.endpoint, row.boot.error.as_ref().is_some_and(silent)) else {
+            return;
+        };
+        if self.not_left_alone(&endpoint).is_err() {
+            return;
+        }
+        let (inner, boot) = (Arc::clone(&self.inner), row.boot.id.clone());
+        self.inner.runtime.spawn(async move {
+            let seen = Arc::new(Exchanges::new(Arc::clone(&inner.room)));
+            let caller = Caller {
+                endpoint: &endpoint,
+                site: settings.site.as_deref(),
+                who: &boot,
+                rank: Rank::Idle,
+            };
+            let turn = inner.gate.turn(caller).await;
+            if let Err(error) = turn.survey(Arc::clone(&seen) as Arc<dyn Recorder>).await {
+                tracing::debug!(boot, %error, "the survey for its post-mortem");
+            }
+            let (told, post_mortems) = (seen.told().0, inner.post_mortems.clone());
+            let added = inner
+                .objects
+                .run(move |_| post_mortems.add(&boot, "survey", told.into()))
+                .await;
+            if let Err(error) = added {
+                tracing::warn!(%error, "a post-mortem stays without its survey");
+            }
+        });
     }
 
     async fn save(&self, row: &mut Row) -> Result<(), Stop> {
@@ -517,6 +576,8 @@ impl Saga {
 
 /// Steps by name and version: what the rows say.
 pub(crate) const DECIDE: &str = "decide/1";
+/// Shadow mode has this one step.
+pub(crate) const REHEARSE: &str = "rehearse/1";
 const SHUT_DOWN: &str = "shut-down/1";
 const EJECT: &str = "eject/1";
 const INSERT: &str = "insert/1";

@@ -350,6 +350,7 @@ fn endpoint(address: IpAddr, port: Port, ipmi_port: u16) -> Option<Endpoint> {
             },
             ..IpmiFace::default()
         },
+        shadow: false,
     })
 }
 

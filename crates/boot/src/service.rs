@@ -24,6 +24,7 @@ use crate::conversations;
 use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
 use crate::pins::Pins;
+use crate::post_mortem::Files;
 use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
@@ -111,6 +112,8 @@ impl Booter {
             runtime: Handle::current(),
             lives: Mutex::default(),
             flights: Mutex::default(),
+            post_mortems: Files(options.post_mortems.clone()),
+            room: Arc::default(),
             rollings: Mutex::default(),
             ordered: Mutex::default(),
             consoles: Consoles::default(),
@@ -123,6 +126,7 @@ impl Booter {
         });
         inner.resume()?;
         inner.resume_rolling()?;
+        inner.resume_lights()?;
         collect::run(&inner);
         conversations::run(&inner);
         Ok(Self { inner })

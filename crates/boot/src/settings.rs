@@ -61,6 +61,8 @@ pub mod param {
     pub const BMC_SITE: &str = "isobar/bmc-site";
     /// Rungs of the ladder that may be taken at this BMC.
     pub const BMC_RECOVERY: &str = "isobar/bmc-recovery";
+    /// Nothing that changes the BMC is sent.
+    pub const SHADOW: &str = "isobar/shadow";
     /// How to talk to the BMC.
     pub const IPMI_MODE: &str = "ipmi/mode";
 }
@@ -80,6 +82,8 @@ pub struct Settings {
     pub virtual_iso: bool,
     /// It must not be touched.
     pub locked: bool,
+    /// Nothing that changes its BMC is sent.
+    pub shadow: bool,
     /// Policy `wait`: the power of a machine that is on is the operator's.
     pub leave_power: bool,
     /// Time for a graceful shutdown, where the machine (or a profile) sets it.
@@ -199,7 +203,9 @@ impl Settings {
             port: udp.unwrap_or(IpmiFace::default().port),
             uefi: text(get(param::BIOS_MODE)?).is_none_or(|mode| mode != "legacy-bios"),
         };
+        let shadow = flag(param::SHADOW)?;
         let endpoint = endpoint.map(|endpoint| Endpoint {
+            shadow,
             system,
             machine_uuid: Some(uuid.clone()),
             mode,
@@ -209,6 +215,7 @@ impl Settings {
         Ok(Self {
             virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
             locked: machine.get("Locked") == Some(&Value::Bool(true)),
+            shadow,
             leave_power,
             shutdown: get(param::SHUTDOWN)?
                 .and_then(|v| v.value.as_u64())

@@ -23,10 +23,12 @@ use crate::consoles::Consoles;
 use crate::evidence::Phase;
 use crate::gate::Gate;
 use crate::operations::Flight;
+use crate::post_mortem::Files;
 use crate::reads::{AttemptReads, Now, ReadBook};
 use crate::reason::Reason;
 use crate::record::{self, Attempt, Boot, Intent, Operation, Row, State, kind, ms_of};
 use crate::rolling::Ordered;
+use crate::saga::Room;
 use crate::settings::{KnownSettings, Settings, param};
 use crate::timing::Timing;
 use crate::view::{BootView, Shown};
@@ -45,6 +47,10 @@ pub struct BootOptions {
     pub open_iso_names: bool,
     /// File of the exchanges that are under way, see [`crate::ledger`].
     pub ledger: PathBuf,
+    /// Folder of post-mortems.
+    pub post_mortems: PathBuf,
+    /// All machines are in shadow mode: see [`crate::Shadowed`], which the connector has to be then.
+    pub shadow: bool,
 }
 
 /// Moves a boot on until it is over; the saga.
@@ -67,6 +73,10 @@ pub(crate) struct Inner {
     pub(crate) lives: Mutex<HashMap<String, Arc<Life>>>,
     /// Actions under way, by id.
     pub(crate) flights: Mutex<HashMap<String, Arc<Flight>>>,
+    /// What is kept of boots that failed.
+    pub(crate) post_mortems: Files,
+    /// For what boots and BMCs say to each other.
+    pub(crate) room: Arc<Room>,
     /// Rolling boots under way, by id.
     pub(crate) rollings: Mutex<HashMap<String, Arc<Notify>>>,
     /// What rolling boots want the next change of a machine to become.
@@ -606,7 +616,7 @@ impl Inner {
                 .find(kind::BOOTS, "Machine", uuid)
                 .map_err(|e| store_error(&e))?;
             let boots = docs.iter().filter_map(|doc| {
-                let boot = record::read::<Boot>(doc)?;
+                let boot = record::read::<Boot>(doc).filter(|boot| !boot.shadow)?;
                 Some((boot.started_ms, doc.rev, boot))
             });
             let newest = boots

@@ -49,6 +49,10 @@ pub struct BootView {
     pub error: Option<Reason>,
     /// The rolling boot that it is part of.
     pub rolling: Option<String>,
+    /// A rehearsal: nothing was sent that changes the BMC.
+    pub shadow: bool,
+    /// Of a rehearsal: what would have been sent.
+    pub would_send: Vec<String>,
     /// Begin, RFC 3339.
     pub started: String,
     /// Last change, RFC 3339.
@@ -100,6 +104,8 @@ impl BootView {
             recovery: boot.rungs.clone(),
             error: boot.error.clone(),
             rolling: boot.rolling.clone(),
+            shadow: boot.shadow,
+            would_send: boot.would_send.clone(),
             started: rfc3339(boot.started_ms),
             updated: rfc3339(boot.updated_ms),
             seq,

@@ -69,6 +69,9 @@ pub async fn open(endpoint: &Endpoint, recorder: &dyn Recorder, options: &Option
         match Session::open(*address, &login, within / u32::try_from(found.len()).unwrap_or(1)).await {
             Ok(mut session) => {
                 session.until(options.end);
+                if endpoint.shadow {
+                    session.reads_only();
+                }
                 let mut addresses = vec![address.ip().to_canonical()];
                 addresses.extend(found.iter().filter(|a| *a != address).map(|a| a.ip().to_canonical()));
                 recorder.connected(&addresses);

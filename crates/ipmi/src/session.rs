@@ -23,6 +23,25 @@ const FEW_TRIES: u32 = 2;
 /// A packet whose number is this much below the highest one is too old (IPMI 2.0 §6.12.13).
 const WINDOW: u32 = 32;
 
+/// Commands that change nothing but the session itself: network function and command.
+const READS: &[(u8, u8)] = &[
+    (0x00, 0x01),
+    (0x00, 0x09),
+    (0x04, 0x2d),
+    (0x06, 0x01),
+    (0x06, 0x37),
+    (0x06, 0x3b),
+    (0x06, 0x3c),
+    (0x0a, 0x10),
+    (0x0a, 0x11),
+    (0x0a, 0x22),
+    (0x0a, 0x23),
+    (0x0a, 0x40),
+    (0x0a, 0x42),
+    (0x0a, 0x43),
+    (0x0c, 0x02),
+];
+
 /// What a request is: network function, command, and whether it may be sent twice.
 #[derive(Clone, Copy, Debug)]
 pub struct Command {
@@ -87,6 +106,8 @@ pub struct Login {
 /// An open session. Call [`Session::close`] at its end: BMCs have few.
 pub struct Session {
     socket: UdpSocket,
+    /// Shadow mode: what is not known to only read is not sent.
+    reads_only: bool,
     name: String,
     keys: Keys,
     /// The console's number of the session: on what comes in.
@@ -463,6 +484,11 @@ async fn receive(socket: &UdpSocket, buffer: &mut [u8], until: Instant) -> std::
 }
 
 impl Session {
+    /// From here on nothing is sent that may change the BMC.
+    pub fn reads_only(&mut self) {
+        self.reads_only = true;
+    }
+
     /// Logs in. `within` is for this, [`Session::until`] for what comes after.
     ///
     /// # Errors
@@ -498,6 +524,7 @@ impl Session {
         let known = greeter.exchange(suite, opened).await?;
         let keys = greeter.prove(&known).await?;
         let mut session = Self {
+            reads_only: false,
             socket,
             name: login.name.clone(),
             keys,
@@ -563,6 +590,13 @@ impl Session {
     /// # Errors
     /// No answer in time.
     pub async fn request(&mut self, command: Command, data: &[u8]) -> Result<(u8, Vec<u8>), BmcError> {
+        if self.reads_only && !READS.contains(&(command.netfn, command.code)) {
+            let text = format!(
+                "shadow mode: would {} ({:02X}h {:02X}h)",
+                command.what, command.netfn, command.code
+            );
+            return Err(self.error(ErrorClass::Shadow, command.what, text));
+        }
         self.number = (self.number + 1) & 0x3f;
         let number = self.number;
         let tries = if command.repeatable { TRIES } else { 1 };

@@ -114,6 +114,22 @@ impl Boots for BootsOf {
         }
     }
 
+    async fn post_mortem(&self, id: &str) -> Result<Value, ApiError> {
+        let key = id.to_owned();
+        let read = self.run(move |booter| booter.post_mortem(&key)).await;
+        let failed = |text: String| ApiError::new(500, "GET", "boots", id, text);
+        match read.map_err(|error| failed(error.to_string()))? {
+            Some(text) => serde_json::from_slice(&text).map_err(|error| failed(error.to_string())),
+            None => Err(ApiError::new(
+                404,
+                "GET",
+                "boots",
+                id,
+                "no post-mortem is kept of this boot: it did not fail, failed before its BMC was asked, or is too old",
+            )),
+        }
+    }
+
     async fn isos(&self) -> Result<Vec<Value>, ApiError> {
         self.run(Booter::isos).await.map_err(|e| store_failed(&e))
     }
@@ -266,6 +282,16 @@ impl Boots for BootsOf {
             false => operation(&booter.begin_rolling(&order, &by)?),
         })
         .await
+    }
+
+    async fn rolling_report(&self, id: &str) -> Result<Value, ApiError> {
+        let key = id.to_owned();
+        let report = self.run(move |booter| booter.rolling_report(&key)).await;
+        match report.map_err(|e| store_failed(&e))? {
+            Some(report) => serde_json::to_value(report)
+                .map_err(|error| ApiError::new(500, "GET", "operations", id, error.to_string())),
+            None => Err(ApiError::not_found("GET", "operations", id)),
+        }
     }
 
     async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::ArgMatches;
 use isobar_api::{AppState, Limits, Plugins, Server, ServerInfo, TlsIdentity, tls};
 use isobar_boot::address::default_address;
-use isobar_boot::{BootOptions, Booter, NetworkConnector, ServerAddr};
+use isobar_boot::{BootOptions, Booter, Connector, NetworkConnector, ServerAddr, Shadowed};
 use isobar_files::{FilePlane, NfsPlane};
 use isobar_image::BlobDir;
 use isobar_model::content::Pack;
@@ -290,6 +290,8 @@ async fn serve(
         strict_bmc_address: settings.strict_bmc_address,
         open_iso_names: settings.open_isos,
         ledger: spool.join("exchanges"),
+        post_mortems: spool.join("post-mortems"),
+        shadow: settings.shadow,
     };
     let booter = start_boots(runtime, &objects, &blobs, settings, options).await?;
     // Open boots go on from here, and their BMCs are reading.
@@ -352,12 +354,16 @@ async fn start_boots(
     settings: &Settings,
     options: BootOptions,
 ) -> anyhow::Result<Booter> {
-    let connector = Arc::new(NetworkConnector {
+    let network = Arc::new(NetworkConnector {
         addresses: settings.bmc_networks.clone(),
         settle: settings.timing.settle(),
         exchange: settings.timing.exchange(),
         learnt: Arc::default(),
     });
+    let connector: Arc<dyn Connector> = match options.shadow {
+        true => Arc::new(Shadowed(network)),
+        false => network,
+    };
     let (objects, blobs, blobs_of_isos) = (objects.clone(), Arc::clone(blobs), Arc::clone(blobs));
     // Reads and commits: not on a thread that others wait for.
     let start = move || -> anyhow::Result<Booter> {

@@ -123,6 +123,12 @@ const TABLE: options::Settings = options::Settings {
             "First start only: preferences; those that are secret better in the file, section [initial-prefs]",
         ),
         setting(
+            "shadow",
+            Switch,
+            "true|false",
+            "Shadow mode: plan and read everything, send nothing that changes a BMC [default: false]",
+        ),
+        setting(
             "strict-bmc-address",
             Switch,
             "true|false",
@@ -215,6 +221,7 @@ pub(crate) struct Settings {
     pub(crate) ipmi_provider: bool,
     pub(crate) server_id: String,
     pub(crate) initial_prefs: toml::Table,
+    pub(crate) shadow: bool,
     pub(crate) strict_bmc_address: bool,
     pub(crate) bmc_networks: AddressPolicy,
     pub(crate) open_isos: bool,
@@ -258,6 +265,7 @@ impl Default for Settings {
             ipmi_provider: true,
             server_id: String::new(),
             initial_prefs: toml::Table::new(),
+            shadow: false,
             strict_bmc_address: false,
             bmc_networks: AddressPolicy::default(),
             open_isos: false,

@@ -86,6 +86,12 @@ const TABLE: options::Settings = options::Settings {
             "N",
             "All delays are divided by this: 100 makes a minute of a real BMC 0.6 s [default: 1]",
         ),
+        setting(
+            "replay-boot",
+            Text,
+            "FILE",
+            "Answer as the BMC of this post-mortem did (`isobar boots post-mortem`), over plain HTTP, with no machine behind it",
+        ),
         setting("rate", Number, "BYTES", "Speed limit of these reads, bytes a second"),
         setting("serial", Text, "FILE", "Where the serial console goes"),
         setting(
@@ -119,6 +125,15 @@ pub(crate) fn command() -> Command {
 /// Settings that do not fit, a port that is taken, QEMU that does not start.
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let options: SimOptions = TABLE.read(matches, None)?;
+    if let Some(file) = &options.replay_boot {
+        let listen = options.listen.unwrap_or_else(|| ([127, 0, 0, 1], 8443).into());
+        let told = |replay: &isobar_sim::Replay| {
+            eprintln!("BMC at {}", replay.url());
+            eprintln!("that boot ended with {}: {}", replay.reason, replay.message);
+            eprintln!("any user and password will do");
+        };
+        return isobar_sim::replay_boot_blocking(file, listen, told).context("the simulator");
+    }
     let folder = options.work_dir.clone();
     isobar_sim::run_blocking(options, |fleet| {
         let [sim, rest @ ..] = fleet else { return };
@@ -184,6 +199,7 @@ mod tests {
             "--replay=tree",
             "--count=500",
             "--time-scale=100",
+            "--replay-boot=f",
         ];
         assert_eq!(args.len(), TABLE.rows.len() + 1);
         let options: SimOptions = TABLE.read(&command().get_matches_from(args), None).unwrap();

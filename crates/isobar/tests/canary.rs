@@ -283,6 +283,8 @@ fn the_password_of_the_bmc_is_found_nowhere() {
     // As a post-mortem finds it: log, database and its log, blobs, tokens of the CLI, the exported disc.
     stage.kill_server();
     let own = stage.dir().to_path_buf();
+    let kept = stage::files_below(&stage.data().join("post-mortems"));
+    assert!(kept.len() >= 4, "post-mortems of the boots that failed: {kept:?}");
     search.look_below(&own);
     let processes = watch.end();
     assert!(processes.len() > 8, "the processes were seen");

@@ -217,6 +217,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("bmc-silent", "tests/recovery.rs"),
     ("boot-under-way", "tests/recovery.rs"),
     ("cancelled", "tests/recovery.rs"),
+    ("shadow-mode", "tests/shadow.rs"),
     ("locked", "tests/fleets.rs"),
     ("no-virtual-iso", "tests/fleets.rs"),
     ("no-kernel", "tests/fleets.rs"),

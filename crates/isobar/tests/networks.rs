@@ -203,6 +203,15 @@ fn an_image_is_for_its_bmc_alone_where_that_is_wanted() {
                 text.contains(MACHINE) && text.contains(BMC)
             });
             assert!(told, "{boot:#}");
+            if !served {
+                // It is who asks, not the URL; and when the machine is gone, the URL is nobody's.
+                let own: IpAddr = BMC.parse().unwrap();
+                assert_eq!(site.bmcs.get(&url, Some(own)).unwrap(), 206);
+                let out = site.server.isobar(&["machines", "destroy", &format!("Name:{name}")]);
+                assert!(out.ok, "{out}");
+                assert_eq!(site.bmcs.get(&url, Some(own)).unwrap(), 410);
+                assert!([403, 410].contains(&site.bmcs.get(&url, Some(other)).unwrap()));
+            }
         }
     });
 }

@@ -274,6 +274,8 @@ impl UserNet {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct SimOptions {
+    /// A post-mortem whose exchanges are replayed instead.
+    pub replay_boot: Option<PathBuf>,
     /// Address and port of the BMC (`127.0.0.1:8443`).
     pub listen: Option<SocketAddr>,
     /// Plain HTTP instead of HTTPS.

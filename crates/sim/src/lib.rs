@@ -37,6 +37,7 @@ mod profile;
 mod qemu;
 mod qmp;
 mod redfish;
+mod replay_boot;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -60,6 +61,7 @@ use machine::Machine;
 pub use manners::{Manners, ReadManner, Slots};
 pub use paper::{OsExit, OsUp};
 use power::{Command, PowerControl};
+pub use replay_boot::{Replay, replay_boot, replay_boot_blocking};
 
 /// Commands that may wait for the machine.
 const COMMANDS_MAX: usize = 64;

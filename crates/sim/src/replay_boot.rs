@@ -35,6 +35,9 @@ struct PostMortem {
     format: String,
     #[serde(default)]
     exchanges: Vec<Exchange>,
+    /// What was read after the boot had failed: for what the boot itself did not ask.
+    #[serde(default)]
+    survey: Option<Vec<Exchange>>,
     #[serde(default)]
     reason: Reason,
 }
@@ -73,7 +76,12 @@ type Script = HashMap<(String, String), VecDeque<Exchange>>;
 
 struct Stage {
     script: Mutex<Script>,
+    /// What all else meets, where the boot met nothing else.
+    silence: Option<Exchange>,
+    /// Token and name of the session that whoever logs in gets.
     user: String,
+    /// The image that was asked to be mounted: what the BMC said of its own then goes for this one.
+    image: Mutex<Option<String>>,
 }
 
 /// A replayed BMC. Dropping it stops it.
@@ -122,23 +130,69 @@ pub async fn replay_boot(file: &Path, listen: SocketAddr) -> Result<Replay, SimE
         return Err(bad(format!("its format is {:?}, {FORMAT} is known", told.format)));
     }
     if told.exchanges.is_empty() {
-        return Err(bad("it has no exchanges: that boot failed before its BMC was asked".to_owned()));
+        return Err(bad(
+            "it has no exchanges: that boot failed before its BMC was asked".to_owned()
+        ));
     }
     let mut script = Script::new();
-    for exchange in told.exchanges {
-        script.entry(key(&exchange.method, &exchange.path)).or_default().push_back(exchange);
+    // A BMC that answered nothing answers nothing.
+    let silent = told.exchanges.iter().all(|exchange| exchange.status.is_none());
+    let silence = told.exchanges.first().filter(|_| silent).cloned();
+    let mut survey = told.survey.unwrap_or_default();
+    survey.retain(|seen| {
+        !told
+            .exchanges
+            .iter()
+            .any(|own| key(&own.method, &own.path) == key(&seen.method, &seen.path))
+    });
+    for exchange in told.exchanges.into_iter().chain(survey) {
+        script
+            .entry(key(&exchange.method, &exchange.path))
+            .or_default()
+            .push_back(exchange);
     }
-    let listener = TcpListener::bind(listen).await.map_err(|source| SimError::Listen { address: listen, source })?;
-    let address = listener.local_addr().map_err(|source| SimError::Listen { address: listen, source })?;
+    let listener = TcpListener::bind(listen).await.map_err(|source| SimError::Listen {
+        address: listen,
+        source,
+    })?;
+    let address = listener.local_addr().map_err(|source| SimError::Listen {
+        address: listen,
+        source,
+    })?;
     let stage = Arc::new(Stage {
         script: Mutex::new(script),
+        silence,
         user: hex::encode(rand::random::<[u8; 16]>()),
+        image: Mutex::default(),
     });
     Ok(Replay {
         address,
         listener: tokio::spawn(serve(stage, listener)),
         reason: told.reason.reason,
         message: told.reason.message,
+    })
+}
+
+/// [`replay_boot`] until SIGINT or SIGTERM.
+///
+/// # Errors
+/// As [`replay_boot`].
+pub fn replay_boot_blocking(file: &Path, listen: SocketAddr, ready: impl FnOnce(&Replay)) -> Result<(), SimError> {
+    let failed = |error: std::io::Error| SimError::Config(format!("no runtime: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    runtime.block_on(async {
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+        let replay = replay_boot(file, listen).await?;
+        ready(&replay);
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
     })
 }
 
@@ -193,11 +247,18 @@ impl Stage {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
         let (parts, body) = request.into_parts();
-        // Bodies were compared when they were recorded, by who was asked.
-        let _ = Limited::new(body, BODY_MAX).collect().await;
+        let body = Limited::new(body, BODY_MAX)
+            .collect()
+            .await
+            .map_err(|_| Cut)?
+            .to_bytes();
+        if let Some(image) = serde_json::from_slice(&body).ok().as_ref().and_then(image_in) {
+            *self.image.lock().unwrap_or_else(PoisonError::into_inner) = Some(image);
+        }
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
         let logs_out = parts.method == Method::DELETE && path.contains(&self.user);
-        let Some(said) = self.next(parts.method.as_str(), path) else {
+        let said = self.next(parts.method.as_str(), path).or_else(|| self.silence.clone());
+        let Some(said) = said else {
             return Ok(match logs_out {
                 true => empty(StatusCode::NO_CONTENT),
                 false => empty(StatusCode::NOT_FOUND),
@@ -209,21 +270,26 @@ impl Stage {
                 Some(error) if error.contains("not JSON") => {
                     Ok(Response::new(Full::new(Bytes::from_static(b"<html></html>"))))
                 }
-                _ => std::future::pending::<Result<_, Infallible>>().await.map_err(|never| match never {}),
+                _ => std::future::pending::<Result<_, Infallible>>()
+                    .await
+                    .map_err(|never| match never {}),
             };
         };
         let mut answer = Response::builder().status(status);
         let is_login = parts.method == Method::POST && path.trim_end_matches('/').ends_with("/Sessions");
         if is_login && status.is_success() {
             let session = format!("{}/{}", path.trim_end_matches('/'), self.user);
-            answer = answer.header("X-Auth-Token", &self.user).header(header::LOCATION, session);
+            answer = answer
+                .header("X-Auth-Token", &self.user)
+                .header(header::LOCATION, session);
         } else if let Some(location) = &said.location {
             answer = answer.header(header::LOCATION, location);
         }
         if let Some(seconds) = said.retry_after_s {
             answer = answer.header(header::RETRY_AFTER, seconds);
         }
-        let body = match &said.response {
+        let image = self.image.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let body = match &renamed(&said.response, image.as_deref()) {
             Value::Null => Bytes::new(),
             Value::String(text) => Bytes::from(text.clone()),
             value => Bytes::from(value.to_string()),
@@ -232,6 +298,39 @@ impl Stage {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|_| Cut)
+    }
+}
+
+/// URL of an image in a request.
+fn image_in(body: &Value) -> Option<String> {
+    match body {
+        Value::String(text) if text.ends_with("/boot.iso") => Some(text.clone()),
+        Value::Object(members) => members.values().find_map(image_in),
+        Value::Array(items) => items.iter().find_map(image_in),
+        _ => None,
+    }
+}
+
+/// Tokens in URLs were shortened: such a URL is the image that is mounted now.
+fn renamed(said: &Value, image: Option<&str>) -> Value {
+    match (said, image) {
+        (Value::String(text), Some(image)) if text.ends_with("…/boot.iso") => {
+            // Some BMCs say it without its scheme.
+            let whole = text.contains("://") || !image.contains("://");
+            Value::from(if whole {
+                image
+            } else {
+                image.split_once("://").map_or(image, |(_, rest)| rest)
+            })
+        }
+        (Value::Object(members), _) => {
+            let members = members
+                .iter()
+                .map(|(name, value)| (name.clone(), renamed(value, image)));
+            Value::Object(members.collect())
+        }
+        (Value::Array(items), _) => items.iter().map(|value| renamed(value, image)).collect(),
+        (other, _) => other.clone(),
     }
 }
 

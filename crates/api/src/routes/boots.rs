@@ -36,6 +36,23 @@ pub(super) fn add(table: &mut Table) {
         ])
         .gives(200, Shape::of("Map"))
         .refuses(&[404]);
+    table
+        .add(
+            Method::GET,
+            "/isobar/v1/boots/{key}/post-mortem",
+            right("machines", "get", On::Some),
+            post_mortem,
+        )
+        .is("Gives what is kept of a boot that failed: exchanges, reads, settings; no secrets.")
+        .gives(200, Shape::of("Map"))
+        .refuses(&[404]);
+}
+
+async fn post_mortem(call: Call) -> Answer {
+    let boot = call.app.boots.boot(call.key()).await?;
+    let machine = boot.get("machine").and_then(|m| m.as_str()).unwrap_or_default();
+    auth::check(call.who()?, "machines", "get", machine)?;
+    reply::ok(&call.app.boots.post_mortem(call.key()).await?)
 }
 
 async fn list(call: Call) -> Answer {

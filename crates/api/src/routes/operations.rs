@@ -35,6 +35,11 @@ pub(super) fn add(table: &mut Table) {
         .gives(200, Shape::of("Map"))
         .refuses(&[404]);
     table
+        .add(Method::GET, "/isobar/v1/operations/{key}/report", some("get"), report)
+        .is("Says of each machine of a rolling boot what became of it.")
+        .gives(200, Shape::list("Map"))
+        .refuses(&[404]);
+    table
         .add(
             Method::POST,
             "/isobar/v1/operations/{key}/cancel",
@@ -81,6 +86,11 @@ async fn roll(mut call: Call) -> Answer {
 
 async fn show(call: Call) -> Answer {
     reply::ok(&operation(&call, "get").await?)
+}
+
+async fn report(call: Call) -> Answer {
+    operation(&call, "get").await?;
+    reply::ok(&call.app.boots.rolling_report(call.key()).await?)
 }
 
 async fn cancel(mut call: Call) -> Answer {

@@ -549,6 +549,14 @@ impl Boots for TestBoots {
         Ok(json!({}))
     }
 
+    async fn rolling_report(&self, id: &str) -> Result<Value, ApiError> {
+        self.boot(id).await
+    }
+
+    async fn post_mortem(&self, id: &str) -> Result<Value, ApiError> {
+        self.boot(id).await
+    }
+
     async fn cancel_operation(&self, id: &str, by: &Principal) -> Result<Value, ApiError> {
         self.hear(format!("cancel {id} {}", by.name()));
         self.boot(id).await

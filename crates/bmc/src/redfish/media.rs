@@ -174,7 +174,11 @@ async fn emptied(http: &mut Transport, found: &Found) -> Result<Vec<Slot>, BmcEr
     for (i, slot) in slots.iter_mut().enumerate() {
         // Even when it says that it is empty; and never left out because it shows the same URL.
         if i == 0 || slot.media(found).inserted {
-            eject(http, found, slot).await?;
+            match eject(http, found, slot).await {
+                // So that what comes after it is told as well.
+                Err(error) if error.class == ErrorClass::Shadow => continue,
+                ejected => ejected?,
+            }
             *slot = slot.again(http).await?;
         }
     }

@@ -554,19 +554,37 @@ impl Transport {
                 .take()
                 .filter(|_| uri.to_ascii_lowercase().contains("/virtualmedia/"));
         }
-        let result = self.receive(request).await;
+        let result = match self.may_send(&method, uri) {
+            true => self.receive(request).await,
+            false => Err(Failure::Shadow),
+        };
+        let result = result.map_err(|failure| self.failure(failure, &method, uri, limit));
         let answer = result.as_ref().ok().map(|reply| (reply.status, &reply.body));
         if self.recorder.keeps(method.as_str(), answer.map(|(status, _)| status)) {
-            let exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
+            let mut exchange = Exchange::new(method.as_str(), uri, body, answer, began.elapsed(), &self.redactor);
+            match &result {
+                Ok(reply) => {
+                    exchange.location = reply.location.as_deref().map(|uri| self.redactor.text(uri));
+                    exchange.retry_after_s = reply.retry_after.map(|pause| pause.as_secs());
+                }
+                Err(error) => exchange.error = Some(error.message.clone()),
+            }
             self.recorder.record(exchange);
         }
-        let reply = result.map_err(|failure| self.failure(failure, &method, uri, limit))?;
+        let reply = result?;
         self.tell_addresses(reply.from);
         if method == Method::GET {
             self.follow_system(uri, &reply);
         }
         tracing::debug!(bmc = %self.name, %method, uri = self.redactor.text(uri), status = reply.status, "exchange");
         Ok(reply)
+    }
+
+    /// In shadow mode nothing is sent but reads, the login, and the end of our own session.
+    fn may_send(&self, method: &Method, uri: &str) -> bool {
+        let logs_in = || *method == Method::POST && self.sessions.iter().any(|place| json::same_uri(place, uri));
+        let logs_out = || *method == Method::DELETE && self.is_own_session(uri);
+        !self.endpoint.shadow || *method == Method::GET || logs_in() || logs_out()
     }
 
     fn tell_addresses(&mut self, used: Option<IpAddr>) {
@@ -626,6 +644,9 @@ impl Transport {
                     ErrorClass::Protocol,
                     format!("the answer to {method} {uri} ({status}) is not JSON"),
                 );
+            }
+            Failure::Shadow => {
+                return self.error(ErrorClass::Shadow, format!("shadow mode: would send {method} {uri}"));
             }
             Failure::Http(err) => err,
         };
@@ -873,6 +894,8 @@ enum Failure {
     Http(reqwest::Error),
     TooLong,
     NotJson(u16),
+    /// It was not sent.
+    Shadow,
 }
 
 impl From<reqwest::Error> for Failure {

@@ -38,6 +38,9 @@ pub struct RollingOrder {
     /// So many failed boots end it; 0: none do.
     #[serde(default = "stop_after")]
     pub stop_after: usize,
+    /// Rehearsals: nothing is sent that changes a BMC, and no machine is changed.
+    #[serde(default)]
+    pub shadow: bool,
     /// Nothing is begun; the answer says who would boot.
     #[serde(default)]
     pub dry_run: bool,
@@ -89,6 +92,24 @@ pub struct Fleet {
     pub troubles: Vec<Trouble>,
 }
 
+/// What became of a machine of a rolling boot.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Machine.
+    pub machine: String,
+    /// Its name.
+    pub machine_name: String,
+    /// `booted`, `would-boot`, `in-flight`, `failed`, `cancelled`, `replaced`, `skipped`, `left`; `forgotten` where newer
+    /// boots have taken its place in the history.
+    pub outcome: String,
+    /// How it stands, or why it did not boot.
+    pub why: String,
+    /// Its boot.
+    pub boot: Option<String>,
+    /// Of a rehearsal: what would have been sent.
+    pub would_send: Vec<String>,
+}
+
 /// A boot that is under way.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FlightView {
@@ -115,20 +136,20 @@ impl Booter {
     /// 406 for a filter that makes no sense, 403 for machines that the caller may not change.
     pub fn candidates(&self, order: &RollingOrder, by: &Principal) -> Result<Vec<Candidate>, ApiError> {
         let machines = self.meant(order, by)?;
-        let candidate = |uuid: &Box<str>| {
+        let candidate = |uuid: &str| {
             let machine: Arc<Object> = self.inner.objects.get("machines", uuid)?;
             let (bootenv, reason) = match self.inner.would_boot(&machine, order.bootenv.as_deref()) {
                 Ok(bootenv) => (Some(bootenv), None),
                 Err(reason) => (None, Some(reason)),
             };
             Ok(Candidate {
-                machine: uuid.to_string(),
+                machine: uuid.to_owned(),
                 machine_name: member(&machine, "Name").to_owned(),
                 bootenv,
                 reason,
             })
         };
-        let all = machines.iter().map(candidate);
+        let all = machines.iter().map(|uuid| candidate(uuid));
         // Deleted meanwhile.
         all.filter(|found| !found.as_ref().is_err_and(|error: &ApiError| error.code == 404))
             .collect()
@@ -174,6 +195,7 @@ impl Booter {
             principal: by.name().to_owned(),
             at_ms: inner.now_ms(),
             bootenv: order.bootenv.clone(),
+            shadow: order.shadow,
             parallel: order.parallel,
             stop_after: order.stop_after,
             filter: order.filter.clone(),
@@ -212,6 +234,7 @@ impl Booter {
         let order = RollingOrder {
             filter: rolling.filter,
             bootenv: rolling.bootenv,
+            shadow: rolling.shadow,
             parallel: rolling.parallel,
             stop_after: rolling.stop_after,
             dry_run: false,
@@ -226,6 +249,23 @@ impl Booter {
             ));
         }
         self.begin_with(&order, again, by).map(Some)
+    }
+
+    /// What became of each machine; none: there is no such rolling boot.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn rolling_report(&self, id: &str) -> Result<Option<Vec<Outcome>>, StoreError> {
+        let inner = &self.inner;
+        let Some((rolling, _)) = inner.rolling_row(id)? else {
+            return Ok(None);
+        };
+        let machines = inner.rolling_machines(id)?;
+        let outcomes = machines.iter().enumerate();
+        outcomes
+            .map(|(number, machine)| inner.outcome_of(&rolling, number, machine))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// The machines that are meant.
@@ -286,6 +326,38 @@ impl Inner {
         Ok(again)
     }
 
+    fn outcome_of(&self, rolling: &Rolling, number: usize, machine: &str) -> Result<Outcome, StoreError> {
+        let docs = self.store.find(kind::BOOTS, "Machine", machine)?;
+        let mut boots = docs.iter().filter_map(record::read::<Boot>);
+        let boot = boots.find(|boot| boot.rolling.as_deref() == Some(&rolling.id));
+        let trouble = rolling.troubles.iter().find(|trouble| trouble.machine == machine);
+        let (outcome, why) = match (&boot, trouble) {
+            (Some(boot), _) => {
+                let why = boot.error.as_ref().map_or_else(|| boot.detail.clone(), Reason::line);
+                let outcome = match boot.state {
+                    State::Running => "in-flight",
+                    State::Done if rolling.shadow => "would-boot",
+                    State::Done => "booted",
+                    State::Failed => "failed",
+                    State::Cancelled => "cancelled",
+                    State::Replaced => "replaced",
+                };
+                (outcome, why)
+            }
+            (None, Some(trouble)) => (trouble.outcome.as_str(), trouble.reason.line()),
+            (None, None) if number >= rolling.next => ("left", String::new()),
+            (None, None) => ("forgotten", String::new()),
+        };
+        Ok(Outcome {
+            machine: machine.to_owned(),
+            machine_name: self.machine_name(machine),
+            outcome: outcome.to_owned(),
+            why,
+            would_send: boot.as_ref().map(|boot| boot.would_send.clone()).unwrap_or_default(),
+            boot: boot.map(|boot| boot.id),
+        })
+    }
+
     /// The oldest that are over go when a new one begins.
     fn forget_rollings(&self, txn: &mut Txn) -> Result<(), StoreError> {
         let closed = self.store.find(kind::ROLLINGS, "State", "closed")?;
@@ -336,7 +408,8 @@ impl Inner {
             (Course::Done, _) if *failed > 0 => "failed",
             (Course::Done, _) => "done",
         };
-        let mut why = format!("{booted} of {total} booted, {flying} in flight, {failed} failed, {skipped} skipped");
+        let well = if rolling.shadow { "would boot" } else { "booted" };
+        let mut why = format!("{booted} of {total} {well}, {flying} in flight, {failed} failed, {skipped} skipped");
         if *ended > 0 {
             why = format!("{why}, {ended} cancelled or replaced");
         }

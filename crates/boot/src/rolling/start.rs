@@ -8,7 +8,7 @@ use isobar_objects::Principal;
 use isobar_store::{StoreError, Txn};
 use serde_json::Value;
 
-use super::InFlight;
+use super::{InFlight, Rolling};
 use crate::reason::Reason;
 use crate::record::State;
 use crate::settings::param;
@@ -20,6 +20,7 @@ pub(crate) struct Ordered {
     pub(crate) boot: String,
     pub(crate) rolling: String,
     pub(crate) bootenv: String,
+    pub(crate) shadow: bool,
 }
 
 /// What came of the begin.
@@ -116,7 +117,7 @@ impl Inner {
     }
 
     /// Begins the boot of this flight, which has no row yet. Blocks.
-    pub(super) fn start_one(self: &Arc<Self>, rolling: &str, flight: &InFlight, bootenv: Option<&str>) -> Started {
+    pub(super) fn start_one(self: &Arc<Self>, rolling: &Rolling, flight: &InFlight) -> Started {
         let machine = match self.objects.find("machines", &flight.machine) {
             Ok(Some(machine)) => machine,
             Ok(None) => {
@@ -125,7 +126,7 @@ impl Inner {
             }
             Err(error) => return Started::Store(StoreError::Backend(error.to_string())),
         };
-        let wanted = match self.bootable(&machine, bootenv) {
+        let wanted = match self.bootable(&machine, rolling.bootenv.as_deref()) {
             Ok(wanted) => wanted,
             Err(reason) if reason.reason == "store" => return Started::Store(StoreError::Backend(reason.message)),
             Err(reason) => return Started::Skipped(reason),
@@ -134,8 +135,9 @@ impl Inner {
             flight.machine.clone(),
             Ordered {
                 boot: flight.boot.clone(),
-                rolling: rolling.to_owned(),
+                rolling: rolling.id.clone(),
                 bootenv: wanted.clone(),
+                shadow: rolling.shadow,
             },
         );
         let _standing = Standing {
@@ -144,6 +146,12 @@ impl Inner {
         };
         let begun = match member(&machine, "BootEnv") == wanted {
             true => self.begin_again(&machine, &wanted),
+            // Of a rehearsal the machine itself knows nothing.
+            false if rolling.shadow => {
+                let mut changed = (*machine).clone();
+                changed.insert("BootEnv".to_owned(), wanted.as_str().into());
+                self.begin_again(&changed, &wanted)
+            }
             false => self.change_bootenv(&flight.machine, &wanted),
         };
         if let Err(error) = begun {

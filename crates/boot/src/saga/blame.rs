@@ -58,7 +58,7 @@ impl Saga {
         let facts = Facts {
             machine: &row.boot.machine_name,
             bmc: &bmc,
-            authority: &attempt.authority,
+            authority: place(row, attempt),
             touched: reads.touched(),
             elsewhere: row.boot.elsewhere,
             knock: self
@@ -106,7 +106,7 @@ impl Saga {
             None if error.may_lack_route() && self.nothing_read(&attempt) => format!(
                 "the BMC has asked for nothing: check that it can reach {} (route, VLAN, firewall), or set \
                  boot-virtual-iso-url to an address that it can",
-                attempt.authority
+                place(row, &attempt)
             ),
             None => return reason,
         };
@@ -162,6 +162,11 @@ impl Saga {
             ),
         }
     }
+}
+
+/// Where the BMC was told to fetch the image.
+fn place<'a>(row: &'a Row, attempt: &'a Attempt) -> &'a str {
+    row.boot.image_at.as_deref().unwrap_or(&attempt.authority)
 }
 
 /// Why the BMC's own reads may have been refused.

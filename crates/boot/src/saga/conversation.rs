@@ -14,9 +14,13 @@ const ONE: usize = 256 * 1024;
 /// Most bytes of all boots together.
 const ALL: usize = 32 * 1024 * 1024;
 
-/// Room that all conversations share.
+/// Where more boots are under way, reads are kept of those alone that something went wrong in: to redact and to keep
+/// what goes well is much of the work of a look at a BMC.
+const FEW: usize = 64;
+
+/// Room that all conversations share, and how many there are.
 #[derive(Debug, Default)]
-pub(crate) struct Room(AtomicUsize);
+pub(crate) struct Room(AtomicUsize, AtomicUsize);
 
 /// One exchange, and how often the same was asked and answered with nothing else asked of that path in between.
 struct Said {
@@ -35,6 +39,7 @@ pub(crate) struct Conversation {
     bytes: usize,
     /// Exchanges that found no room any more.
     dropped: usize,
+    troubled: bool,
 }
 
 fn hash(of: impl FnOnce(&mut DefaultHasher)) -> u64 {
@@ -45,12 +50,24 @@ fn hash(of: impl FnOnce(&mut DefaultHasher)) -> u64 {
 
 impl Conversation {
     pub(crate) fn new(room: Arc<Room>) -> Self {
+        room.1.fetch_add(1, Ordering::Relaxed);
         Self {
+            troubled: false,
             room,
             said: VecDeque::new(),
             bytes: 0,
             dropped: 0,
         }
+    }
+
+    /// Something went wrong in it.
+    pub(crate) fn troubled(&mut self) {
+        self.troubled = true;
+    }
+
+    /// Whether reads that went well are to be kept.
+    pub(crate) fn wants_reads(&self) -> bool {
+        self.troubled || self.room.1.load(Ordering::Relaxed) <= FEW
     }
 
     pub(crate) fn add(&mut self, exchange: &Exchange) {
@@ -79,7 +96,12 @@ impl Conversation {
         self.bytes += bytes;
         self.room.0.fetch_add(bytes, Ordering::Relaxed);
         let times = 1;
-        self.said.push_back(Said { asked, whole, text, times });
+        self.said.push_back(Said {
+            asked,
+            whole,
+            text,
+            times,
+        });
     }
 
     fn give_back(&mut self, bytes: usize) {
@@ -102,6 +124,7 @@ impl Conversation {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.give_back(self.bytes);
+        self.room.1.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -116,7 +139,14 @@ mod tests {
     use super::*;
 
     fn exchange(path: &str, body: &Value) -> Exchange {
-        Exchange::new("GET", path, None, Some((200, body)), Duration::from_millis(3), &Redactor::default())
+        Exchange::new(
+            "GET",
+            path,
+            None,
+            Some((200, body)),
+            Duration::from_millis(3),
+            &Redactor::default(),
+        )
     }
 
     #[test]

@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use isobar_bmc::{Exchange, Recorder};
 use isobar_store::{Expect, Put};
+use serde_json::Value;
 
+use super::conversation::{Conversation, Room};
 use crate::record::kind;
 use crate::state::lock;
 
 /// Keeps the last exchanges of a boot that say something: changes, and what went wrong.
-#[derive(Default)]
 pub(crate) struct Exchanges {
+    /// All of them, for a post-mortem.
+    all: std::sync::Mutex<Conversation>,
     kept: std::sync::Mutex<(VecDeque<Exchange>, bool)>,
     /// Where the BMC was last reached.
     pub(super) addresses: std::sync::Mutex<Vec<IpAddr>>,
@@ -22,18 +26,24 @@ const EXCHANGES: usize = 24;
 
 impl Recorder for Exchanges {
     fn keeps(&self, method: &str, status: Option<u16>) -> bool {
-        method != "GET" || status.is_none_or(|status| status >= 400)
+        let bad = status.is_none_or(|status| status >= 400);
+        if bad {
+            lock(&self.all).troubled();
+        }
+        // Reads that went well are for a post-mortem alone.
+        bad || method != "GET" || lock(&self.all).wants_reads()
     }
 
     fn record(&self, exchange: Exchange) {
-        if !self.keeps(&exchange.method, exchange.status) {
+        lock(&self.all).add(&exchange);
+        if exchange.method == "GET" && exchange.status.is_some_and(|status| status < 400) {
             return;
         }
         let mut kept = lock(&self.kept);
         if kept.0.len() >= EXCHANGES {
             kept.0.pop_front();
         }
-        kept.0.push_back(exchange);
+        kept.0.push_back(exchange.shortened());
         kept.1 = true;
     }
 
@@ -43,6 +53,19 @@ impl Recorder for Exchanges {
 }
 
 impl Exchanges {
+    pub(super) fn new(room: Arc<Room>) -> Self {
+        Self {
+            all: std::sync::Mutex::new(Conversation::new(room)),
+            kept: std::sync::Mutex::default(),
+            addresses: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The whole conversation of this process, as far as there was room, and how much there was not.
+    pub(super) fn told(&self) -> (Vec<Value>, usize) {
+        lock(&self.all).told()
+    }
+
     /// The write of what has come since the last one.
     pub(super) fn put(&self, boot: &str) -> Option<Put> {
         let mut kept = lock(&self.kept);

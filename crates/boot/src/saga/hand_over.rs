@@ -132,6 +132,7 @@ impl Saga {
             }
         }
         row.boot.inserted = true;
+        row.boot.image_at = Some(urls.iter().map(|url| place_of(url)).collect::<Vec<_>>().join(" or "));
         self.note(row, Phase::Inserting, "inserting the image");
         let id = row.boot.id.clone();
         let answer = {
@@ -150,7 +151,10 @@ impl Saga {
             }
         };
         // Whether what it shows is ours, the BMC's own reading back has judged.
-        answer?;
+        row.boot.image_at = match answer? {
+            Answer::Media(media) => taken(&urls, media.image.as_deref()),
+            _ => None,
+        };
         self.note(row, Phase::Inserted, &reads.now(self.inner.now()).reading.detail);
         Ok(Outcome::Next(BOOT_ONCE))
     }
@@ -270,5 +274,38 @@ impl Saga {
         self.inner.agents.drop_order(&row.boot.machine, &attempt.id);
         row.boot.way = Some(Way::Power);
         Ok(Outcome::Next(SHUT_DOWN))
+    }
+}
+
+/// Scheme, host and port of an image's URL, without its secret.
+fn place_of(url: &str) -> &str {
+    url.rsplitn(3, '/').nth(2).unwrap_or_default()
+}
+
+/// Where the image is fetched from, by what the BMC shows of it.
+fn taken(urls: &[String], shown: Option<&str>) -> Option<String> {
+    let of_scheme = |shown: &str| {
+        let (scheme, _) = shown.split_once("://")?;
+        urls.iter().find(|url| {
+            url.split_once("://")
+                .is_some_and(|(of, _)| of.eq_ignore_ascii_case(scheme))
+        })
+    };
+    let only = urls.first().filter(|_| urls.len() == 1);
+    only.or_else(|| shown.and_then(of_scheme))
+        .map(|url| place_of(url).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_is_the_one_that_the_bmc_shows() {
+        let urls = ["http://h:8091/t/boot.iso", "https://h/t/boot.iso", "nfs://h/t/boot.iso"].map(str::to_owned);
+        assert_eq!(taken(&urls, Some("https://h/t/boot.iso")).as_deref(), Some("https://h"));
+        assert_eq!(taken(&urls, Some("NFS://h/x")).as_deref(), Some("nfs://h"));
+        assert_eq!(taken(&urls, Some("h:/t/boot.iso")), None);
+        assert_eq!(taken(&urls[..1], None).as_deref(), Some("http://h:8091"));
     }
 }

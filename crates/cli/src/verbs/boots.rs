@@ -30,6 +30,16 @@ pub(super) const VERBS: &[Verb] = &[
     )
     .own(),
     verb(
+        "post-mortem",
+        "[boot or machine]",
+        Arity::Exactly(1),
+        post_mortem,
+        "Fetches what is kept of a boot that failed, without secrets, to be looked at or replayed by the simulator",
+        "boots post-mortem Name:mach-01 --out mach-01.json",
+    )
+    .own()
+    .flags(&[option("out", "FILE", "Into this file")]),
+    verb(
         "watch",
         "[boot or machine]",
         Arity::Exactly(1),
@@ -90,6 +100,22 @@ fn show(session: &Session, call: &Call) -> Result<Output, CliError> {
     let id = boot_id(session, call.arg(0))?;
     let boot: Value = session.client()?.get(&path!("isobar", "v1", "boots", id))?;
     Ok(Output::json(boot))
+}
+
+fn post_mortem(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let id = boot_id(session, call.arg(0))?;
+    let found: Value = session
+        .client()?
+        .get(&path!("isobar", "v1", "boots", id, "post-mortem"))?;
+    let Some(file) = call.option("out") else {
+        return Ok(Output::json(found));
+    };
+    std::fs::write(file, format!("{found:#}\n")).map_err(CliError::io(file))?;
+    session.host.note(&format!(
+        "{file}: {}; `isobar sim --replay-boot {file}` answers as that BMC did",
+        found["reason"]["message"].as_str().unwrap_or("a boot that failed")
+    ));
+    Ok(Output::Nothing)
 }
 
 fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {

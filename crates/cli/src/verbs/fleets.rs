@@ -34,6 +34,10 @@ pub(super) const VERBS: &[Verb] = &[verb(
     ),
     switch("dry-run", "Only say who would boot, and why others would not"),
     switch(
+        "shadow",
+        "Only rehearse: plan and read everything, send nothing that changes a BMC",
+    ),
+    switch(
         "watch",
         "Follow it: a line for each machine in trouble, a summary of the rest",
     ),
@@ -73,6 +77,7 @@ fn boot(session: &Session, call: &Call) -> Result<Output, CliError> {
         "filter": filters(call, &all)?,
         "parallel": number(call, "parallel", 10)?,
         "stop_after": number(call, "stop-after", 5)?,
+        "shadow": call.is_set("shadow"),
         "dry_run": call.is_set("dry-run"),
     });
     if let Some(bootenv) = call.option("bootenv") {

@@ -39,6 +39,15 @@ pub(super) const VERBS: &[Verb] = &[
     )
     .own(),
     verb(
+        "report",
+        "[operation]",
+        Arity::Exactly(1),
+        report,
+        "Says of each machine of a rolling boot what became of it, or what would have been sent to its BMC",
+        "operations report 3945838b-be8c-4b35-8b1c-b78ddc71b99c",
+    )
+    .own(),
+    verb(
         "cancel",
         "[operation]",
         Arity::Exactly(1),
@@ -93,6 +102,16 @@ fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {
     }
     fleet::watch(session, found)?;
     Ok(Output::Nothing)
+}
+
+fn report(session: &Session, call: &Call) -> Result<Output, CliError> {
+    let value = session
+        .client()?
+        .get(&path!("isobar", "v1", "operations", call.arg(0), "report"))?;
+    let columns = ["machine_name", "outcome", "why", "would_send"]
+        .map(str::to_owned)
+        .to_vec();
+    Ok(Output::Json { value, columns })
 }
 
 fn cancel(session: &Session, call: &Call) -> Result<Output, CliError> {

@@ -134,6 +134,11 @@ impl Stage {
         self.sim = Some(self.runtime.block_on(isobar_sim::start(config)).unwrap());
     }
 
+    /// What simulators run on.
+    pub fn runtime(&self) -> &tokio::runtime::Runtime {
+        &self.runtime
+    }
+
     pub fn sim(&self) -> &Sim {
         self.sim.as_ref().unwrap()
     }

@@ -1,0 +1,55 @@
+//! A look at all of a BMC that a boot uses, found anew: conversations of a boot begin with what earlier ones have found,
+//! and a replay has to begin with nothing.
+
+use std::sync::Arc;
+
+use isobar_bmc::redfish;
+use isobar_bmc::{Bmc as _, BmcError, Mode, Recorder};
+
+use super::{At, Turn, Verb, authority, leave};
+
+impl Turn<'_> {
+    /// Reads alone, over Redfish.
+    ///
+    /// # Errors
+    /// Of the BMC.
+    pub(crate) async fn survey(self, recorder: Arc<dyn Recorder>) -> Result<(), BmcError> {
+        let gate = self.gate;
+        if let Some(held) = gate.bmcs.refusal(self.endpoint) {
+            return Err(held);
+        }
+        let mut endpoint = gate.pins.apply(self.endpoint).await?;
+        if endpoint.mode == Mode::Ipmi {
+            return Ok(());
+        }
+        endpoint.shadow = true;
+        let within = gate.timing.exchange();
+        self.ticket
+            .at(At::Talking("survey", std::time::Instant::now() + within));
+        let entry = gate.enter(&endpoint, Verb::Host.longest(&gate.timing));
+        if let Some(old) = gate.conversations.take(&authority(&endpoint)) {
+            self.log_out(old.bmc).await;
+        }
+        let options = redfish::Options {
+            call_deadline: within,
+            end: Some(std::time::Instant::now() + within),
+            addresses: gate.connector.addresses(),
+            ..redfish::Options::default()
+        };
+        let look = async {
+            let mut bmc = redfish::connect(endpoint, recorder, options).await?;
+            // Each for itself: a BMC that has failed has parts that do not answer.
+            let (probe, media, power, host) = (
+                bmc.probe().await.map(drop),
+                bmc.media().await.map(drop),
+                bmc.power_state().await.map(drop),
+                bmc.host().await.map(drop),
+            );
+            bmc.close().await;
+            probe.and(media).and(power).and(host)
+        };
+        let looked = tokio::time::timeout(within, look).await.unwrap_or(Ok(()));
+        leave(self.endpoint, entry);
+        looked
+    }
+}
