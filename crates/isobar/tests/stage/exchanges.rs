@@ -1,5 +1,7 @@
 //! What a BMC's own log says about who talked to it, and when its power was cut.
 
+use std::time::Duration;
+
 use isobar_sim::{Request, Sim};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -9,12 +11,19 @@ use time::OffsetDateTime;
 /// No request may come while another is being done, whoever sent that, and be he dead. No exchange may begin while a
 /// session of the same server is open; one of a server that was killed is nobody's any more.
 pub fn overlaps(requests: &[Request], starts: &[OffsetDateTime]) -> Vec<String> {
+    overlaps_within(requests, starts, None)
+}
+
+/// [`overlaps`] where a BMC may be at one request for longer than any exchange is given (an insert that waits for an image
+/// whose server was killed): what has outlasted `longest` is given up by then, and the BMC is asked again.
+pub fn overlaps_within(requests: &[Request], starts: &[OffsetDateTime], longest: Option<Duration>) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (n, request) in requests.iter().enumerate() {
         let what = name(request);
         for earlier in &requests[..n] {
-            if earlier.ended.is_none_or(|ended| ended > request.at) {
+            let given_up = longest.is_some_and(|longest| request.at - earlier.at >= longest);
+            if !given_up && earlier.ended.is_none_or(|ended| ended > request.at) {
                 found.push(format!("{what} came while {} was being done", name(earlier)));
             }
         }

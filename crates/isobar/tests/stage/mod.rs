@@ -19,7 +19,7 @@ use isobar_sim::{Sim, SimConfig};
 use serde_json::{Value, json};
 
 pub use disc::{Disc, Head};
-pub use exchanges::{cuts_while_booting, overlaps};
+pub use exchanges::{cuts_while_booting, overlaps, overlaps_within};
 pub use os::{Habit, Os, Players};
 pub use server::{Options, Out, Server, free_port};
 
