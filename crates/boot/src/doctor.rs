@@ -375,6 +375,14 @@ impl Examination {
                 return Err(Over);
             }
         };
+        // IPMI knows a mode of its override alone, not of the machine.
+        let host = match probe.system.is_empty() {
+            true => HostState {
+                boot_mode: None,
+                ..host
+            },
+            false => host,
+        };
         self.tell(look::machine_row(&host)).await;
         if self.settings.locked {
             let next = "unlock it (`isobar machines update`, Locked false) to have media and boot override tried";

@@ -211,3 +211,21 @@ fn what_a_killed_server_has_left_the_next_one_puts_back() {
     });
     assert_eq!(stage.requests("Reset"), Vec::<String>::new());
 }
+
+#[test]
+fn over_ipmi_alone_it_says_what_is_missing_and_puts_the_override_back() {
+    let stage = Stage::new(|config| config.ipmi = Some((std::net::Ipv4Addr::LOCALHOST, 0).into()));
+    let port = stage.sim().ipmi().unwrap().port();
+    stage.add_machine(&json!({"boot-virtual-iso": false, "ipmi/address": "127.0.0.1:9", "ipmi/port-ipmitool": port}));
+    let (well, rows) = examined(&stage);
+    assert!(!well, "it has no virtual media");
+    for (row, finding) in [
+        ("login", "good"),
+        ("slots", "bad"),
+        ("override", "good"),
+        ("put back", "good"),
+    ] {
+        assert_eq!(rows[row]["finding"], finding, "{row}: {rows:#}");
+    }
+    assert_eq!(stage.sim().boot_override().enabled, "Disabled");
+}

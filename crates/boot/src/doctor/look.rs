@@ -32,8 +32,11 @@ pub(super) const LICENCES: &[Licence] = &[
 ];
 
 pub(super) fn reach_row(endpoint: &Endpoint, by: &str, probe: &Probe) -> Row {
-    let name = endpoint.url.origin().ascii_serialization();
     let ipmi = probe.redfish_version.is_empty() && probe.system.is_empty();
+    let name = match ipmi {
+        true => endpoint.ipmi_name(),
+        false => endpoint.url.origin().ascii_serialization(),
+    };
     let tls = match (&endpoint.tls, endpoint.url.scheme()) {
         _ if ipmi => "over IPMI: it has no Redfish, or was set to go without",
         (_, "http") => "over plain HTTP: its login can be overheard",
