@@ -1,12 +1,15 @@
 //! HTTP towards one BMC: login, headers, deadlines, retries, ETags, records.
 
+mod failure;
+mod login;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::discover::Wanted;
 use super::learnt::Known;
@@ -15,6 +18,7 @@ use super::slots::Slot;
 use super::{Options, json, tls};
 use crate::record::Redactor;
 use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder, TlsTrust, address};
+use failure::{Failure, chain};
 
 /// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -22,16 +26,12 @@ const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 const REDIRECTS: usize = 3;
 /// Before a resource that could not be read is read again.
 const BROKEN_PAUSE: Duration = Duration::from_secs(2);
-/// How long a logout may take.
-const LOGOUT: Duration = Duration::from_secs(10);
 /// ActionInfos that are kept: of insert and reset.
 const INFOS: usize = 8;
 /// For so long nobody else is thought to have put anything into a virtual CD that we have emptied.
 const JUST_NOW: Duration = Duration::from_secs(10);
 /// For so long a system is taken for what it was.
 const MOMENT: Duration = Duration::from_secs(2);
-/// ENETUNREACH, in the words of the C library.
-const NO_ROUTE: &str = "Network is unreachable";
 pub(crate) const ROOT: &str = "/redfish/v1/";
 
 /// An answer, whatever its status.
@@ -633,254 +633,9 @@ impl Transport {
         })
     }
 
-    fn failure(&self, failure: Failure, method: &Method, uri: &str, limit: Duration) -> BmcError {
-        let seconds = limit.as_secs_f64().ceil();
-        let err = match failure {
-            Failure::TooLong => {
-                return self.error(ErrorClass::Protocol, format!("the answer to {method} {uri} has no end"));
-            }
-            Failure::NotJson(status) => {
-                return self.error(
-                    ErrorClass::Protocol,
-                    format!("the answer to {method} {uri} ({status}) is not JSON"),
-                );
-            }
-            Failure::Shadow => {
-                return self.error(ErrorClass::Shadow, format!("shadow mode: would send {method} {uri}"));
-            }
-            Failure::Http(err) => err,
-        };
-        let causes = chain(&err);
-        if let Some(tls) = tls_error(&err) {
-            let mismatch = matches!(
-                tls,
-                rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)
-            );
-            return match (mismatch, self.shown.get()) {
-                (true, Some(shown)) => self
-                    .error(
-                        ErrorClass::Tls,
-                        format!("its certificate is not the pinned one: it has SHA-256 {}", shown.fingerprint),
-                    )
-                    .hinted(
-                        "if the BMC got a new certificate, set isobar/bmc-tls to that fingerprint; else somebody may stand between",
-                    ),
-                _ => {
-                    let (text, hint) = tls::verdict(&tls);
-                    let error = self.error(ErrorClass::Tls, text);
-                    match hint {
-                        Some(hint) => error.hinted(hint),
-                        None => error,
-                    }
-                }
-            };
-        }
-        if causes.contains("tls handshake") {
-            let text = format!("it ended the TLS handshake: {causes}");
-            return self.error(ErrorClass::Tls, text).hinted(
-                "the port may speak plain HTTP (write http://HOST:PORT in ipmi/address), or only TLS older than 1.2",
-            );
-        }
-        if err.is_connect() {
-            let text = if err.is_timeout() {
-                "no answer to the connection".to_owned()
-            } else {
-                format!("no connection: {causes}")
-            };
-            let error = self.error(ErrorClass::Unreachable, text);
-            match causes.contains(NO_ROUTE) {
-                true => error.hinted(format!(
-                    "this server has no route to it: correct ipmi/address, or add a route (`ip route get {}` shows what the host knows)",
-                    self.endpoint.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
-                )),
-                false => error,
-            }
-        } else if err.is_timeout() {
-            let text = format!("no answer to {method} {uri} within {seconds} s");
-            self.error(ErrorClass::Timeout, text)
-        } else if causes.contains("invalid HTTP") || causes.contains("parse") {
-            self.error(
-                ErrorClass::Protocol,
-                format!("no HTTP in the answer to {method} {uri}: {causes}"),
-            )
-            .hinted("check the scheme: an address without one means https")
-        } else {
-            // Reset or ended in the middle: what was asked may have happened, as with no answer.
-            self.error(
-                ErrorClass::Timeout,
-                format!("the connection was closed before {method} {uri} was answered: {causes}"),
-            )
-        }
-    }
-
-    /// Logs in: a session, else Basic where there are no sessions or too many.
-    pub(crate) async fn log_in(&mut self) -> Result<(), BmcError> {
-        if let Login::Wrong(error) = &self.login {
-            return Err(error.clone());
-        }
-        let mut places = self.sessions.clone().into_iter();
-        let Some(first) = places.next() else {
-            self.login = Login::Basic;
-            return Ok(());
-        };
-        let mut uri = self.local(&first)?;
-        let mut body = json!({
-            "UserName": self.endpoint.username,
-            "Password": self.endpoint.password.reveal(),
-        });
-        if let Some(oem) = self.session_oem.and_then(|oem| serde_json::from_str::<Value>(oem).ok()) {
-            body["Oem"] = oem;
-        }
-        let (mut waits, mut not_now) = (0, None);
-        loop {
-            self.login = Login::Not;
-            let reply = match self.send(Method::POST, &uri, Some(&body), None, true).await {
-                Ok(reply) => reply,
-                // The time ran out over "not now": that says more than the silence at its end.
-                Err(err) if err.class == ErrorClass::Timeout && self.is_over() => return Err(not_now.unwrap_or(err)),
-                Err(err) => return Err(err),
-            };
-            if (200..300).contains(&reply.status) {
-                return self.logged_in(reply);
-            }
-            if message::is_session_limit(&reply.messages) {
-                tracing::info!(bmc = %self.name, "no session is free on the BMC: using Basic authentication");
-                self.login = Login::Basic;
-                return Ok(());
-            }
-            let pause = reply.retry_after.unwrap_or(Duration::from_secs(5));
-            let pause = pause.min(self.options.longest_wait);
-            match reply.status {
-                404 | 405 | 501 => match places.next() {
-                    // Linked, and not there: it may be at its usual place.
-                    Some(next) => uri = self.local(&next)?,
-                    None => {
-                        self.login = Login::Basic;
-                        return Ok(());
-                    }
-                },
-                401 | 403 => return Err(self.wrong_login("POST", &uri, &reply)),
-                // A login that is refused as such is never repeated: BMCs count and lock users out.
-                503 if waits < 3 && Instant::now() + pause < self.deadline => {
-                    waits += 1;
-                    not_now = Some(self.refusal("POST", &uri, &reply));
-                    tokio::time::sleep(pause).await;
-                }
-                _ => return Err(self.refusal("POST", &uri, &reply)),
-            }
-        }
-    }
-
-    fn logged_in(&mut self, reply: Reply) -> Result<(), BmcError> {
-        let session = match reply.location.or_else(|| json::link(&reply.body, &[])) {
-            Some(uri) => Some(self.local(&uri)?),
-            None => None,
-        };
-        self.logins = self.logins.saturating_add(1);
-        (self.emptied, self.system) = (None, None);
-        self.login = match reply.token.as_deref().map(HeaderValue::from_str) {
-            Some(Ok(mut token)) => {
-                token.set_sensitive(true);
-                self.redactor.hide(reply.token.as_deref().unwrap_or_default());
-                Login::Token { token, session }
-            }
-            _ => Login::Basic,
-        };
-        Ok(())
-    }
-
-    fn wrong_login(&mut self, method: &str, uri: &str, reply: &Reply) -> BmcError {
-        let mut error = self.refusal(method, uri, reply);
-        error.class = ErrorClass::Auth;
-        let user = &self.endpoint.username;
-        let words = message::words(&reply.messages, &Value::Null);
-        let said = if words.is_empty() {
-            String::new()
-        } else {
-            format!(" It says: {}", self.redactor.text(&words))
-        };
-        error.message = format!(
-            "BMC {}: user {user:?} or its password is wrong ({}).{said}",
-            self.name, reply.status
-        );
-        error.hint = ErrorClass::Auth.hint().to_owned();
-        self.login = Login::Wrong(error.clone());
-        error
-    }
-
-    /// Logged in, logged in again, and refused both times: the login is right, what it gave is not kept.
-    fn lost_session(&self, method: &Method, uri: &str) -> BmcError {
-        let text = format!("it took the login, and answered {method} {uri} with 401 as if nobody had logged in, twice");
-        let mut error = self
-            .error(ErrorClass::Failing, text)
-            .hinted("user and password are right; the BMC loses its sessions: a BMC reset often helps");
-        error.status = Some(401);
-        error
-    }
-
     /// DELETE; any answer but "not now" comes back.
     pub(crate) async fn delete(&mut self, uri: &str) -> Result<Reply, BmcError> {
         self.request(Method::DELETE, uri, None, None).await
-    }
-
-    /// Where the BMC lists its sessions.
-    pub(crate) fn session_list(&self) -> Option<String> {
-        self.sessions.first().cloned()
-    }
-
-    pub(crate) fn user(&self) -> &str {
-        &self.endpoint.username
-    }
-
-    /// Whether a session is the one of this conversation.
-    pub(crate) fn is_own_session(&self, uri: &str) -> bool {
-        matches!(&self.login, Login::Token { session: Some(own), .. } if json::same_uri(own, uri))
-    }
-
-    /// The BMC has forgotten it.
-    pub(crate) fn forget_login(&mut self) {
-        self.login = Login::Not;
-    }
-
-    /// Ends the session. Best effort, with a short deadline of its own.
-    pub(crate) async fn log_out(&mut self) {
-        if let Login::Token {
-            session: Some(session), ..
-        } = &self.login
-        {
-            let session = session.clone();
-            self.begin("log out");
-            self.deadline = Instant::now() + LOGOUT;
-            if let Err(err) = self.send(Method::DELETE, &session, None, None, true).await {
-                tracing::debug!(bmc = %self.name, %err, "could not log out");
-            }
-        }
-        // A login that was refused stays refused.
-        if !matches!(self.login, Login::Wrong(_)) {
-            self.login = Login::Not;
-        }
-    }
-}
-
-/// A conversation that was dropped in its middle logs out all the same: a BMC has few sessions, and keeps
-/// them for minutes.
-impl Drop for Transport {
-    fn drop(&mut self) {
-        let Login::Token {
-            token,
-            session: Some(session),
-        } = &self.login
-        else {
-            return;
-        };
-        if let (Ok(runtime), Ok(url)) = (tokio::runtime::Handle::try_current(), self.endpoint.url.join(session)) {
-            let request = self
-                .client
-                .delete(url)
-                .header("X-Auth-Token", token.clone())
-                .timeout(LOGOUT);
-            runtime.spawn(request.send());
-        }
     }
 }
 
@@ -888,20 +643,6 @@ impl Drop for Transport {
 fn call_end(options: &Options) -> Instant {
     let end = Instant::now() + options.call_deadline;
     options.end.map_or(end, |last| last.min(end))
-}
-
-enum Failure {
-    Http(reqwest::Error),
-    TooLong,
-    NotJson(u16),
-    /// It was not sent.
-    Shadow,
-}
-
-impl From<reqwest::Error> for Failure {
-    fn from(err: reqwest::Error) -> Self {
-        Self::Http(err)
-    }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -913,34 +654,4 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         .parse()
         .ok()
         .map(Duration::from_secs)
-}
-
-/// An error with its causes, each once.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut texts = vec![err.to_string()];
-    let mut source = err.source();
-    while let Some(err) = source {
-        let text = err.to_string();
-        if !texts.iter().any(|t| t.contains(&text)) {
-            texts.push(text);
-        }
-        source = err.source();
-    }
-    // The first is reqwest's "error sending request for url (…)", which names the URL again.
-    if texts.len() > 1 {
-        texts.remove(0);
-    }
-    texts.join(": ")
-}
-
-/// The TLS error among the causes. An `io::Error` hides what it wraps from `source`.
-fn tls_error(err: &(dyn std::error::Error + 'static)) -> Option<rustls::Error> {
-    if let Some(tls) = err.downcast_ref::<rustls::Error>() {
-        return Some(tls.clone());
-    }
-    let wrapped = err.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    match wrapped {
-        Some(inner) => tls_error(inner),
-        None => err.source().and_then(tls_error),
-    }
 }
