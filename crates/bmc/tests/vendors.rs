@@ -5,8 +5,11 @@
 mod common;
 mod tree;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use common::open;
-use isobar_bmc::{Bmc, BootTarget, ErrorClass};
+use isobar_bmc::{Bmc, BootTarget, ErrorClass, redfish};
 use serde_json::{Value, json};
 use tree::{MANAGER, SLOTS, SYSTEM, Tree, URL, action, changes, link, members, refused, sent};
 
@@ -411,6 +414,39 @@ async fn the_manager_with_media_and_the_hosts_system_are_chosen() {
     let probe = client.probe().await.unwrap();
     assert_eq!((probe.system.as_str(), probe.manager.as_str()), (SYSTEM, MANAGER));
     assert_eq!(probe.media_slot, Some(format!("{SLOTS}/USB1")));
+}
+
+#[tokio::test]
+async fn a_conversation_that_goes_on_with_another_system_leaves_the_first_alone() {
+    let nodes = ["/redfish/v1/Systems/Node0", "/redfish/v1/Systems/Node1"];
+    let mut tree = Tree::new("")
+        .with("/redfish/v1/Systems", members(&nodes))
+        .with(MANAGER, json!({"VirtualMedia": null}));
+    for node in nodes {
+        let slots = format!("{node}/VirtualMedia");
+        tree = tree
+            .with(node, json!({"VirtualMedia": link(&slots)}))
+            .slot(&slots, "Cd", json!({}));
+    }
+    let bmc = tree.serve();
+    let of = |node: &str| {
+        let mut endpoint = common::endpoint(&bmc.address, common::PASSWORD);
+        endpoint.system = Some(node.to_owned());
+        endpoint
+    };
+    let records = Arc::new(common::Records::default());
+    let first = redfish::connect(of("Node0"), records.clone(), common::options());
+    let mut client = first.await.unwrap();
+    client.eject().await.unwrap();
+    client.go_on(&of("Node1"), records, Duration::from_secs(30));
+    let media = client.insert(URL).await.unwrap();
+    assert_eq!(media.slot, format!("{}/VirtualMedia/Cd", nodes[1]));
+    client.close().await;
+    let inserts: Vec<_> = changes(&bmc)
+        .into_iter()
+        .filter(|c| c.contains("InsertMedia"))
+        .collect();
+    assert!(inserts.iter().all(|c| c.contains("Node1")), "{inserts:?}");
 }
 
 #[tokio::test]

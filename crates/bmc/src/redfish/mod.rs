@@ -389,10 +389,7 @@ impl Bmc for Redfish {
     }
 
     fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
-        let before = self.http.key();
-        self.http.go_on(endpoint, recorder, within);
-        if before != self.http.key() {
-            self.http.set_known(Known::default());
+        if self.http.go_on(endpoint, recorder, within) {
             (self.root, self.found) = (None, None);
         }
     }

@@ -153,8 +153,10 @@ impl Transport {
         })
     }
 
-    /// Another exchange begins, in the conversation that there is.
-    pub(crate) fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
+    /// Another exchange begins, in the conversation that there is. Whether it is about another of the BMC's systems:
+    /// then nothing that was found for the one before is true of it.
+    pub(crate) fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) -> bool {
+        let before = self.key();
         if let TlsTrust::Pinned(fingerprint) = &endpoint.tls {
             self.shown.pin(fingerprint);
         }
@@ -163,6 +165,12 @@ impl Transport {
         self.told = false;
         self.options.call_deadline = within;
         self.options.end = Some(Instant::now() + within);
+        let other = before != self.key();
+        if other {
+            self.set_known(Known::default());
+            (self.emptied, self.system) = (None, None);
+        }
+        other
     }
 
     /// Whether another exchange may follow: there is a login, and the BMC has not turned it down.
