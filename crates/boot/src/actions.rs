@@ -640,13 +640,7 @@ impl Inner {
             who: &who,
             rank: Rank::Asked,
         };
-        let turn = tokio::select! {
-            turn = self.gate.turn(caller) => turn,
-            () = call.flight.cancelled.notified() => return Err(called_off()),
-        };
-        if !call.flight.sends() {
-            return Err(called_off());
-        }
+        let turn = call.flight.turn(&self.gate, caller).await?;
         if let Verb::Power(_) = verb {
             // A boot may have begun while this waited.
             self.power_is_free(&call.operation.machine)?;
@@ -726,10 +720,6 @@ impl Inner {
             Err(error) => Err(Reason::new("store", error.to_string(), "look at the server's log")),
         }
     }
-}
-
-pub(crate) fn called_off() -> Reason {
-    Reason::new("cancelled", "the action was cancelled before anything was sent", "")
 }
 
 pub(crate) fn store_reason(error: isobar_store::StoreError) -> Reason {

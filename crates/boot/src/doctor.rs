@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::actions::{Landing, Reached, called_off, failure, store_reason};
+use crate::actions::{Landing, Reached, failure, store_reason};
 use crate::gate::{self, Answer, Caller, Rank, Verb};
 use crate::operations::Flight;
 use crate::reason::Reason;
@@ -304,13 +304,7 @@ impl Examination {
             who: &who,
             rank: Rank::Asked,
         };
-        let turn = tokio::select! {
-            turn = inner.gate.turn(caller) => turn,
-            () = self.flight.cancelled.notified() => return Err(called_off()),
-        };
-        if !self.flight.sends() {
-            return Err(called_off());
-        }
+        let turn = self.flight.turn(&inner.gate, caller).await?;
         let changes = matches!(
             verb,
             Verb::Insert(_) | Verb::Eject | Verb::BootOnce(_) | Verb::BootAlways(_) | Verb::ClearOverride

@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 use crate::evidence::Phase;
-use crate::gate::authority;
+use crate::gate::{Caller, Gate, Turn, authority};
 use crate::line::Waiting;
+use crate::reason::Reason;
 use crate::record::{self, Boot, Operation, Row, State, kind, rfc3339};
 use crate::rolling::Fleet;
 use crate::service::Booter;
@@ -71,7 +72,11 @@ pub(crate) struct Flight {
     stage: Mutex<Stage>,
     /// `host:port` of the BMC that nobody else is to examine meanwhile.
     bmc: OnceLock<String>,
-    pub(crate) cancelled: Notify,
+    cancelled: Notify,
+}
+
+fn called_off() -> Reason {
+    Reason::new("cancelled", "the action was cancelled before anything was sent", "")
 }
 
 impl Flight {
@@ -97,8 +102,20 @@ impl Flight {
         self.bmc.get()
     }
 
+    /// Waits for its turn at the BMC.
+    ///
+    /// # Errors
+    /// It was called off before anything was sent.
+    pub(crate) async fn turn<'a>(&self, gate: &'a Gate, caller: Caller<'a>) -> Result<Turn<'a>, Reason> {
+        let turn = tokio::select! {
+            turn = gate.turn(caller) => turn,
+            () = self.cancelled.notified() => return Err(called_off()),
+        };
+        if self.sends() { Ok(turn) } else { Err(called_off()) }
+    }
+
     /// Its turn has come; false when it was called off.
-    pub(crate) fn sends(&self) -> bool {
+    fn sends(&self) -> bool {
         let mut stage = lock(&self.stage);
         if *stage == Stage::Waiting {
             *stage = Stage::Sent;
