@@ -45,7 +45,7 @@ const PASSED_OVER: &[&str] = &[
 
 impl Booter {
     /// Begins to read all that the BMC of a machine shows; a `{"path","body"}` each, as they are read, and last
-    /// `{"done":true,"resources":N,"missing":N,"left_out":N}`. It ends when nobody takes it.
+    /// `{"done":true,"resources":N,"missing":N,"left_out":N,"expected":{…}}` with the answer sheet. It ends when nobody takes it.
     ///
     /// # Errors
     /// No such machine, or no BMC.
@@ -149,9 +149,32 @@ impl Inner {
                 why = Some("it answers too slowly".to_owned());
             }
         }
-        let left_out = frontier.left_out;
-        let row = json!({"done": true, "resources": resources, "missing": missing, "left_out": left_out, "error": why});
+        let (sheet, no_sheet) = match resources {
+            0 => (None, None),
+            _ => match self.sheet(&settings).await {
+                Ok(sheet) => (sheet, None),
+                Err(reason) => (None, Some(reason.line())),
+            },
+        };
+        let row = json!({
+            "done": true, "resources": resources, "missing": missing, "left_out": frontier.left_out, "error": why,
+            "expected": sheet, "no_sheet": no_sheet,
+        });
         let _ = tell.send(row).await;
+    }
+
+    /// What this version does with the BMC, for later ones to be judged by.
+    async fn sheet(&self, settings: &Settings) -> Result<Option<Value>, Reason> {
+        let endpoint = settings.endpoint.clone()?;
+        let who = format!("record {}", settings.uuid);
+        let caller = Caller {
+            endpoint: &endpoint,
+            site: settings.site.as_deref(),
+            who: &who,
+            rank: Rank::Idle,
+        };
+        let sheet = self.gate.turn(caller).await.sheet().await;
+        sheet.map_err(|error: BmcError| Reason::of_bmc(&error))
     }
 
     async fn slice(&self, settings: &Settings, uris: Vec<String>) -> Result<Vec<(String, Option<Value>)>, Reason> {

@@ -117,6 +117,36 @@ impl Places {
     }
 }
 
+/// Where an override is written, and what as.
+pub(crate) struct Written {
+    pub(crate) uri: String,
+    /// The settings object, where there is one.
+    pub(crate) settings: Option<String>,
+    pub(crate) target: String,
+    /// Targets that the BMC lists.
+    pub(crate) targets: Option<Vec<String>>,
+}
+
+/// What [`once`] would write, and where.
+pub(crate) async fn place(http: &mut Transport, found: &Found, target: BootTarget) -> Result<Written, BmcError> {
+    let places = Places::recent(http, found).await?;
+    let target = places.candidates(http, names(found, target))?[0].to_owned();
+    Ok(Written {
+        uri: places.of(TARGET).0.clone(),
+        settings: places.settings.as_ref().map(|(uri, _)| uri.clone()),
+        target,
+        targets: places.allowable(TARGET),
+    })
+}
+
+fn names(found: &Found, target: BootTarget) -> &'static [&'static str] {
+    match target {
+        BootTarget::Cd => found.quirks.cd_targets(),
+        BootTarget::Pxe => &["Pxe"],
+        BootTarget::Disk => &["Hdd"],
+    }
+}
+
 pub(crate) async fn once(http: &mut Transport, found: &Found, target: BootTarget) -> Result<(), BmcError> {
     from(http, found, target, false).await
 }
@@ -134,13 +164,8 @@ async fn from(http: &mut Transport, found: &Found, target: BootTarget, stays: bo
         return by_profile(http, &import).await;
     }
     let places = Places::recent(http, found).await?;
-    let names: &[&str] = match target {
-        BootTarget::Cd => found.quirks.cd_targets(),
-        BootTarget::Pxe => &["Pxe"],
-        BootTarget::Disk => &["Hdd"],
-    };
     let mut last = None;
-    for name in places.candidates(http, names)? {
+    for name in places.candidates(http, names(found, target))? {
         match set(http, found, &places, name, Map::new(), stays).await {
             // Not listed, and not taken: it may know it by another name.
             Err(error) if error.class == ErrorClass::Refused && places.allowable(TARGET).is_none() => {

@@ -20,6 +20,8 @@ mod quirks;
 mod records;
 mod schemes;
 mod sessions;
+mod sheet;
+pub use sheet::sheet;
 mod slots;
 mod survey;
 mod task;

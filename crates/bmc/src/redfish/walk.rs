@@ -1,11 +1,13 @@
 //! Resources as a BMC writes them, for a recording: without secrets, and without what is somebody's for a while.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::json;
 use super::transport::Transport;
-use crate::BmcError;
+use crate::{BmcError, ErrorClass};
 
 /// Collections whose members come and go, or are people: they are recorded empty.
 const EMPTIED: &[&str] = &[
@@ -16,6 +18,10 @@ const EMPTIED: &[&str] = &[
     "/accounts",
     "/jobs",
 ];
+/// Where a collection goes on (DSP0266, paging).
+const NEXT: &str = "Members@odata.nextLink";
+/// Parts of one collection that are read.
+const PARTS: usize = 500;
 /// Members that hold what others must not have, beside what exchanges are cleaned of.
 const SECRETS: &[&str] = &["licensekey", "signature", "authorizedkey", "sshkey", "activationkey"];
 
@@ -28,8 +34,12 @@ pub(crate) async fn read(http: &mut Transport, uris: &[String]) -> Result<Vec<(S
         if Instant::now() >= half {
             break;
         }
-        let body = match http.get_if_there(uri).await {
-            Ok(reply) => reply.map(|reply| cleaned(uri, http.redactor.value(&reply.body))),
+        let whole = match http.get_if_there(uri).await {
+            Ok(Some(reply)) => whole(http, uri, reply.body, half).await.map(Some),
+            other => other.map(|_| None),
+        };
+        let body = match whole {
+            Ok(body) => body.map(|body| cleaned(uri, http.redactor.value(&body))),
             // Refused to this user, or broken: the rest may be read all the same.
             Err(error) if error.status.is_some() => None,
             Err(error) if read.is_empty() => return Err(error),
@@ -40,9 +50,42 @@ pub(crate) async fn read(http: &mut Transport, uris: &[String]) -> Result<Vec<(S
     Ok(read)
 }
 
-fn cleaned(uri: &str, mut body: Value) -> Value {
+fn is_emptied(uri: &str) -> bool {
     let path = uri.trim_end_matches('/').to_ascii_lowercase();
-    if EMPTIED.iter().any(|end| path.ends_with(end)) && body.get("Members").is_some() {
+    EMPTIED.iter().any(|end| path.ends_with(end))
+}
+
+/// A collection that is shown in parts, as one: who reads the recording finds all members in it, and no link with a query,
+/// which is no file.
+async fn whole(http: &mut Transport, uri: &str, mut body: Value, until: Instant) -> Result<Value, BmcError> {
+    let mut next = json::link(&body, &[NEXT]);
+    if let Some(members) = body.as_object_mut() {
+        members.remove(NEXT);
+    }
+    let mut seen = HashSet::new();
+    while let Some(link) = next.take().filter(|_| !is_emptied(uri)) {
+        if seen.len() >= PARTS || !seen.insert(link.clone()) {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(http.error(
+                ErrorClass::Timeout,
+                "a collection of many parts was not read to its end in time",
+            ));
+        }
+        let Some(part) = http.get_if_there(&link).await? else {
+            break;
+        };
+        next = json::link(&part.body, &[NEXT]);
+        if let (Some(members), Some(more)) = (body["Members"].as_array_mut(), part.body["Members"].as_array()) {
+            members.extend(more.iter().cloned());
+        }
+    }
+    Ok(body)
+}
+
+fn cleaned(uri: &str, mut body: Value) -> Value {
+    if is_emptied(uri) && body.get("Members").is_some() {
         body["Members"] = json!([]);
         body["Members@odata.count"] = 0.into();
     }

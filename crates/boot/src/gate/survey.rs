@@ -4,39 +4,29 @@
 use std::sync::Arc;
 
 use isobar_bmc::redfish;
-use isobar_bmc::{Bmc as _, BmcError, Mode, Recorder};
+use isobar_bmc::{Bmc as _, BmcError, Endpoint, Mode, Recorder};
+use serde_json::Value;
 
 use super::{At, Turn, Verb, authority, leave};
 
 impl Turn<'_> {
+    /// The answer sheet of this BMC; none over IPMI. Reads alone.
+    ///
+    /// # Errors
+    /// Of the BMC.
+    pub(crate) async fn sheet(self) -> Result<Option<Value>, BmcError> {
+        let gate = self.gate;
+        let learnt = gate.connector.learnt();
+        let look = |endpoint, options| async move { redfish::sheet(endpoint, options, learnt).await };
+        self.anew("answer sheet", look).await
+    }
+
     /// Reads alone, over Redfish.
     ///
     /// # Errors
     /// Of the BMC.
     pub(crate) async fn survey(self, recorder: Arc<dyn Recorder>) -> Result<(), BmcError> {
-        let gate = self.gate;
-        if let Some(held) = gate.bmcs.refusal(self.endpoint) {
-            return Err(held);
-        }
-        let mut endpoint = gate.pins.apply(self.endpoint).await?;
-        if endpoint.mode == Mode::Ipmi {
-            return Ok(());
-        }
-        endpoint.shadow = true;
-        let within = gate.timing.exchange();
-        self.ticket
-            .at(At::Talking("survey", std::time::Instant::now() + within));
-        let entry = gate.enter(&endpoint, Verb::Host.longest(&gate.timing));
-        if let Some(old) = gate.conversations.take(&authority(&endpoint)) {
-            self.log_out(old.bmc).await;
-        }
-        let options = redfish::Options {
-            call_deadline: within,
-            end: Some(std::time::Instant::now() + within),
-            addresses: gate.connector.addresses(),
-            ..redfish::Options::default()
-        };
-        let look = async {
+        let look = |endpoint, options| async move {
             let mut bmc = redfish::connect(endpoint, recorder, options).await?;
             // Each for itself: a BMC that has failed has parts that do not answer.
             let (probe, media, power, host) = (
@@ -48,8 +38,38 @@ impl Turn<'_> {
             bmc.close().await;
             probe.and(media).and(power).and(host)
         };
-        let looked = tokio::time::timeout(within, look).await.unwrap_or(Ok(()));
+        self.anew("survey", look).await.map(drop)
+    }
+
+    /// A conversation in shadow mode that knows nothing of earlier ones; none where there is no Redfish, or no time left.
+    async fn anew<T, F: Future<Output = Result<T, BmcError>>>(
+        self,
+        what: &'static str,
+        look: impl FnOnce(Endpoint, redfish::Options) -> F,
+    ) -> Result<Option<T>, BmcError> {
+        let gate = self.gate;
+        if let Some(held) = gate.bmcs.refusal(self.endpoint) {
+            return Err(held);
+        }
+        let mut endpoint = gate.pins.apply(self.endpoint).await?;
+        if endpoint.mode == Mode::Ipmi {
+            return Ok(None);
+        }
+        endpoint.shadow = true;
+        let within = gate.timing.exchange();
+        self.ticket.at(At::Talking(what, std::time::Instant::now() + within));
+        let entry = gate.enter(&endpoint, Verb::Host.longest(&gate.timing));
+        if let Some(old) = gate.conversations.take(&authority(&endpoint)) {
+            self.log_out(old.bmc).await;
+        }
+        let options = redfish::Options {
+            call_deadline: within,
+            end: Some(std::time::Instant::now() + within),
+            addresses: gate.connector.addresses(),
+            ..redfish::Options::default()
+        };
+        let looked = tokio::time::timeout(within, look(endpoint, options)).await;
         leave(self.endpoint, entry);
-        looked
+        looked.map_or(Ok(None), |looked| looked.map(Some))
     }
 }

@@ -8,7 +8,7 @@ use isobar_client::{Method, path};
 use serde_json::Value;
 
 use super::bmc::lines;
-use super::{Arity, Call, Verb, option, verb};
+use super::{Arity, Call, Verb, option, switch, verb};
 use crate::CliError;
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -23,7 +23,22 @@ pub(super) const VERBS: &[Verb] = &[verb(
     "bmc record Name:mach-01 --out bmc-tree",
 )
 .own()
-.flags(&[option("out", "DIR", "The folder, which must be new or empty")])];
+.flags(&[
+    option("out", "DIR", "The folder, which must be new or empty"),
+    switch("hide-serials", "Serial numbers, service and asset tags are *** as well"),
+])];
+
+/// What isobar does with this BMC, in the form of the answer sheets of public trees.
+const SHEET: &str = "expected.json";
+/// Members by which one machine is told from others of its model; Dell's service tag is its SKU, too.
+const SERIALS: &[&str] = &[
+    "serialnumber",
+    "servicetag",
+    "assettag",
+    "sku",
+    "boardserial",
+    "chassisserial",
+];
 
 /// A resource of a slow BMC, with what is in front of it.
 const SILENCE: Duration = Duration::from_secs(1800);
@@ -46,9 +61,16 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
         .patience(SILENCE)
         .send()?;
     let waiting = Progress::waiting(session, format!("reading the BMC of {}", call.arg(0)));
+    let hide = call.is_set("hide-serials");
+    let write = |place: &Path, body: &Value| -> Result<(), CliError> {
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent).map_err(failed(parent))?;
+        }
+        fs::write(place, output::json(body)).map_err(failed(place))
+    };
     let mut end = Value::Null;
     for line in lines(answer) {
-        let line = line?;
+        let mut line = line?;
         if line["done"] == Value::Bool(true) {
             end = line;
             break;
@@ -59,10 +81,10 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
                 .note(&format!("left out, as it can be no file: {}", line["path"]));
             continue;
         };
-        if let Some(parent) = place.parent() {
-            fs::create_dir_all(parent).map_err(failed(parent))?;
+        if hide {
+            hide_serials(&mut line["body"]);
         }
-        fs::write(&place, output::json(&line["body"])).map_err(failed(&place))?;
+        write(&place, &line["body"])?;
     }
     drop(waiting);
     if end.is_null() {
@@ -78,9 +100,35 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
         end["left_out"]
     );
     session.host.note(&text);
+    let sheet = folder.join(SHEET);
+    match (&end["expected"], end["no_sheet"].as_str()) {
+        (Value::Object(_), _) => write(&sheet, &end["expected"])?,
+        (_, Some(why)) => session
+            .host
+            .note(&format!("{} was not written: {why}", sheet.display())),
+        _ => {}
+    }
     match end["error"].as_str() {
         Some(error) => Err(CliError::text(format!("the recording is not whole: {error}"))),
         None => Ok(Output::Nothing),
+    }
+}
+
+fn hide_serials(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(hide_serials),
+        Value::Object(members) => {
+            for (name, value) in members {
+                let name = name.to_ascii_lowercase();
+                match value {
+                    Value::String(text) if !text.is_empty() && SERIALS.iter().any(|part| name.contains(part)) => {
+                        *text = "***".to_owned();
+                    }
+                    other => hide_serials(other),
+                }
+            }
+        }
+        _ => {}
     }
 }
 
