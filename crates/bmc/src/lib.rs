@@ -302,6 +302,10 @@ pub trait Bmc: Send {
     }
     /// Removes an override that is still set.
     async fn clear_boot_override(&mut self) -> Result<(), BmcError>;
+    /// The same of [`Bmc::boot_http_once`]: the URL that it was given does not stay, either.
+    async fn clear_http_boot(&mut self) -> Result<(), BmcError> {
+        self.clear_boot_override().await
+    }
     /// Power state.
     async fn power_state(&mut self) -> Result<PowerState, BmcError>;
     /// Sends a power command; does not wait for its effect.

@@ -120,6 +120,33 @@ async fn http_boot_takes_a_url_where_it_is_offered() {
     let want = json!({"BootSourceOverrideTarget": "UefiHttp", "BootSourceOverrideEnabled": "Once",
         "BootSourceOverrideMode": "UEFI", "HttpBootUri": URL});
     assert_eq!(sent(&bmc, "PATCH", SYSTEM)[0]["Boot"], want);
+    // An operator's own URL stays; ours goes with its boot, as each BMC wants it gone.
+    client.clear_boot_override().await.unwrap();
+    assert_eq!(
+        sent(&bmc, "PATCH", SYSTEM)[1]["Boot"],
+        json!({"BootSourceOverrideEnabled": "Disabled"})
+    );
+    client.clear_http_boot().await.unwrap();
+    client.clear_http_boot().await.unwrap();
+    assert_eq!(
+        sent(&bmc, "PATCH", SYSTEM)[2..],
+        [json!({"Boot": {"HttpBootUri": null}})]
+    );
+    let kept = json!({TARGETS: ["None", "UefiHttp"], "HttpBootUri": URL, "BootSourceOverrideEnabled": "Disabled"});
+    let bmc = Tree::new("").with(SYSTEM, boot(kept)).serve_with(|seen, _| {
+        let null = seen.method == "PATCH" && seen.body["Boot"]["HttpBootUri"].is_null();
+        null.then(|| {
+            refused(
+                400,
+                "PropertyValueTypeError",
+                "null is no text",
+                &["#/Boot/HttpBootUri"],
+            )
+        })
+    });
+    let (mut client, _) = open(&bmc.address).await.unwrap();
+    client.clear_http_boot().await.unwrap();
+    assert_eq!(sent(&bmc, "PATCH", SYSTEM)[1], json!({"Boot": {"HttpBootUri": ""}}));
     for boot_section in [
         json!({TARGETS: ["None", "Cd"], "HttpBootUri": ""}),
         json!({TARGETS: ["UefiHttp"]}),

@@ -299,7 +299,7 @@ impl ImageResolver for Attempts {
         if attempt.over {
             return Err(Denied::Gone);
         }
-        if (self.strict || attempt.strict) && !attempt.readers().has(peer) {
+        if (self.strict || attempt.strict) && !attempt.may_read(peer) {
             if let Some(book) = &self.book {
                 book.refused(attempt.attempt_id(), peer);
             }

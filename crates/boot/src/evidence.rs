@@ -41,7 +41,7 @@ pub enum Phase {
     Initrd,
     /// All has been read that a boot reads.
     KernelStarted,
-    /// The BMC took a copy of the whole image; progress unknown until the agent.
+    /// The BMC, or the firmware that boots by HTTP, took a copy of the whole image; progress unknown until the agent.
     Copied,
     /// The agent has checked in.
     AgentUp,
@@ -155,6 +155,41 @@ pub fn classify(
         );
     }
     guest(files, after, now)
+}
+
+/// Judges the reads of firmware that downloads the whole image (UEFI HTTP boot): nobody else reads it.
+#[must_use]
+pub fn download(size: u64, before: &Reads, after: &Reads, powered_on: Option<SystemTime>, now: SystemTime) -> Reading {
+    let all = together(before, after);
+    let got = all.files.iter().map(|file| file.covered).sum::<u64>() + all.padding;
+    let left = size.saturating_sub(got);
+    if got == 0 {
+        let detail = match powered_on {
+            None => "the one-time HTTP boot is set; the firmware reads the image once the machine is on",
+            Some(_) => "machine is on; its firmware has not asked for the image yet",
+        };
+        let phase = powered_on.map_or(Phase::BootOnce, |_| Phase::Firmware);
+        return reading(phase, detail.to_owned());
+    }
+    if left == 0 {
+        return reading(
+            Phase::Copied,
+            "the firmware has downloaded the whole image; progress unknown until the agent checks in".to_owned(),
+        );
+    }
+    let percent = got as f64 * 100.0 / size as f64;
+    let quiet = all.last.and_then(|last| now.duration_since(last).ok());
+    let stalled_for = quiet.filter(|quiet| *quiet >= STALL);
+    let stalled = stalled_for.map_or_else(String::new, |quiet| {
+        format!(", stalled: nothing read for {} s", quiet.as_secs())
+    });
+    Reading {
+        phase: Phase::Firmware,
+        percent: Some(percent),
+        left: Some(left),
+        detail: format!("the firmware is downloading the image: {percent:.0} %{stalled}"),
+        stalled_for,
+    }
 }
 
 fn guest(files: &[FileEntry], reads: &Reads, now: SystemTime) -> Reading {
@@ -381,6 +416,49 @@ mod tests {
             first: now,
             last: now,
         }
+    }
+
+    #[test]
+    fn a_download_by_firmware_is_told_up_to_its_end() {
+        let (none, began) = (reads(&[], 0), Some(SystemTime::UNIX_EPOCH));
+        let size = disc().iter().map(|f| f.len).sum::<u64>() + 4 * MB;
+        let at = |reads: &Reads, seconds| {
+            download(
+                size,
+                &none,
+                reads,
+                began,
+                SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+            )
+        };
+        let waits = at(&none, 0);
+        assert_eq!((waits.phase, waits.percent), (Phase::Firmware, None));
+        assert_eq!(
+            download(size, &none, &none, None, SystemTime::UNIX_EPOCH).phase,
+            Phase::BootOnce
+        );
+        // All of it in one GET: no copy by a BMC, no boot loader, no legacy mode.
+        let half = reads(
+            &[
+                (FileRole::Metadata, 64 * 1024),
+                (FileRole::BootCatalog, 2048),
+                (FileRole::EfiImage, 6 * MB),
+            ],
+            MB,
+        );
+        let told = at(&half, 1);
+        assert_eq!((told.phase, told.stalled_for), (Phase::Firmware, None));
+        assert!(
+            told.percent.is_some_and(|percent| (17.0..19.0).contains(&percent)),
+            "{told:?}"
+        );
+        assert!(told.left.is_some() && at(&half, 60).stalled_for.is_some());
+        let roles = disc().iter().map(|f| (f.role, f.len)).collect::<Vec<_>>();
+        let whole = reads(&roles, 4 * MB);
+        assert_eq!(
+            (at(&whole, 60).phase, at(&whole, 60).stalled_for),
+            (Phase::Copied, None)
+        );
     }
 
     fn phase_after(read: &[(FileRole, u64)]) -> (Phase, Option<f64>) {

@@ -144,6 +144,8 @@ pub enum Verb {
     BootAlways(BootTarget),
     /// Boot this URL once by UEFI HTTP.
     BootHttp(String),
+    /// Remove the one-time HTTP boot, with its URL.
+    ClearHttpBoot,
     /// The identify light, for so many seconds.
     Identify(u8),
     /// What the BMC knows of a part.
@@ -178,6 +180,7 @@ impl Verb {
             Self::Power(PowerAction::Cycle) => "power-cycle",
             Self::BootAlways(_) => "boot-always",
             Self::BootHttp(_) => "boot-http",
+            Self::ClearHttpBoot => "clear-http-boot",
             Self::Identify(_) => "identify",
             Self::Inventory(_) => "inventory",
             Self::Host => "host",
@@ -607,6 +610,7 @@ async fn act(bmc: &mut dyn Bmc, verb: &Verb) -> Result<Answer, BmcError> {
         Verb::Power(action) => bmc.power(*action).await.map(|()| Answer::Done)?,
         Verb::BootAlways(target) => bmc.boot_always(*target).await.map(|()| Answer::Done)?,
         Verb::BootHttp(url) => bmc.boot_http_once(url).await.map(|()| Answer::Done)?,
+        Verb::ClearHttpBoot => bmc.clear_http_boot().await.map(|()| Answer::Done)?,
         Verb::Identify(seconds) => Answer::Identified(bmc.identify(*seconds).await?),
         Verb::Inventory(part) => Answer::Inventory(bmc.inventory(*part).await?),
         Verb::Host => Answer::Host(bmc.host().await?),

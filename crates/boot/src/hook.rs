@@ -18,7 +18,7 @@ use crate::record::{self, Attempt, Boot, Operation, State, kind};
 use crate::render::{BootSecret, Disc, own_files};
 use crate::saga::{DECIDE, REHEARSE, RELEASE};
 use crate::service::Booter;
-use crate::settings::{Settings, param};
+use crate::settings::{Method, Settings, param};
 use crate::state::{Inner, member, store_error};
 
 impl ChangeHook for Booter {
@@ -279,7 +279,11 @@ impl Inner {
         let older = older.first().map(|(attempt, _)| attempt.created_ms);
         let toward = kernel_args::static_address(objects, machine);
         let api = settings.machine_url(toward, |set| self.options.addr.machine_api_url(set, toward))?;
-        let authority = self.options.addr.bmc_url(for_bmc.as_deref());
+        let http_boot = settings.method == Method::UefiHttp;
+        let authority = match http_boot {
+            true => Some(settings.machine_url(toward, |set| self.options.addr.machine_files_url(set, toward))?),
+            false => self.options.addr.bmc_url(for_bmc.as_deref()),
+        };
         let boot_secret = BootSecret {
             machine: uuid.to_owned(),
             attempt: attempt_id.to_string(),
@@ -316,6 +320,7 @@ impl Inner {
                 over: false,
                 bmc_ips: settings.bmc_ip().into_iter().collect(),
                 peers: settings.image_peers.clone(),
+                http_boot,
                 size: image.len(),
                 etag: image.etag().to_owned(),
                 by_route: authority.is_none(),

@@ -40,6 +40,8 @@ struct State {
     after: Stretch,
     powered_on: Option<SystemTime>,
     bmc: Readers,
+    /// Firmware downloads the image.
+    download: bool,
     elsewhere: Option<IpAddr>,
     /// The BMC itself has read.
     own: bool,
@@ -200,7 +202,7 @@ impl ReadBook {
     /// Goes on to follow an attempt that is followed.
     pub fn followed(&self, attempt: &Attempt) -> Option<Arc<AttemptReads>> {
         let reads = self.get(attempt.attempt_id())?;
-        lock(&reads.state).bmc = attempt.readers();
+        reads.is_of(attempt);
         Some(reads)
     }
 
@@ -215,6 +217,7 @@ impl ReadBook {
                     after: Stretch::new(image),
                     powered_on: None,
                     bmc: Readers::default(),
+                    download: false,
                     elsewhere: None,
                     own: false,
                     refused: None,
@@ -224,7 +227,7 @@ impl ReadBook {
                 first: Notify::new(),
             })
         });
-        lock(&reads.state).bmc = attempt.readers();
+        reads.is_of(attempt);
         Arc::clone(reads)
     }
 
@@ -280,6 +283,11 @@ impl ReadObserver for ReadBook {
 const KNOCKS: usize = 1024;
 
 impl AttemptReads {
+    fn is_of(&self, attempt: &Attempt) {
+        let mut state = lock(&self.state);
+        (state.bmc, state.download) = (attempt.readers(), attempt.http_boot);
+    }
+
     /// An earlier process may have seen reads that this one does not know of.
     pub(crate) fn goes_on(&self) {
         lock(&self.state).menu_read = true;
@@ -312,14 +320,12 @@ impl AttemptReads {
     pub fn now(&self, now: SystemTime) -> Now {
         let state = lock(&self.state);
         let files = self.image.files();
+        let (before, after) = (state.before.reads(files), state.after.reads(files));
         Now {
-            reading: evidence::classify(
-                files,
-                &state.before.reads(files),
-                &state.after.reads(files),
-                state.powered_on,
-                now,
-            ),
+            reading: match state.download {
+                true => evidence::download(self.image.len(), &before, &after, state.powered_on, now),
+                false => evidence::classify(files, &before, &after, state.powered_on, now),
+            },
             rate_bps: state.rate.bps(now),
             first: state.before.first.or(state.after.first),
             progress: state.after.progress.or(state.before.progress),
@@ -366,6 +372,9 @@ impl AttemptReads {
     /// Whether the reads from before a known power-on are a machine's that boots: somebody else has switched it on.
     pub fn look_like_a_boot(&self, now: SystemTime) -> bool {
         let state = lock(&self.state);
+        if state.download {
+            return state.before.bytes > 0;
+        }
         let files = self.image.files();
         let reads = state.before.reads(files);
         let reading = evidence::classify(

@@ -101,11 +101,14 @@ pub struct Attempt {
     /// Nobody but the BMC's own address may read.
     #[serde(default)]
     pub strict: bool,
+    /// The machine's firmware downloads the image (UEFI HTTP boot), from wherever it is: the BMC reads nothing.
+    #[serde(default)]
+    pub http_boot: bool,
     /// Size of the image in bytes.
     pub size: u64,
     /// Entity tag of the image.
     pub etag: String,
-    /// URL that was (or is to be) given to the BMC, without the token: scheme, host and port. Empty until the BMC has been
+    /// URL of the image that was (or is to be) given to the BMC, without the token: scheme, host and port. Empty until the BMC has been
     /// reached, where the route toward it decides.
     pub authority: String,
     /// The route toward the BMC decides: nobody has set the address.
@@ -162,13 +165,25 @@ impl Readers {
 }
 
 impl Attempt {
-    /// Who may be taken for the BMC when the image is read.
+    /// Who may be taken for the BMC when the image is read; of firmware that downloads it, the networks alone that the
+    /// operator has named: nothing else is known of its address.
     #[must_use]
     pub fn readers(&self) -> Readers {
+        let addresses = match self.http_boot {
+            true => Vec::new(),
+            false => self.bmc_ips.clone(),
+        };
         Readers {
-            addresses: self.bmc_ips.clone(),
+            addresses,
             networks: self.peers.clone(),
         }
+    }
+
+    /// Whether somebody there may read, where nobody but the right one may.
+    #[must_use]
+    pub fn may_read(&self, reader: IpAddr) -> bool {
+        let readers = self.readers();
+        readers.has(reader) || (self.http_boot && !readers.known())
     }
 
     /// The id as the file plane knows it. Zero for a damaged row, which no attempt has.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  decide ──> shut-down ──> eject ──> insert ──> boot-once ──> power-on ──> await ──> settle ──> done
-//!     │                       ^                      │                        ^
-//!     └── agent or operator ──┘                      ├──> ask-agent ──────────┤
+//!     │                       ^ │                    │ ^                      ^
+//!     └── agent or operator ──┘ └──── http-boot ─────┼─┘ (in place of both)   │
+//!                                                    ├──> ask-agent ──────────┤
 //!                                                    └──> (operator) ─────────┘
 //!  release (media out, override cleared when that is safe) ──> done
 //! ```
@@ -18,6 +19,7 @@ mod clean_up;
 mod conversation;
 mod exchanges;
 mod hand_over;
+mod http_boot;
 mod recover;
 mod rehearse;
 mod watch;
@@ -286,7 +288,11 @@ impl Saga {
 
     /// Nothing was ever sent that could have put the image into the BMC: its token is over.
     async fn end_unused(&self, row: &Row) -> Result<(), Stop> {
-        let own = row.boot.attempt.as_deref().filter(|_| !row.boot.inserted);
+        let own = row
+            .boot
+            .attempt
+            .as_deref()
+            .filter(|_| !row.boot.inserted && !row.boot.override_set);
         if let Some(attempt) = own.map(|id| self.inner.attempt(id)).transpose()?.flatten() {
             self.inner.end_attempts(&row.boot.machine, &[attempt]).await?;
         }
@@ -301,6 +307,7 @@ impl Saga {
             EJECT => self.eject(row).await,
             INSERT => self.insert(row).await,
             BOOT_ONCE => self.boot_once(row).await,
+            HTTP_BOOT => self.http_boot(row).await,
             POWER_ON => self.power_on(row).await,
             ASK_AGENT => self.ask_agent(row).await,
             AWAIT => self.await_agent(row).await,
@@ -582,13 +589,17 @@ const SHUT_DOWN: &str = "shut-down/1";
 const EJECT: &str = "eject/1";
 const INSERT: &str = "insert/1";
 const BOOT_ONCE: &str = "boot-once/1";
+/// In place of an insert and of [`BOOT_ONCE`].
+const HTTP_BOOT: &str = "http-boot/1";
 pub(crate) const ASK_AGENT: &str = "ask-agent/1";
 pub(crate) const AWAIT: &str = "await/1";
 const SETTLE: &str = "settle/1";
 pub(crate) const RELEASE: &str = "release/1";
 
 /// Steps from the last one on: what a boot has left says who goes first at the BMCs.
-const FROM_THE_END: [&str; 8] = [SETTLE, AWAIT, ASK_AGENT, POWER_ON, BOOT_ONCE, INSERT, EJECT, SHUT_DOWN];
+const FROM_THE_END: [&str; 9] = [
+    SETTLE, AWAIT, ASK_AGENT, POWER_ON, BOOT_ONCE, HTTP_BOOT, INSERT, EJECT, SHUT_DOWN,
+];
 
 /// A boot that is further along goes first; before those that have not begun comes what is to be cleaned up.
 fn rank(boot: &Boot) -> Rank {

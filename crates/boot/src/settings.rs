@@ -33,6 +33,8 @@ pub mod param {
     pub const IMAGE_PEERS: &str = "isobar/image-peers";
     /// How the BMC fetches the image: `http`, `https` or `nfs`; `auto`: by what it takes.
     pub const IMAGE_SCHEME: &str = "isobar/image-scheme";
+    /// How the image gets to the machine: `virtual-media`, `uefi-http`; `auto`: by what the BMC has.
+    pub const BOOT_METHOD: &str = "isobar/boot-method";
     /// Address of this server as the BMC reaches it.
     pub const SERVER_FOR_BMC: &str = "isobar/server-address-bmc";
     /// Address of this server as the machine reaches it.
@@ -71,6 +73,28 @@ pub mod param {
 /// loses their media, too.
 pub const RUNGS: [&str; 3] = ["eject", "sessions", "post"];
 
+/// How the image gets to the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// By virtual media; by UEFI HTTP boot where the BMC has none.
+    #[default]
+    Auto,
+    /// The BMC reads it and shows it to the machine as a CD.
+    VirtualMedia,
+    /// The machine's firmware downloads it from the `HttpBootUri` that the BMC gives it.
+    UefiHttp,
+}
+
+impl Method {
+    fn parse(text: &str) -> Self {
+        match text {
+            "virtual-media" => Self::VirtualMedia,
+            "uefi-http" => Self::UefiHttp,
+            _ => Self::Auto,
+        }
+    }
+}
+
 /// A machine as a boot sees it.
 #[derive(Clone)]
 pub struct Settings {
@@ -102,6 +126,8 @@ pub struct Settings {
     pub for_bmc: Option<String>,
     /// The one scheme by which the image is offered; none: by all, the BMC has the choice.
     pub scheme: Option<Scheme>,
+    /// How the image gets to the machine.
+    pub method: Method,
     /// Own choice of the address for machines.
     pub for_machine: Option<String>,
 }
@@ -229,6 +255,7 @@ impl Settings {
             },
             for_bmc: text(get(param::BOOT_VIRTUAL_ISO_URL)?).or(text(get(param::SERVER_FOR_BMC)?)),
             scheme: text(get(param::IMAGE_SCHEME)?).as_deref().and_then(Scheme::parse),
+            method: text(get(param::BOOT_METHOD)?).map_or(Method::Auto, |method| Method::parse(&method)),
             for_machine: text(get(param::SERVER_FOR_MACHINE)?),
             endpoint,
             uuid,

@@ -22,6 +22,7 @@ use crate::clock::BootClock;
 use crate::consoles::Consoles;
 use crate::evidence::Phase;
 use crate::gate::Gate;
+use crate::kernel_args;
 use crate::operations::Flight;
 use crate::post_mortem::Files;
 use crate::reads::{AttemptReads, Now, ReadBook};
@@ -405,10 +406,40 @@ impl Inner {
         Ok(places.into_iter().map(|place| place + path).collect())
     }
 
+    /// Where firmware that boots by HTTP finds an attempt's image.
+    pub(crate) fn http_boot_url(&self, attempt: &Attempt) -> Result<String, Reason> {
+        let mut urls = self.image_urls(attempt)?;
+        urls.retain(|url| url.starts_with("http"));
+        urls.into_iter().next().ok_or_else(|| {
+            Reason::new(
+                "image-scheme",
+                format!(
+                    "param {} wants a scheme that UEFI HTTP boot does not know",
+                    param::IMAGE_SCHEME
+                ),
+                "set it to http, https or auto; then set the bootenv again",
+            )
+        })
+    }
+
+    /// Scheme, host and port of images for a machine that reads them itself.
+    pub(crate) async fn place_for_machine(&self, machine: &str) -> Result<String, Reason> {
+        let (settings, addr, uuid) = (self.settings(machine)?, self.options.addr.clone(), machine.to_owned());
+        self.objects
+            .run(move |objects| {
+                let machine = objects.get("machines", &uuid);
+                let machine =
+                    machine.map_err(|error| Reason::new(STORE, error.to_string(), "look at the server's log"))?;
+                let toward = kernel_args::static_address(objects, &machine);
+                settings.machine_url(toward, |set| addr.machine_files_url(set, toward))
+            })
+            .await
+    }
+
     /// The BMC has been reached at these addresses, the first of them: there its reads come from, and there the route
     /// leads by which it is told to reach us. What was known already is not written again.
     pub(crate) async fn place(&self, attempt: Attempt, addresses: &[IpAddr]) -> Result<Attempt, Reason> {
-        let Some(reached) = addresses.first() else {
+        let Some(reached) = addresses.first().filter(|_| !attempt.http_boot) else {
             return Ok(attempt);
         };
         let authority = match self.options.addr.bmc_url_toward(*reached) {

@@ -240,6 +240,7 @@ fn followed(image: &Arc<Image>) -> Arc<AttemptReads> {
     .unwrap();
     let attempt = Attempt {
         bmc_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        http_boot: false,
         ..attempt
     };
     ReadBook::new(Arc::new(BootClock::new(Arc::new(SystemClock::default())))).follow(&attempt, image)

@@ -268,6 +268,10 @@ impl Bmc for Split {
         self.ipmi().await?.clear_boot_override().await
     }
 
+    async fn clear_http_boot(&mut self) -> Result<(), BmcError> {
+        self.redfish().await?.clear_http_boot().await
+    }
+
     async fn power_state(&mut self) -> Result<PowerState, BmcError> {
         self.ipmi().await?.power_state().await
     }

@@ -71,8 +71,16 @@ fn a_bmc_is_reset_by_hand_unless_a_machine_boots_through_it() {
     let stage = Stage::new(|_| {});
     stage.import();
     stage.add_machine(&json!({}));
-    assert_eq!(stage.action(&["bmcReset"]), "Success");
+    let out = stage.isobar(&["bmc", "reset", MACHINE]);
+    assert!(out.ok && out.stdout.contains("Success"), "{out}");
     assert_eq!(stage.requests("Manager.Reset").len(), 1);
+    let out = stage.isobar(&["bmc", "status", MACHINE]);
+    let status: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!(
+        (&status["PowerState"], &status["HttpBoot"]),
+        (&json!("Off"), &json!(false)),
+        "{out}"
+    );
     let hold = stage
         .sim()
         .plant(Fault::from(FaultKind::Hold { done: false }).on("POST", "InsertMedia"));

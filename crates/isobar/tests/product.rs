@@ -61,6 +61,13 @@ static FAULTS: &[Row] = &[
     Row { name: "override ignored", fault: r#"{"kind":"override-ignored"}"#, request: "", ends: &["image-never-read", "not-booted-from-cd", "agent-silent"], quick: false },
 ];
 
+impl Row {
+    /// Whether a machine that boots by HTTP never meets it.
+    fn is_of_media(&self) -> bool {
+        self.request == INSERT || self.fault.contains("-mount") || self.fault.contains("media-lost")
+    }
+}
+
 /// Reasons of a BMC that cannot do it, whatever else is wrong with it.
 const UNABLE: &[&str] = &["bmc-unsupported"];
 
@@ -94,12 +101,19 @@ impl Case {
             Some("done") => "booted",
             _ => boot["error"]["reason"].as_str().unwrap_or("?"),
         };
-        let fits = match self.sim.config().manners.has_media() {
-            true => self.row.ends.contains(&end),
+        let manners = &self.sim.config().manners;
+        let fits = match manners.has_media() || manners.boots_by_http() {
+            true => self.row.ends.contains(&end) || (end == "booted" && !manners.has_media() && self.row.is_of_media()),
             // Deaf to begin with: it could not even say so.
             false => UNABLE.contains(&end) || (self.row.name == "all reset" && self.row.ends.contains(&end)),
         };
-        let once = self.sim.boots().iter().filter(|boot| boot.device == "Cd").count() <= 1;
+        let once = self
+            .sim
+            .boots()
+            .iter()
+            .filter(|boot| ["Cd", "UefiHttp"].contains(&boot.device.as_str()))
+            .count()
+            <= 1;
         (end.to_owned(), fits && once)
     }
 }
@@ -147,6 +161,8 @@ fn every_profile_meets_every_fault_and_ends_as_it_should() {
     let mut server = Server::new(Options {
         timing: TIMING.to_owned(),
         log_level: "info".to_owned(),
+        // Firmware that boots by HTTP reads by the machine's.
+        addresses: ("127.0.0.1".to_owned(), "127.0.0.1".to_owned()),
         args: vec![format!("--nfs-listen=127.0.0.1:{nfs}")],
         ..Options::default()
     });

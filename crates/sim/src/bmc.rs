@@ -15,6 +15,7 @@ use crate::console::Console;
 use crate::fault::{Fault, FaultKind, Faults};
 use crate::log::Log;
 use crate::machine::BootDevice;
+use crate::manners::{Manners, ReadManner};
 use crate::medium::{Medium, ReadError, VirtualCd};
 use crate::power::Command;
 use crate::redfish::replay::Tree;
@@ -41,6 +42,9 @@ pub struct BootOverride {
     pub target: String,
     /// `UEFI` or `Legacy`.
     pub mode: String,
+    /// What target `UefiHttp` downloads; stays after the boot.
+    #[serde(default)]
+    pub http_uri: String,
 }
 
 /// What a virtual media slot says.
@@ -146,6 +150,7 @@ impl Bmc {
             enabled: "Disabled".into(),
             target: "None".into(),
             mode: config.firmware.mode().into(),
+            http_uri: String::new(),
         });
         let state = State {
             power: Power::Off,
@@ -501,6 +506,22 @@ impl Bmc {
 
     pub(crate) fn is_deaf(&self) -> bool {
         self.lock().deaf_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// What firmware that boots by HTTP is to download; it takes no certificate to heart.
+    pub(crate) fn http_image(&self, boot: &BootOverride) -> Option<Arc<Medium>> {
+        let url = (boot.target == "UefiHttp").then(|| Url::parse(&boot.http_uri).ok())??;
+        let number = {
+            let mut state = self.lock();
+            state.medium_seq += 1;
+            state.medium_seq
+        };
+        let manners = Manners {
+            read: ReadManner::CopyAll,
+            ..self.config.manners.clone()
+        };
+        let (images, log, faults) = (self.images.clone(), Arc::clone(&self.log), Arc::clone(&self.faults));
+        Some(Medium::new(number, url, images, manners, log, faults))
     }
 
     pub(crate) fn lose_medium(&self) {

@@ -1,11 +1,12 @@
 //! The seam between a BMC and the machine that it manages.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::medium::VirtualCd;
+use crate::medium::{Medium, VirtualCd};
 
 /// What the firmware boots, this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub(crate) enum BootDevice {
     Cd,
     /// The disk only.
     Disk,
-    /// The network; there is nothing that answers.
+    /// The network: what [`Start::http`] is; else there is nothing that answers.
     Network,
 }
 
@@ -27,6 +28,8 @@ pub(crate) struct Start {
     pub(crate) device: BootDevice,
     /// The medium that is in the CD drive.
     pub(crate) cd: Option<Arc<dyn VirtualCd>>,
+    /// What the firmware downloads and boots, and where to.
+    pub(crate) http: Option<(Arc<Medium>, PathBuf)>,
 }
 
 /// How a run of the machine ended by itself.

@@ -209,6 +209,12 @@ impl Manners {
         }
     }
 
+    /// Whether the firmware downloads what `HttpBootUri` names.
+    #[must_use]
+    pub fn boots_by_http(&self) -> bool {
+        self.boot_targets.iter().any(|target| target == "UefiHttp")
+    }
+
     /// The same, with every delay divided.
     #[must_use]
     pub fn scaled(mut self, by: u32) -> Self {

@@ -1,6 +1,7 @@
 //! A machine on paper: its firmware, GRUB and kernel are one small routine that reads the CD in
 //! the order and in the pieces of a real boot, and whose operating system is a hook of the caller.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use crate::iso::{Disc, DiscError};
 use crate::log::Log;
 use crate::machine::{BootDevice, Ended, Events, Machine, MachineEvent, Start};
 use crate::manners::Manners;
-use crate::medium::VirtualCd;
+use crate::medium::{Medium, VirtualCd};
 
 /// Largest initrd that is handed to the hook; a machine's own initrd has a few KB.
 const OWN_INITRD_MAX: u64 = 1 << 20;
@@ -97,6 +98,7 @@ impl Machine for PaperMachine {
             log: Arc::clone(&self.log),
             console: Arc::clone(&self.console),
             cd: cd.subscribe(),
+            http: start.http,
         };
         // A terminal on paper: it shows what is typed.
         let (console, mut keys) = (Arc::clone(&self.console), self.console.keyboard());
@@ -168,6 +170,7 @@ struct Boot {
     log: Arc<Log>,
     console: Arc<Console>,
     cd: tokio::sync::watch::Receiver<Option<Arc<dyn VirtualCd>>>,
+    http: Option<(Arc<Medium>, PathBuf)>,
 }
 
 /// What GRUB loaded.
@@ -189,7 +192,7 @@ impl Boot {
             () = tokio::time::sleep(ms(self.manners.post_ms)) => {}
             Some(()) = pressed.recv() => return Ended::Shutdown,
         }
-        let loaded = if device == BootDevice::Cd {
+        let loaded = if device == BootDevice::Cd || self.http.is_some() {
             tokio::select! {
                 loaded = self.load() => loaded,
                 Some(()) = pressed.recv() => return Ended::Shutdown,
@@ -248,7 +251,18 @@ impl Boot {
     }
 
     async fn load(&self) -> Option<Loaded> {
-        let cd = self.cd.borrow().clone();
+        let cd = match &self.http {
+            // A RAM disk of the whole image, as UEFI makes one (UEFI 2.10 §24.7).
+            Some((image, folder)) => {
+                if let Err(error) = image.inserted(folder).await {
+                    self.stage(format!("failed: {error}"));
+                    return None;
+                }
+                self.stage("ram-disk");
+                Some(Arc::clone(image) as Arc<dyn VirtualCd>)
+            }
+            None => self.cd.borrow().clone(),
+        };
         let Some(cd) = cd else {
             self.stage("failed: no medium in the CD drive");
             return None;

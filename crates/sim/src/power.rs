@@ -8,6 +8,7 @@ use crate::bmc::{Bmc, Power};
 use crate::config::ms;
 use crate::fault::FaultKind;
 use crate::machine::{BootDevice, Ended, Machine, MachineEvent, Start};
+use crate::medium::VirtualCd;
 
 /// Redfish reset types, and what else reaches the machine.
 #[derive(Debug)]
@@ -131,14 +132,21 @@ impl PowerControl {
         self.restart = false;
         let (device, boot) = self.bmc.follow_override();
         let cd = self.bmc.cd();
+        let http = (device == BootDevice::Network)
+            .then(|| self.bmc.http_image(&boot))
+            .flatten();
         let number = self.bmc.log.boot(
             match device {
+                _ if http.is_some() => "UefiHttp",
                 BootDevice::Cd => "Cd",
                 BootDevice::Disk => "Hdd",
                 BootDevice::Network => "Pxe",
             },
             &boot.enabled,
-            cd.as_ref().map(|cd| cd.number()),
+            match &http {
+                Some(image) => Some(image.number()),
+                None => cd.as_ref().map(|cd| cd.number()),
+            },
         );
         self.boot = Some(number);
         match self
@@ -147,6 +155,7 @@ impl PowerControl {
                 boot: number,
                 device,
                 cd,
+                http: http.map(|image| (image, self.bmc.folder.clone())),
             })
             .await
         {

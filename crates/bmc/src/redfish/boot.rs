@@ -337,6 +337,25 @@ pub(crate) async fn clear(http: &mut Transport, found: &Found) -> Result<(), Bmc
     write(http, &places, disk, mode.as_deref(), full).await
 }
 
+/// [`clear`], and the URL with it, which some keep: as the schema says (null), or as a text that is empty.
+pub(crate) async fn clear_http(http: &mut Transport, found: &Found) -> Result<(), BmcError> {
+    clear(http, found).await?;
+    for empty in [Value::Null, "".into()] {
+        let places = Places::read(http, found).await?;
+        let (uri, at) = places.of(TARGET);
+        if json::text(&at.body, &["Boot", HTTP_URI]).is_none_or(str::is_empty) {
+            return Ok(());
+        }
+        let body = json!({"Boot": {HTTP_URI: empty}});
+        let reply = http.patch(uri, &body, at.etag.as_deref()).await?;
+        if task::finish(http, reply).await?.is_good() {
+            return Ok(());
+        }
+    }
+    tracing::warn!(bmc = %http.name, "it keeps the URL of the HTTP boot; the boot itself is cleared");
+    Ok(())
+}
+
 /// Writes each property to its place, or `together` where the target goes; adds or drops what the BMC names in a refusal.
 async fn write(
     http: &mut Transport,

@@ -359,6 +359,13 @@ impl Bmc for Redfish {
         self.learnt(answer)
     }
 
+    async fn clear_http_boot(&mut self) -> Result<(), BmcError> {
+        self.http.begin("clear the one-time HTTP boot");
+        let (http, found) = self.found().await?;
+        let answer = boot::clear_http(http, found).await;
+        self.learnt(answer)
+    }
+
     async fn power_state(&mut self) -> Result<PowerState, BmcError> {
         self.http.begin("read the power state");
         let just_read = self.is_lost();

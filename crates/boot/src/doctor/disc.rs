@@ -103,6 +103,7 @@ fn commit(inner: &Inner, uuid: &str, reached: &[IpAddr]) -> Result<(Attempt, Txn
         machine_token_sealed: None,
         over: false,
         bmc_ips: reached.to_vec(),
+        http_boot: false,
         peers: settings.image_peers.clone(),
         size: image.len(),
         etag: image.etag().to_owned(),

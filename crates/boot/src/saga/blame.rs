@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use isobar_bmc::BmcError;
 
-use super::{Outcome, Saga, time_of};
+use super::{Outcome, Saga, http_boot, time_of};
 use crate::evidence::{Phase, Reading};
 use crate::gate::{Answer, Verb};
 use crate::reason::Reason;
@@ -55,6 +55,7 @@ impl Saga {
             return given;
         };
         let bmc = self.bmc_name(row);
+        let by_http = attempt.http_boot;
         let facts = Facts {
             machine: &row.boot.machine_name,
             bmc: &bmc,
@@ -69,6 +70,13 @@ impl Saga {
             detail: &reading.detail,
         };
         match given.reason.as_str() {
+            NEVER_READ if by_http && !host.as_ref().is_some_and(verdict::in_post) => match row.boot.refused {
+                Some(reader) => Reason {
+                    hint: refused_hint(reader, attempt),
+                    ..given
+                },
+                None => http_boot::never_read(&facts),
+            },
             NEVER_READ => {
                 let mut reason = verdict::never_read(&facts);
                 if let Some(reader) = row.boot.refused {
@@ -79,15 +87,21 @@ impl Saga {
                 }
                 reason
             }
+            // The parts of a download tell nothing of what it is for.
+            _ if by_http => given,
             _ => verdict::stopped(&facts).unwrap_or(given),
         }
     }
 
-    pub(super) fn never_read(&self, row: &Row) -> Reason {
-        let text = format!(
-            "{} says that the image is inserted, but nobody has read it",
-            self.bmc_name(row)
-        );
+    pub(super) fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {
+        let machine = &row.boot.machine_name;
+        let text = match attempt.http_boot {
+            true => format!("{machine} is set to UEFI HTTP boot, but nobody has read the image"),
+            false => format!(
+                "{} says that the image is inserted, but nobody has read it",
+                self.bmc_name(row)
+            ),
+        };
         Reason::new("image-never-read", text, "")
     }
 
@@ -141,6 +155,9 @@ impl Saga {
             param::SERVER_FOR_MACHINE
         );
         let (machine, detail) = (&row.boot.machine_name, &reading.detail);
+        if attempt.http_boot {
+            return http_boot::silent(machine, place(row, attempt), reading, agent);
+        }
         match reading.phase {
             Phase::Copied => Reason::new(
                 "agent-silent",
@@ -171,6 +188,12 @@ fn place<'a>(row: &'a Row, attempt: &'a Attempt) -> &'a str {
 
 /// Why the BMC's own reads may have been refused.
 fn refused_hint(reader: IpAddr, attempt: &Attempt) -> String {
+    if attempt.http_boot {
+        return format!(
+            "{reader} asked for the image and was refused: if that is the machine's firmware, add its network to {}",
+            param::IMAGE_PEERS
+        );
+    }
     format!(
         "{reader} asked for the image and was refused, because only the BMC ({}) may read it: if it reads from there (NAT, a \
          second address), add it to {}, or set {} to false",

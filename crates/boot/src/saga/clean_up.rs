@@ -1,12 +1,13 @@
 //! The medium out and the one-time boot cleared, when that is safe and the BMC answers.
 
-use isobar_bmc::PowerState;
+use isobar_bmc::{ErrorClass, PowerState};
 
+use super::watch::clearing;
 use super::{LOGIN_OWED, Outcome, Saga, Stop};
 use crate::evidence::Phase;
 use crate::gate::{Answer, Verb};
 use crate::reason::worth_retrying;
-use crate::record::Row;
+use crate::record::{Attempt, Row};
 
 impl Saga {
     /// Media out and override cleared, when that is safe; nothing is rebooted.
@@ -59,18 +60,25 @@ impl Saga {
 
     pub(super) async fn take_out(&self, row: &mut Row) -> Result<(), Stop> {
         let ending = self.inner.live_attempts(&row.boot.machine, None)?;
-        if self.foreign_image(row).await? {
+        let by_http = |attempt: &Attempt| attempt.http_boot;
+        if !ending.is_empty() && ending.iter().all(by_http) && !row.boot.inserted {
+            // The virtual CD was not ours.
+        } else if self.foreign_image(row).await? {
             self.note(
                 row,
                 Phase::Ejecting,
                 "another image is in the virtual CD: it is left alone",
             );
         } else {
-            self.change(row, Verb::Eject).await?;
+            match self.change(row, Verb::Eject).await {
+                // It has no virtual CD.
+                Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported && ending.iter().any(by_http) => {}
+                other => drop(other?),
+            }
         }
         row.boot.inserted = false;
         self.inner.end_attempts(&row.boot.machine, &ending).await?;
-        match self.change(row, Verb::ClearOverride).await {
+        match self.change(row, clearing(&ending)).await {
             Err(Stop::Bmc(error)) if !worth_retrying(&error) => {
                 tracing::warn!(machine = row.boot.machine_name, %error, "the one-time boot could not be cleared");
             }
@@ -98,8 +106,12 @@ impl Saga {
 
     /// Whether somebody else's image is in the virtual CD.
     pub(super) async fn foreign_image(&self, row: &mut Row) -> Result<bool, Stop> {
-        let Answer::Media(media) = self.look(row, Verb::Media).await? else {
-            return Ok(false);
+        let media = match self.look(row, Verb::Media).await {
+            Ok(Answer::Media(media)) => media,
+            Ok(_) => return Ok(false),
+            // It has no virtual CD.
+            Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported => return Ok(false),
+            Err(other) => return Err(other),
         };
         match media.image.filter(|_| media.inserted) {
             Some(image) => Ok(self.inner.attempt_of_url(&image)?.is_none()),

@@ -6,7 +6,7 @@ use isobar_bmc::redfish::same_image;
 use isobar_bmc::{BootTarget, ErrorClass, PowerAction, PowerState};
 
 use super::blame::listed;
-use super::{ASK_AGENT, AWAIT, BOOT_ONCE, EJECT, INSERT, Order, Outcome, SHUT_DOWN, Saga, Stop, millis};
+use super::{ASK_AGENT, AWAIT, BOOT_ONCE, EJECT, HTTP_BOOT, INSERT, Order, Outcome, SHUT_DOWN, Saga, Stop, millis};
 use crate::evidence::{Phase, bytes};
 use crate::gate::{Answer, Verb};
 use crate::record::{Attempt, POWER_ON, Row, Way};
@@ -96,7 +96,8 @@ impl Saga {
     }
 
     pub(super) async fn eject(&self, row: &mut Row) -> Result<Outcome, Stop> {
-        if row.boot.way == Some(Way::Operator) && self.foreign_root_may_be_mounted(row).await? {
+        let by_http = self.attempt(row)?.http_boot;
+        if !by_http && row.boot.way == Some(Way::Operator) && self.foreign_root_may_be_mounted(row).await? {
             self.note(
                 row,
                 Phase::Planned,
@@ -104,13 +105,22 @@ impl Saga {
             );
             return Ok(Outcome::Stay(self.inner.timing.poll() * 5));
         }
-        self.note(row, Phase::Ejecting, "ejecting what is in the virtual CD");
         let ending = self
             .inner
             .live_attempts(&row.boot.machine, row.boot.attempt.as_deref())?;
-        self.change(row, Verb::Eject).await?;
+        let mut next = if by_http { HTTP_BOOT } else { INSERT };
+        // Of our own, what an earlier boot has left.
+        if !by_http || ending.iter().any(|attempt| !attempt.http_boot) {
+            self.note(row, Phase::Ejecting, "ejecting what is in the virtual CD");
+            match self.change(row, Verb::Eject).await {
+                Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported => {
+                    next = self.without_media(row, error).await?;
+                }
+                other => drop(other?),
+            }
+        }
         self.inner.end_attempts(&row.boot.machine, &ending).await?;
-        Ok(Outcome::Next(INSERT))
+        Ok(Outcome::Next(next))
     }
 
     pub(super) async fn insert(&self, row: &mut Row) -> Result<Outcome, Stop> {
@@ -151,7 +161,13 @@ impl Saga {
             }
         };
         // Whether what it shows is ours, the BMC's own reading back has judged.
-        row.boot.image_at = match answer? {
+        let answer = match answer {
+            Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported => {
+                return Ok(Outcome::Next(self.without_media(row, error).await?));
+            }
+            other => other?,
+        };
+        row.boot.image_at = match answer {
             Answer::Media(media) => taken(&urls, media.image.as_deref()),
             _ => None,
         };
@@ -196,11 +212,7 @@ impl Saga {
         row.boot.override_set = true;
         self.note(row, Phase::BootOnce, "setting one-time boot from the virtual CD");
         self.change(row, Verb::BootOnce(BootTarget::Cd)).await?;
-        Ok(Outcome::Next(match row.boot.way {
-            Some(Way::Agent) => ASK_AGENT,
-            Some(Way::Operator) => AWAIT,
-            Some(Way::Power) | None => POWER_ON,
-        }))
+        Ok(Outcome::Next(reboot_by(row.boot.way)))
     }
 
     pub(super) async fn power_on(&self, row: &mut Row) -> Result<Outcome, Stop> {
@@ -277,8 +289,17 @@ impl Saga {
     }
 }
 
+/// The step that gets the machine to boot what is set.
+pub(super) fn reboot_by(way: Option<Way>) -> &'static str {
+    match way {
+        Some(Way::Agent) => ASK_AGENT,
+        Some(Way::Operator) => AWAIT,
+        Some(Way::Power) | None => POWER_ON,
+    }
+}
+
 /// Scheme, host and port of an image's URL, without its secret.
-fn place_of(url: &str) -> &str {
+pub(super) fn place_of(url: &str) -> &str {
     url.rsplitn(3, '/').nth(2).unwrap_or_default()
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use isobar_bmc::{BmcError, ErrorClass, PowerState};
 use isobar_store::Event;
 
-use super::{BOOT_ONCE, DECIDE, EJECT, INSERT, Outcome, SHUT_DOWN, Saga, Stop, millis};
+use super::{BOOT_ONCE, DECIDE, EJECT, HTTP_BOOT, INSERT, Outcome, SHUT_DOWN, Saga, Stop, millis};
 use crate::gate::{self, Answer, Verb};
 use crate::reason::Reason;
 use crate::record::{POWER_ON, Recovering, Row, RungTaken, State, rfc3339};
@@ -50,14 +50,14 @@ const LADDER: [Rung; 4] = [
     Rung {
         name: "sessions",
         step: BY_SESSIONS,
-        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, POWER_ON],
+        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, HTTP_BOOT, POWER_ON],
         against: &[Busy, Failing],
         once: true,
     },
     Rung {
         name: "post",
         step: BY_POST,
-        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE],
+        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, HTTP_BOOT],
         against: &[Busy, Failing],
         once: false,
     },
@@ -65,7 +65,7 @@ const LADDER: [Rung; 4] = [
     Rung {
         name: "reset",
         step: BY_RESET,
-        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE],
+        of: &[DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, HTTP_BOOT],
         against: &[Busy, Failing, NotMounted, Protocol, Timeout],
         once: true,
     },
@@ -178,7 +178,7 @@ impl Saga {
         self.mark(row, rung, outcome);
         let step = row.boot.recovering.take().map(|why| why.step).unwrap_or_default();
         let media_gone = rung == "reset" && [INSERT, BOOT_ONCE].contains(&step.as_str());
-        let known = [DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, POWER_ON];
+        let known = [DECIDE, SHUT_DOWN, EJECT, INSERT, BOOT_ONCE, HTTP_BOOT, POWER_ON];
         match known.into_iter().find(|known| *known == step) {
             _ if media_gone => Outcome::Next(EJECT),
             Some(step) => Outcome::Next(step),

@@ -16,21 +16,37 @@ impl Saga {
     pub(super) async fn rehearse(&self, row: &mut Row) -> Result<Outcome, Stop> {
         let inner = Arc::clone(&self.inner);
         let power = self.power(row).await?;
-        let Answer::Media(media) = self.look(row, Verb::Media).await? else {
-            return Ok(Outcome::Done);
+        let media = match self.attempt(row)?.http_boot {
+            true => false,
+            false => match self.look(row, Verb::Media).await {
+                Ok(Answer::Media(media)) => media.inserted,
+                Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported => {
+                    self.without_media(row, error).await?;
+                    false
+                }
+                other => {
+                    other?;
+                    return Ok(Outcome::Done);
+                }
+            },
         };
         let addresses = lock(&self.exchanges.addresses).clone();
         let attempt = self.attempt(row)?;
         let attempt = inner.place(attempt, &addresses).await.map_err(Stop::Settings)?;
-        let urls = inner.image_urls(&attempt).map_err(Stop::Settings)?;
         let mut verbs = Vec::new();
         if power != PowerState::Off && !row.boot.leave_power {
             verbs.push(Verb::Power(PowerAction::ForceOff));
         }
-        if media.inserted {
+        if media {
             verbs.push(Verb::Eject);
         }
-        verbs.extend([Verb::Insert(urls), Verb::BootOnce(BootTarget::Cd)]);
+        match attempt.http_boot {
+            true => verbs.push(Verb::BootHttp(inner.http_boot_url(&attempt).map_err(Stop::Settings)?)),
+            false => {
+                let urls = inner.image_urls(&attempt).map_err(Stop::Settings)?;
+                verbs.extend([Verb::Insert(urls), Verb::BootOnce(BootTarget::Cd)]);
+            }
+        }
         if power == PowerState::Off || !row.boot.leave_power {
             verbs.push(Verb::Power(PowerAction::On));
         }

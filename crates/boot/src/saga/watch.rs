@@ -62,9 +62,9 @@ impl Saga {
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at)).min(watched);
         let verdict = match seen.progress {
             None if attempt.first_read_ms.is_none() => {
-                (since(handed_over) > timing.first_read()).then(|| self.never_read(row))
+                (since(handed_over) > timing.first_read()).then(|| self.never_read(row, &attempt))
             }
-            Some(_) if !seen.after_power_on && seen.reading.phase != Phase::Copied => {
+            Some(_) if !attempt.http_boot && !seen.after_power_on && seen.reading.phase != Phase::Copied => {
                 (since(handed_over) > timing.first_read()).then(|| self.not_booted_from_cd(row))
             }
             _ if seen.reading.stalled_for.is_some_and(|quiet| quiet > timing.stalled()) => {
@@ -105,6 +105,9 @@ impl Saga {
 
     /// A boot that got nowhere, because what it was to boot from is not there any more.
     pub(super) async fn lost_medium(&self, row: &mut Row, attempt: &Attempt, reading: &Reading) -> Option<Reason> {
+        if attempt.http_boot {
+            return None;
+        }
         let url = self.inner.image_url(attempt).ok()?;
         let Ok(Answer::Media(media)) = self.look(row, Verb::Media).await else {
             return None;
@@ -152,7 +155,7 @@ impl Saga {
     /// The agent is up: an override that the firmware has not used up would boot the CD again.
     pub(super) async fn settle(&self, row: &mut Row) -> Result<Outcome, Stop> {
         self.note(row, Phase::AgentUp, "agent is up");
-        match self.change(row, Verb::ClearOverride).await {
+        match self.change(row, clearing([&self.attempt(row)?])).await {
             Ok(_) => row.boot.override_set = false,
             Err(Stop::Bmc(error)) => {
                 row.boot.tries += 1;
@@ -176,8 +179,17 @@ impl Saga {
     }
 }
 
+/// What a boot by these attempts has set, and how it is removed.
+pub(super) fn clearing<'a>(attempts: impl IntoIterator<Item = &'a Attempt>) -> Verb {
+    match attempts.into_iter().any(|attempt| attempt.http_boot) {
+        true => Verb::ClearHttpBoot,
+        false => Verb::ClearOverride,
+    }
+}
+
 fn phase_began(phase: Phase) -> &'static str {
     match phase {
+        Phase::Firmware => "the firmware is downloading the image",
         Phase::Grub => "GRUB has read its configuration",
         Phase::Kernel => "GRUB is reading the kernel",
         Phase::Initrd => "GRUB is reading the initrd",

@@ -45,6 +45,24 @@ verb(
 )
 .own(),
 verb(
+    "status",
+    "[machine]",
+    Arity::Exactly(1),
+    status,
+    "Shows a machine as its BMC sees it: power, boot mode and override, UEFI HTTP boot, Secure Boot, boot progress",
+    "bmc status Name:mach-01",
+)
+.own(),
+verb(
+    "reset",
+    "[machine]",
+    Arity::Exactly(1),
+    reset,
+    "Restarts a machine's BMC (not the machine), unless a machine boots through it; its virtual media are lost",
+    "bmc reset Name:mach-01",
+)
+.own(),
+verb(
     "doctor",
     "[machine]...",
     Arity::AtLeast(0),
@@ -94,6 +112,14 @@ fn sensors(session: &Session, call: &Call) -> Result<Output, CliError> {
 
 fn fru(session: &Session, call: &Call) -> Result<Output, CliError> {
     Ok(Output::json(action(session, call, "getFru")?))
+}
+
+fn status(session: &Session, call: &Call) -> Result<Output, CliError> {
+    Ok(Output::json(action(session, call, "status")?))
+}
+
+fn reset(session: &Session, call: &Call) -> Result<Output, CliError> {
+    Ok(Output::json(action(session, call, "bmcReset")?))
 }
 
 /// Between two findings lies at most an insert, and what is in front of it at the BMC.

@@ -245,6 +245,7 @@ impl Face {
             enabled: enabled.into(),
             target: if enabled == "Disabled" { "None" } else { target }.into(),
             mode: if flags.uefi { "UEFI" } else { "Legacy" }.into(),
+            http_uri: self.bmc.boot_override().http_uri,
         };
         self.bmc.set_boot_override(means.clone());
         let until = (!self.keep_flags).then(|| Instant::now() + FLAGS);
@@ -267,7 +268,7 @@ impl Face {
             self.bmc.set_boot_override(BootOverride {
                 enabled: "Disabled".into(),
                 target: "None".into(),
-                mode: flags.means.mode,
+                ..flags.means
             });
         }
     }

@@ -407,6 +407,14 @@ fn patch_boot(bmc: &Bmc, mut boot: BootOverride, value: &Value) -> Result<BootOv
                 boot.enabled = "Continuous".into();
             }
             "BootSourceOverrideEnabled" => boot.enabled = one_of(value, name, &["Once", "Continuous", "Disabled"])?,
+            "HttpBootUri" if bmc.config.manners.boots_by_http() => {
+                let uri = match value {
+                    Value::Null => Some(""),
+                    other => other.as_str(),
+                };
+                uri.ok_or_else(|| Refused::property_value(name, value))?
+                    .clone_into(&mut boot.http_uri);
+            }
             "BootSourceOverrideMode" => boot.mode = one_of(value, name, &[bmc.config.firmware.mode()])?,
             name => return Err(Refused::property_unknown(name)),
         }

@@ -70,6 +70,7 @@ impl Tree {
             enabled: text("BootSourceOverrideEnabled", "Disabled"),
             target: text("BootSourceOverrideTarget", "None"),
             mode: text("BootSourceOverrideMode", "UEFI"),
+            http_uri: text("HttpBootUri", ""),
         })
     }
 }

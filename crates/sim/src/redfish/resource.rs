@@ -378,14 +378,18 @@ fn root(bmc: &Bmc) -> Value {
 
 fn boot(bmc: &Bmc) -> Value {
     let (boot, manners) = (bmc.boot_override(), &bmc.config.manners);
-    json!({
+    let mut shown = json!({
         "BootSourceOverrideEnabled": boot.enabled,
         "BootSourceOverrideEnabled@Redfish.AllowableValues": ["Once", "Continuous", "Disabled"],
         "BootSourceOverrideMode": boot.mode,
         "BootSourceOverrideMode@Redfish.AllowableValues": [bmc.config.firmware.mode()],
         "BootSourceOverrideTarget": boot.target,
         "BootSourceOverrideTarget@Redfish.AllowableValues": manners.boot_targets,
-    })
+    });
+    if manners.boots_by_http() {
+        shown["HttpBootUri"] = boot.http_uri.into();
+    }
+    shown
 }
 
 /// What the system is to be like after its next start.
