@@ -277,3 +277,31 @@ fn a_step_that_waits_for_a_silent_bmc_has_an_end() {
     assert_eq!(boot["error"]["reason"], "bmc-silent", "{boot:#}");
     assert!(boot["error"]["hint"].as_str().unwrap().contains("operations retry"));
 }
+
+#[test]
+fn a_verdict_waits_for_a_bmc_that_cannot_say_just_now() {
+    let options = Options {
+        timing: format!("{TIMING},tries=3,agent_s=3"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |sim| sim.manners.read = isobar_sim::ReadManner::CopyAll);
+    stage.import();
+    stage.add_machine(&json!({}));
+    let lost = Fault::from(FaultKind::MediaLost).on("POST", "ComputerSystem.Reset");
+    stage.sim().plant(lost.once());
+    boot(&stage);
+    stage.wait("the machine is handed over", |s| s.last_boot()["handed_over"] == true);
+    // The first look at the medium comes to nothing, its one repetition too.
+    let deaf = Fault::from(FaultKind::Reset).on("GET", "VirtualMedia");
+    let deaf = stage.sim().plant(Fault { times: Some(2), ..deaf });
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "media-lost", "{boot:#}");
+    assert!(
+        stage
+            .sim()
+            .faults()
+            .iter()
+            .all(|fault| fault.id != deaf || fault.met == 2)
+    );
+}

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use isobar_bmc::BmcError;
+use isobar_bmc::redfish::same_image;
 
-use super::{Outcome, Saga, http_boot, time_of};
+use super::{Outcome, Saga, Stop, http_boot, time_of};
 use crate::evidence::{Phase, Reading};
 use crate::gate::{Answer, Verb};
-use crate::reason::Reason;
+use crate::reason::{Reason, worth_retrying};
 use crate::record::{Attempt, Row};
 use crate::settings::param;
 use crate::verdict::{self, Facts};
@@ -44,15 +45,69 @@ impl Saga {
         )
     }
 
-    /// The verdict on a boot that got nowhere, with what the BMC says of the machine; `given` where nothing more exact is
-    /// known.
-    pub(super) async fn explained(&self, row: &mut Row, attempt: &Attempt, reading: &Reading, given: Reason) -> Reason {
-        let host = match self.look(row, Verb::Host).await {
-            Ok(Answer::Host(host)) => Some(host),
+    /// A boot that got nowhere, because what it was to boot from is not there any more.
+    async fn lost_medium(
+        &self,
+        row: &mut Row,
+        attempt: &Attempt,
+        reading: &Reading,
+    ) -> Result<Option<Reason>, Duration> {
+        if attempt.http_boot {
+            return Ok(None);
+        }
+        let Ok(url) = self.inner.image_url(attempt) else {
+            return Ok(None);
+        };
+        let Some(Answer::Media(media)) = self.asked(row, Verb::Media).await? else {
+            return Ok(None);
+        };
+        let shows = match media.image.filter(|_| media.inserted) {
+            _ if !media.inserted => "its virtual CD is empty",
+            Some(image) if !same_image(&image, &url) => "another image is in its virtual CD",
+            _ => return Ok(None),
+        };
+        Ok(Some(Reason::new(
+            "media-lost",
+            format!(
+                "{} has lost the image: {shows} ({})",
+                self.bmc_name(row),
+                reading.detail
+            ),
+            "a BMC reset or another user's session takes media out, the BMC's event log tells; set the bootenv again",
+        )))
+    }
+
+    /// What the BMC says, for a verdict; none: it does not say. Where it cannot say it just now, when to ask again: the
+    /// machine is not coming any more, so that the verdict can wait for a better one.
+    async fn asked(&self, row: &mut Row, verb: Verb) -> Result<Option<Answer>, Duration> {
+        match self.look(row, verb).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Stop::Bmc(error)) if worth_retrying(&error) && row.boot.tries + 1 < self.inner.timing.tries => {
+                row.boot.tries += 1;
+                Err(self.inner.timing.backoff(row.boot.tries, Duration::from_secs(10)))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The verdict on a boot that got nowhere, with what the BMC says of the medium and of the machine; `given` where nothing
+    /// more exact is known. An error: when to ask the BMC again.
+    pub(super) async fn explained(
+        &self,
+        row: &mut Row,
+        attempt: &Attempt,
+        reading: &Reading,
+        given: Reason,
+    ) -> Result<Reason, Duration> {
+        if let Some(lost) = self.lost_medium(row, attempt, reading).await? {
+            return Ok(lost);
+        }
+        let host = match self.asked(row, Verb::Host).await? {
+            Some(Answer::Host(host)) => Some(host),
             _ => None,
         };
         let Ok(reads) = self.inner.follow(attempt) else {
-            return given;
+            return Ok(given);
         };
         let bmc = self.bmc_name(row);
         let by_http = attempt.http_boot;
@@ -69,7 +124,7 @@ impl Saga {
             host: host.as_ref(),
             detail: &reading.detail,
         };
-        match given.reason.as_str() {
+        Ok(match given.reason.as_str() {
             NEVER_READ if by_http && !host.as_ref().is_some_and(verdict::in_post) => match row.boot.refused {
                 Some(reader) => Reason {
                     hint: refused_hint(reader, attempt),
@@ -90,7 +145,7 @@ impl Saga {
             // The parts of a download tell nothing of what it is for.
             _ if by_http => given,
             _ => verdict::stopped(&facts).unwrap_or(given),
-        }
+        })
     }
 
     pub(super) fn never_read(&self, row: &Row, attempt: &Attempt) -> Reason {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_bmc::PowerState;
-use isobar_bmc::redfish::same_image;
 
 use super::{Outcome, SETTLE, Saga, Stop, time_of};
 use crate::evidence::{Phase, Reading, bytes};
-use crate::gate::{Answer, Verb};
-use crate::reason::{Reason, worth_retrying};
+use crate::gate::Verb;
+use crate::reason::worth_retrying;
 use crate::record::{Attempt, Row, Way, ms_of};
 
 impl Saga {
@@ -78,10 +77,10 @@ impl Saga {
         Ok(match verdict {
             None => Outcome::Stay(Duration::from_secs(1)),
             Some(reason) if seen.reading.phase == Phase::KernelStarted => Outcome::Fail(reason),
-            Some(reason) => Outcome::Fail(match self.lost_medium(row, &attempt, &seen.reading).await {
-                Some(lost) => lost,
-                None => self.explained(row, &attempt, &seen.reading, reason).await,
-            }),
+            Some(reason) => match self.explained(row, &attempt, &seen.reading, reason).await {
+                Ok(reason) => Outcome::Fail(reason),
+                Err(pause) => Outcome::Stay(pause),
+            },
         })
     }
 
@@ -101,31 +100,6 @@ impl Saga {
             };
             self.note(row, reading.phase, text);
         }
-    }
-
-    /// A boot that got nowhere, because what it was to boot from is not there any more.
-    pub(super) async fn lost_medium(&self, row: &mut Row, attempt: &Attempt, reading: &Reading) -> Option<Reason> {
-        if attempt.http_boot {
-            return None;
-        }
-        let url = self.inner.image_url(attempt).ok()?;
-        let Ok(Answer::Media(media)) = self.look(row, Verb::Media).await else {
-            return None;
-        };
-        let shows = match media.image.filter(|_| media.inserted) {
-            _ if !media.inserted => "its virtual CD is empty",
-            Some(image) if !same_image(&image, &url) => "another image is in its virtual CD",
-            _ => return None,
-        };
-        Some(Reason::new(
-            "media-lost",
-            format!(
-                "{} has lost the image: {shows} ({})",
-                self.bmc_name(row),
-                reading.detail
-            ),
-            "a BMC reset or another user's session takes media out, the BMC's event log tells; set the bootenv again",
-        ))
     }
 
     pub(super) async fn await_operator(&self, row: &mut Row, attempt: &Attempt) -> Result<Outcome, Stop> {

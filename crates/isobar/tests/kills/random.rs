@@ -160,6 +160,13 @@ fn plant(sim: &Sim, number: usize, random: &mut Random) {
     }
 }
 
+/// What the machine and its BMC have to say, where a boot came to nothing.
+fn seen(sim: &Sim) -> String {
+    let reads = sim.reads();
+    let broken: Vec<_> = reads.iter().filter(|read| read.error.is_some()).collect();
+    format!("boots: {:#?}\nbroken reads: {broken:#?}", sim.boots())
+}
+
 type Manner = (ReadManner, Firmware, Habit, Option<u64>);
 
 /// How many boots were begun.
@@ -255,10 +262,17 @@ fn killed(kills: usize, timing: &str, manners: &[Manner], trouble: bool) -> usiz
             if machine.bootenv == "sledgehammer" && settled(&boots) && boots[0]["state"] == "done" {
                 break;
             }
-            assert!(Instant::now() < deadline, "seed {seed}: never done: {:#}", boots[0]);
+            let failed = settled(&boots) && boots[0]["state"] == "failed";
+            assert!(
+                Instant::now() < deadline && (trouble || !failed),
+                "seed {seed}: never done: {:#}\n{}\nserver started at {:?}",
+                boots[0],
+                seen(&machine.sim),
+                server.starts
+            );
             if machine.bootenv == "local" {
                 machine.begin(&client).unwrap();
-            } else if trouble && settled(&boots) && boots[0]["state"] == "failed" {
+            } else if failed {
                 machine.ask(&client, "local").unwrap();
             }
             std::thread::sleep(Duration::from_millis(100));
