@@ -13,6 +13,8 @@ use crate::run::{cargo, root, step, target};
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     dir: Option<PathBuf>,
+    /// Of the mock server.
+    more: Vec<String>,
 }
 
 impl Options {
@@ -20,7 +22,14 @@ impl Options {
         match args {
             [] => Ok(Self::default()),
             ["--dir"] => Err(anyhow!("--dir wants a value")),
-            ["--dir", dir] => Ok(Self { dir: Some(dir.into()) }),
+            ["--dir", dir, rest @ ..] => Ok(Self {
+                dir: Some(dir.into()),
+                ..Self::parse(rest)?
+            }),
+            ["--", more @ ..] => Ok(Self {
+                more: more.iter().map(|word| (*word).to_owned()).collect(),
+                ..Self::default()
+            }),
             [other, ..] => bail!("cargo xtask trees has no option {other}"),
         }
     }
@@ -45,5 +54,10 @@ pub(crate) fn trees(options: &Options) -> Result<()> {
         .context("no mock server `serve` beside the trees")?;
     packages::ensure(&[TREES])?;
     step(&mut cargo(&["build", "--locked", "--workspace", "--example", "trees"]))?;
-    step(Command::new(target().join("debug/examples/trees")).arg(serve).arg(dir))
+    step(
+        Command::new(target().join("debug/examples/trees"))
+            .arg(serve)
+            .arg(dir)
+            .args(&options.more),
+    )
 }

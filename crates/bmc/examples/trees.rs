@@ -1,6 +1,7 @@
 //! Boots every resource tree of a folder and prints a row each; `cargo xtask trees` runs it.
 //!
-//! `trees SERVE FOLDER`: the mock server, and the trees.
+//! `trees SERVE FOLDER [OPTION]...`: the mock server, the trees, and options that make the mock server harder to get on
+//! with (`--stale-eject 10`, `--fail 3:503`).
 
 #[path = "../tests/sheet/mod.rs"]
 mod sheet;
@@ -13,11 +14,12 @@ use sheet::Outcome;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let [serve, dir] = args.as_slice() else {
-        eprintln!("trees SERVE FOLDER");
+    let [serve, dir, more @ ..] = args.as_slice() else {
+        eprintln!("trees SERVE FOLDER [OPTION]...");
         return ExitCode::FAILURE;
     };
-    match all(serve, dir).await {
+    let more: Vec<String> = more.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    match all(serve, dir, &more).await {
         (0, _) => {
             eprintln!("error: no tree in {}", dir.display());
             ExitCode::FAILURE
@@ -34,7 +36,7 @@ async fn main() -> ExitCode {
 }
 
 /// How many there are, and how many of them are within their sheets.
-async fn all(serve: &Path, dir: &Path) -> (usize, usize) {
+async fn all(serve: &Path, dir: &Path, more: &[String]) -> (usize, usize) {
     let trees = sheet::trees(dir);
     let total = trees.len();
     let mut within = 0;
@@ -42,8 +44,11 @@ async fn all(serve: &Path, dir: &Path) -> (usize, usize) {
     for some in trees.chunks(4) {
         let mut running = Vec::new();
         for tree in some {
-            let (serve, tree) = (serve.to_path_buf(), tree.clone());
-            running.push(tokio::spawn(async move { sheet::boot(&serve, &tree, &[]).await }));
+            let (serve, tree, more) = (serve.to_path_buf(), tree.clone(), more.to_vec());
+            running.push(tokio::spawn(async move {
+                let more: Vec<&str> = more.iter().map(String::as_str).collect();
+                sheet::boot(&serve, &tree, &more).await
+            }));
         }
         for (tree, run) in some.iter().zip(running) {
             let outcome = run.await.unwrap_or_else(|err| Outcome {

@@ -90,6 +90,70 @@ async fn what_differs_from_the_sheet_is_told() {
     }
 }
 
+/// A tree of which some resources are others; none: they are gone.
+fn varied(tree: &Path, sheet: serde_json::Value, others: &[(&str, Option<serde_json::Value>)]) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new("cp")
+        .args(["-r", "--no-preserve=mode"])
+        .arg(tree.join("redfish"))
+        .arg(copy.path())
+        .status();
+    assert!(status.unwrap().success());
+    for (uri, body) in others {
+        let folder = copy.path().join(uri.trim_start_matches('/'));
+        match body {
+            Some(body) => std::fs::write(folder.join("index.json"), body.to_string()).unwrap(),
+            None => std::fs::remove_dir_all(folder).unwrap(),
+        }
+    }
+    let mut whole: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(tree.join("expected.json")).unwrap()).unwrap();
+    let members = sheet.as_object().unwrap().clone();
+    whole.as_object_mut().unwrap().extend(members);
+    std::fs::write(copy.path().join("expected.json"), whole.to_string()).unwrap();
+    copy
+}
+
+/// The same rules in other machines: sheets ask for what the six trees have not.
+#[tokio::test]
+async fn trees_that_are_a_little_different_boot_or_say_why_not() {
+    use serde_json::json;
+
+    let Some(dir) = folder() else { return };
+    let (ami, x13) = (
+        dir.join("gigabyte-megarac-12.84.13-h262"),
+        dir.join("supermicro-x13-11.01.01-sys-821ge-tnhr"),
+    );
+    let slots = |manager: &str| format!("/redfish/v1/Managers/{manager}/VirtualMedia");
+    let none = |uri: &str| Some(json!({"@odata.id": uri, "Members": [], "Members@odata.count": 0}));
+    let (of_ami, of_x13) = (slots("Self"), slots("1"));
+    let no_media = json!({"media_supported": false, "media_slot_uri": null, "insert_uri": null, "boot_target": null});
+    let cases = [
+        // Its slot is there after a request alone.
+        varied(
+            &ami,
+            json!({}),
+            &[(&format!("{of_ami}/CD1"), None), (&of_ami, none(&of_ami))],
+        ),
+        varied(&x13, no_media.clone(), &[(&of_x13, none(&of_x13))]),
+        varied(&x13, no_media, &[(&of_x13, None)]),
+        varied(
+            &x13,
+            json!({"etag_required": true, "insert_payload_keys": ["Image", "TransferProtocolType", "UserName", "Password"]}),
+            &[],
+        ),
+        varied(
+            &x13,
+            json!({"insert_payload_forbidden": ["Inserted", "WriteProtected"], "image_schemes": ["nfs"]}),
+            &[],
+        ),
+    ];
+    for (number, case) in cases.iter().enumerate() {
+        let outcome = sheet::boot(&dir.join("serve"), case.path(), &["--fail", "3:503"]).await;
+        assert!(outcome.differs.is_empty(), "{number}: {outcome:#?}");
+    }
+}
+
 #[tokio::test]
 async fn a_busy_bmc_is_waited_for() {
     let Some(dir) = folder() else { return };

@@ -326,6 +326,22 @@ async fn slots_that_are_not_for_us_are_left_alone() {
             "CD1",
         ),
         (
+            "nothing says what it is for",
+            Tree::new("").slot(SLOTS, "HD1", json!({"MediaTypes": null})).slot(
+                SLOTS,
+                "Slot1",
+                json!({"MediaTypes": null, "Name": "Virtual Media"}),
+            ),
+            "Slot1",
+        ),
+        (
+            "one says what it is for",
+            Tree::new("")
+                .slot(SLOTS, "1", json!({"MediaTypes": null, "Name": "Virtual Media"}))
+                .slot(SLOTS, "2", json!({})),
+            "2",
+        ),
+        (
             "no target",
             Tree::new("").slot(
                 SLOTS,
@@ -493,6 +509,26 @@ async fn where_nothing_takes_an_image_one_error_says_so_and_nothing_is_sent() {
         assert!(!err.hint.is_empty());
         client.close().await;
         assert_eq!(changes(&bmc), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn nfs_is_written_as_each_wants_it() {
+    let nfs = "nfs://10.0.0.1/export/token-token/boot.iso";
+    let bare = "10.0.0.1:/export/token-token/boot.iso";
+    for (vendor, model, want) in [
+        ("Lenovo", "ThinkSystem SR650 V3", bare),
+        ("Lenovo", "ThinkSystem SR650 V4", nfs),
+        ("Dell Inc.", "PowerEdge R750", bare),
+        ("HPE", "ProLiant DL380 Gen12", nfs),
+    ] {
+        let bmc = Tree::new(vendor)
+            .with(SYSTEM, json!({"Model": model}))
+            .slot(SLOTS, "CD1", json!({}))
+            .serve();
+        inserted(&bmc, nfs).await;
+        let sent = sent(&bmc, "POST", "InsertMedia");
+        assert_eq!(sent[0]["Image"], want, "{vendor} {model}");
     }
 }
 

@@ -472,7 +472,11 @@ pub fn same_image(shown: &str, url: &str) -> bool {
     if let (Some(shown), Some(wanted)) = (nonce(shown), nonce(url)) {
         return shown == wanted;
     }
-    let bare = |u: &str| u.split_once("://").map_or(u, |(_, rest)| rest).to_ascii_lowercase();
+    // NFS is `host:/path` as well.
+    let bare = |u: &str| {
+        let rest = u.split_once("://").map_or(u, |(_, rest)| rest);
+        rest.to_ascii_lowercase().replacen(":/", "/", 1)
+    };
     let (shown, url) = (bare(shown), bare(url));
     shown == url || (shown.len() >= 16 && (url.starts_with(&shown) || url.ends_with(&shown) || shown.ends_with(&url)))
 }
@@ -492,8 +496,13 @@ mod tests {
             ("/abcdefgh/boot.iso", true),
             ("http://10.0.0.1:8091/other/boot.iso", false),
             ("boot.iso", false),
+            ("10.0.0.1:/abcdefgh/boot.iso", false),
         ] {
             assert_eq!(same_image(shown, url), want, "{shown}");
         }
+        assert!(same_image(
+            "10.0.0.1:/abcdefgh/boot.iso",
+            "nfs://10.0.0.1/abcdefgh/boot.iso"
+        ));
     }
 }

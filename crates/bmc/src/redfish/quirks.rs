@@ -42,6 +42,8 @@ pub(crate) enum Quirk {
     ImageSchemes(&'static [&'static str]),
     /// An NFS image is written `host:/export/x.iso`.
     BareNfs,
+    /// As a URL after all.
+    UrlNfs,
     /// Logging in wants this member too.
     SessionOem(&'static str),
 }
@@ -50,7 +52,7 @@ const ANY: u32 = u32::MAX;
 
 use Quirk::{
     ActionsOnly, AlwaysSendEnabled, BareNfs, BootByProfile, CdTargets, ConnectedViaIsTruth, FullBootPayload,
-    ImageSchemes, PatchImageOnly, RestoreBootMode, SessionOem, SkipSlots,
+    ImageSchemes, PatchImageOnly, RestoreBootMode, SessionOem, SkipSlots, UrlNfs,
 };
 
 /// Where nothing else is said.
@@ -142,7 +144,7 @@ pub(crate) const ROWS: &[Row] = &[
         why: "OpenBMC inside (recorded tree of a GB300)",
     },
     Row {
-        vendor: &["huawei", "xfusion"],
+        vendor: &["huawei", "xfusion", "h3c"],
         model: &[],
         before: ANY,
         set: &[ImageSchemes(&["nfs", "https"])],
@@ -154,6 +156,13 @@ pub(crate) const ROWS: &[Row] = &[
         before: ANY,
         set: &[BareNfs],
         why: "host:/export/x.iso (Dell's and Lenovo's own scripts)",
+    },
+    Row {
+        vendor: &["lenovo"],
+        model: &[" v4"],
+        before: ANY,
+        set: &[UrlNfs],
+        why: "XCC3 wants the scheme (Lenovo's documentation)",
     },
 ];
 

@@ -45,6 +45,7 @@ pub(crate) fn order(
 /// A URL as this BMC wants it written.
 pub(crate) fn written(found: &Found, url: &str) -> String {
     if found.quirks.has(Quirk::BareNfs)
+        && !found.quirks.has(Quirk::UrlNfs)
         && let Some(("nfs", rest)) = url.split_once("://")
         && let Some((host, path)) = rest.split_once('/')
     {

@@ -209,16 +209,20 @@ async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Re
             match cd_slot(found, &uri, reply) {
                 Ok(slot) => {
                     let id = id_of(&uri, &slot.body);
-                    slots.push(((slot.insert.rank(), rank, json::natural(&id)), slot));
+                    let unsaid = holds_cd(&id, &slot.body).is_none();
+                    slots.push(((unsaid, slot.insert.rank(), rank, json::natural(&id)), slot));
                 }
                 Err(id) => passed_over.push(id),
             }
         }
         if let Some(slot) = config(http, collection, &listed.body).await? {
-            slots.push(((slot.insert.rank(), rank, json::natural("")), slot));
+            slots.push(((false, slot.insert.rank(), rank, json::natural("")), slot));
         }
     }
     slots.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // What nothing says is for CDs is taken where there is nothing else.
+    let said = slots.iter().any(|((unsaid, ..), _)| !unsaid);
+    slots.retain(|((unsaid, ..), _)| !(said && *unsaid));
     Ok(Listed {
         slots: slots.into_iter().map(|(_, slot)| slot).collect(),
         passed_over,
@@ -232,7 +236,12 @@ fn id_of(uri: &str, slot: &Value) -> String {
 /// The slot, or its id where it is not for us.
 fn cd_slot(found: &Found, uri: &str, reply: Reply) -> Result<Slot, String> {
     let id = id_of(uri, &reply.body);
-    let usable = holds_cd(&id, &reply.body) && !found.quirks.skips_slot(&id);
+    let takes_images = || {
+        json::at(&reply.body, &["Actions"])
+            .get("#VirtualMedia.InsertMedia")
+            .is_some()
+    };
+    let usable = holds_cd(&id, &reply.body).unwrap_or_else(takes_images) && !found.quirks.skips_slot(&id);
     let Some(insert) = usable.then(|| way_in(found, uri, &id, &reply)).flatten() else {
         return Err(id);
     };
@@ -279,25 +288,24 @@ async fn config(http: &mut Transport, collection: &str, body: &Value) -> Result<
     Ok(Some(slot.again(http).await?))
 }
 
-/// Whether a slot is for CDs: by its media types, else by its id, else by its name.
-fn holds_cd(id: &str, slot: &Value) -> bool {
+/// Whether a slot is for CDs: by its media types, else by its id, else by its name; none: nothing says so, or not.
+fn holds_cd(id: &str, slot: &Value) -> Option<bool> {
     let types = json::texts(slot, &["MediaTypes"]).unwrap_or_default();
     if !types.is_empty() {
-        return types
-            .iter()
-            .any(|t| t.eq_ignore_ascii_case("CD") || t.eq_ignore_ascii_case("DVD"));
+        let cd = |t: &String| t.eq_ignore_ascii_case("CD") || t.eq_ignore_ascii_case("DVD");
+        return Some(types.iter().any(cd));
     }
     let says = |text: &str| {
         let text = text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        match (has(&["floppy", "usb", "hdd", "removable"]), has(&["cd", "dvd", "ext"])) {
+        match (has(&["floppy", "usb", "hd", "removable"]), has(&["cd", "dvd", "ext"])) {
             (true, _) => Some(false),
             (false, true) => Some(true),
             (false, false) => None,
         }
     };
     let name = json::text(slot, &["Name"]).unwrap_or_default();
-    says(id).or_else(|| says(name)).unwrap_or(false)
+    says(id).or_else(|| says(name))
 }
 
 /// How to insert into a slot; `None` for those that only somebody's browser or an upload can fill.
@@ -415,10 +423,10 @@ mod tests {
             ("HDD1", json!({"Name": "virtual hdd"}), false),
             ("1", json!({"Name": "USB CD"}), false),
             ("1", json!({"Name": "Virtual DVD"}), true),
-            ("1", json!({}), false),
         ] {
-            assert_eq!(holds_cd(id, &slot), want, "{id} {slot}");
+            assert_eq!(holds_cd(id, &slot), Some(want), "{id} {slot}");
         }
+        assert_eq!(holds_cd("VirtualMedia1", &json!({"Name": "Virtual Media"})), None);
     }
 
     #[test]

@@ -59,7 +59,7 @@ enum Kind {
     Stray,
 }
 
-pub(super) fn judge(served: &Served, told: &Told) -> Outcome {
+pub(super) fn judge(served: &Served, told: &Told, more: &[&str]) -> Outcome {
     let sheet = &served.sheet;
     let requests = served.requests();
     let requests: Vec<(Kind, Request<'_>)> = requests
@@ -67,7 +67,11 @@ pub(super) fn judge(served: &Served, told: &Told) -> Outcome {
         .map(|r| (kind(sheet, &Request(r)), Request(r)))
         .collect();
     let mut differs = told.failed.clone();
-    found(sheet, told, &mut differs);
+    let power = more
+        .iter()
+        .position(|word| *word == "--power")
+        .and_then(|at| more.get(at + 1));
+    found(sheet, told, power.copied().or(sheet.text("power_state")), &mut differs);
     for (kind, request) in &requests {
         if *kind == Kind::Stray {
             differs.push(format!("sent what is not on the sheet: {}", request.shown()));
@@ -138,7 +142,7 @@ fn done(sheet: &Sheet, told: &Told, requests: usize) -> String {
 }
 
 /// Whether the right system, manager and slot were chosen.
-fn found(sheet: &Sheet, told: &Told, differs: &mut Vec<String>) {
+fn found(sheet: &Sheet, told: &Told, power: Option<&str>, differs: &mut Vec<String>) {
     let probe = &told.probe;
     for (what, found) in [("system_uri", &probe.system), ("manager_uri", &probe.manager)] {
         if let Some(wanted) = sheet.text(what)
@@ -147,7 +151,7 @@ fn found(sheet: &Sheet, told: &Told, differs: &mut Vec<String>) {
             differs.push(format!("{what} is {found}, not {wanted}"));
         }
     }
-    if let (Some(wanted), Some(power)) = (sheet.text("power_state"), told.power)
+    if let (Some(wanted), Some(power)) = (power, told.power)
         && power != PowerState::Unknown
         && !format!("{power:?}").eq_ignore_ascii_case(wanted)
     {

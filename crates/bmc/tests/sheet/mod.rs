@@ -151,6 +151,18 @@ impl Recorder for Records {
     }
 }
 
+/// Quick, but for a mock server that is slow.
+fn options_for(more: &[&str]) -> Options {
+    match more.contains(&"--delay") {
+        true => Options {
+            call_deadline: Duration::from_secs(240),
+            settle: Duration::from_secs(20),
+            ..options()
+        },
+        false => options(),
+    }
+}
+
 pub fn options() -> Options {
     Options {
         longest_wait: Duration::from_millis(20),
@@ -161,10 +173,10 @@ pub fn options() -> Options {
     }
 }
 
-async fn open(url: &str, system: Option<&str>, records: Arc<Records>) -> Result<Redfish, BmcError> {
+async fn open(url: &str, system: Option<&str>, records: Arc<Records>, options: Options) -> Result<Redfish, BmcError> {
     let password = Secret::new(PASSWORD.to_owned());
     let endpoint = Endpoint::from_params(url, None, USER, password, TlsTrust::Insecure, system)?;
-    connect(endpoint, records, options()).await
+    connect(endpoint, records, options).await
 }
 
 /// What one boot of a tree showed.
@@ -206,7 +218,7 @@ pub async fn boot(serve: &Path, tree: &Path, more: &[&str]) -> Outcome {
     if let Err(err) = converse(&served, &records, &mut told, more).await {
         told.failed.push(format!("{err}"));
     }
-    let mut outcome = judge::judge(&served, &told);
+    let mut outcome = judge::judge(&served, &told, more);
     let recorded = serde_json::to_string(&*records.0.lock().unwrap()).unwrap_or_default();
     for secret in [PASSWORD, TOKEN] {
         if recorded.contains(secret) {
@@ -217,16 +229,29 @@ pub async fn boot(serve: &Path, tree: &Path, more: &[&str]) -> Outcome {
     outcome
 }
 
+/// As a boot does with what may pass, where the mock server fails on purpose.
+macro_rules! tried {
+    ($more:expr, $call:expr) => {{
+        let mut left = if $more.contains(&"--fail") { 3 } else { 0 };
+        loop {
+            match $call.await {
+                Err(error) if left > 0 && error.class.is_transient() => left -= 1,
+                done => break done,
+            }
+        }
+    }};
+}
+
 async fn converse(served: &Served, records: &Arc<Records>, told: &mut Told, more: &[&str]) -> Result<(), BmcError> {
     let sheet = &served.sheet;
-    let mut bmc = open(&served.url, None, records.clone()).await?;
+    let mut bmc = tried!(more, open(&served.url, None, records.clone(), options_for(more)))?;
     let mut probed = bmc.probe().await;
     if let (Err(err), Some(system)) = (&probed, sheet.text("system_uri"))
         && err.hint.contains("isobar/bmc-system")
     {
         // Several machines behind one BMC: the operator says which.
         bmc.close().await;
-        bmc = open(&served.url, Some(system), records.clone()).await?;
+        bmc = open(&served.url, Some(system), records.clone(), options_for(more)).await?;
         probed = bmc.probe().await;
     }
     told.probe = match probed {
@@ -248,7 +273,7 @@ async fn converse(served: &Served, records: &Arc<Records>, told: &mut Told, more
 async fn talk(bmc: &mut Redfish, sheet: &Sheet, told: &mut Told, more: &[&str]) -> Result<(), BmcError> {
     told.power = Some(bmc.power_state().await?);
     let url = sheet.image();
-    let inserted = bmc.insert(&url).await;
+    let inserted = tried!(more, bmc.insert(&url));
     let failed = inserted.is_err();
     told.inserted = Some(inserted);
     if failed {
@@ -259,7 +284,7 @@ async fn talk(bmc: &mut Redfish, sheet: &Sheet, told: &mut Told, more: &[&str]) 
         told.failed.push("after the insert the slot is said to be empty".into());
     }
     if sheet.text("boot_target").is_some() || sheet.0["boot_alternative"].is_object() {
-        told.booted = Some(bmc.boot_once(BootTarget::Cd).await);
+        told.booted = Some(tried!(more, bmc.boot_once(BootTarget::Cd)));
     }
     if sheet.text("reset_uri").is_some() {
         for (action, wanted) in [
@@ -267,7 +292,7 @@ async fn talk(bmc: &mut Redfish, sheet: &Sheet, told: &mut Told, more: &[&str]) 
             (PowerAction::On, PowerState::On),
             (PowerAction::Cycle, PowerState::On),
         ] {
-            match bmc.power(action).await {
+            match tried!(more, bmc.power(action)) {
                 Ok(()) => {
                     let now = bmc.power_state().await?;
                     if now != wanted {
@@ -279,9 +304,9 @@ async fn talk(bmc: &mut Redfish, sheet: &Sheet, told: &mut Told, more: &[&str]) 
         }
     }
     if matches!(told.booted, Some(Ok(()))) {
-        bmc.clear_boot_override().await?;
+        tried!(more, bmc.clear_boot_override())?;
     }
-    bmc.eject().await?;
+    tried!(more, bmc.eject())?;
     if bmc.media().await.is_ok_and(|m| m.inserted) && !more.contains(&"--stale-eject") {
         told.failed.push("after the eject the slot is said to be full".into());
     }

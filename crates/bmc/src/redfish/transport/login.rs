@@ -148,8 +148,16 @@ impl Transport {
             let session = session.clone();
             self.begin("log out");
             self.deadline = Instant::now() + LOGOUT;
-            if let Err(err) = self.send(Method::DELETE, &session, None, None, true).await {
-                tracing::debug!(bmc = %self.name, %err, "could not log out");
+            // Sessions are few: a BMC that fails to end one is asked once more.
+            for _ in 0..2 {
+                match self.send(Method::DELETE, &session, None, None, true).await {
+                    Ok(reply) if reply.status >= 500 => {}
+                    Ok(_) => break,
+                    Err(err) => {
+                        tracing::debug!(bmc = %self.name, %err, "could not log out");
+                        break;
+                    }
+                }
             }
         }
         // A login that was refused stays refused.
