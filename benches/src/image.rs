@@ -173,6 +173,7 @@ impl Disc {
             bios_image: Some(bios_image.clone()),
             efi_image: Some(efi_image.clone()),
             catalog: text("catalog")?,
+            compact: false,
         };
         let base = Arc::new(Base::build(&spec, &blobs)?);
         Ok(Self {

@@ -201,6 +201,7 @@ impl Bases {
             bios_image: bundle.bios_image,
             efi_image: bundle.efi_image,
             catalog: bundle.catalog,
+            compact: false,
         };
         let base = Arc::new(Base::build(&spec, &self.blobs)?);
         let plain = isobar_image::plan(&base, &[]).map_err(|e| ImportError::Bundle(e.to_string()))?;

@@ -6,16 +6,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use isobar_bmc::{ErrorClass, Mode};
+use isobar_bmc::{Endpoint, ErrorClass, Mode};
 pub use isobar_ipmi::sol::Key;
 use isobar_model::ApiError;
 use isobar_objects::Principal;
 use isobar_store::Txn;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::actions::failure;
 use crate::gate::{Caller, Rank};
 use crate::reason::Reason;
+use crate::record::Boot;
 use crate::service::Booter;
 use crate::settings::Settings;
 use crate::state::{Inner, lock, store_error};
@@ -43,7 +44,27 @@ struct Open {
 
 /// Those that are open.
 #[derive(Default)]
-pub(crate) struct Consoles(Mutex<HashMap<String, Open>>, Mutex<Tails>);
+pub(crate) struct Consoles(
+    Mutex<HashMap<String, Open>>,
+    Mutex<Tails>,
+    Mutex<HashMap<String, Following>>,
+);
+
+/// A console that is followed for a boot's post-mortem, by its machine.
+struct Following {
+    boot: String,
+    /// Dropping it ends it; none: it has ended.
+    end: Option<oneshot::Sender<()>>,
+    /// Whoever wants the console waits here until it is given back.
+    over: Arc<Semaphore>,
+    /// Why there is nothing of it.
+    why: Option<String>,
+}
+
+/// Consoles that are followed at a time.
+const FOLLOWED: usize = 64;
+/// Machines of which it is known why there is no tail.
+const WHYS: usize = 1024;
 
 /// Bytes of a console's end that are kept.
 const TAIL: usize = 16 * 1024;
@@ -69,6 +90,16 @@ impl Tails {
 }
 
 impl Consoles {
+    /// Why the console of this machine could not be followed.
+    pub(crate) fn why_no_tail(&self, machine: &str) -> Option<String> {
+        lock(&self.2).get(machine)?.why.clone()
+    }
+
+    /// Nothing that was said in an earlier boot is of this one.
+    fn forget(&self, machine: &str) {
+        lock(&self.1).0.retain(|(of, _)| of != machine);
+    }
+
     /// The end of what a machine said, where somebody had its console open.
     pub(crate) fn tail(&self, machine: &str) -> Option<String> {
         let tails = lock(&self.1);
@@ -149,6 +180,7 @@ impl Inner {
                 .push("a BMC's console is IPMI's: set ipmi/mode to auto or ipmitool".to_owned());
             return Err(error);
         }
+        self.end_tail(machine).await;
         if lock(&self.consoles.0).len() >= MOST {
             return Err(ApiError::new(
                 409,
@@ -221,5 +253,128 @@ impl Inner {
             tracing::info!(machine, error = ended.err().map(|e| e.to_string()), "console closed");
         });
         Ok(Console { id, screen })
+    }
+}
+
+impl Inner {
+    /// Follows the serial console of a machine while it boots, where the operator wants that (`isobar/serial-tail`): never
+    /// taken from somebody, given back to whoever opens it through this server, and over with the boot. Returns when it is open,
+    /// so that nothing is missed, or cannot be.
+    pub(crate) async fn follow_console(self: &Arc<Self>, boot: &Boot, settings: &Settings) {
+        let Ok(endpoint) = settings.endpoint.clone() else {
+            return;
+        };
+        if !settings.serial_tail || boot.shadow {
+            return;
+        }
+        let (machine, id) = (boot.machine.clone(), boot.id.clone());
+        let (end, ended) = oneshot::channel();
+        let (ready, opened) = oneshot::channel();
+        let over = Arc::new(Semaphore::new(0));
+        {
+            let mut all = lock(&self.consoles.2);
+            if all.get(&machine).is_some_and(|one| one.boot == id) {
+                return;
+            }
+            if all.len() >= WHYS {
+                all.retain(|_, one| one.end.is_some());
+            }
+            let open = all.values().filter(|one| one.end.is_some()).count();
+            let why = match endpoint.mode {
+                Mode::Redfish => Some("a console is IPMI's, and ipmi/mode is redfish".to_owned()),
+                _ if open >= FOLLOWED => Some(format!("{FOLLOWED} consoles of other boots were followed already")),
+                _ => None,
+            };
+            let refused = why.is_some();
+            let following = Following {
+                boot: id.clone(),
+                end: (!refused).then_some(end),
+                over: Arc::clone(&over),
+                why,
+            };
+            all.insert(machine.clone(), following);
+            if refused {
+                return;
+            }
+        }
+        let watched = lock(&self.consoles.0).values().any(|open| open.machine == machine);
+        if !watched {
+            self.consoles.forget(&machine);
+        }
+        let (inner, site) = (Arc::clone(self), settings.site.clone());
+        self.runtime.spawn(async move {
+            let why = match watched {
+                // Somebody has it open through this server: what they see is kept anyway.
+                true => None,
+                false => inner
+                    .carry_tail(&machine, &endpoint, site.as_deref(), ready, ended)
+                    .await
+                    .err(),
+            };
+            let mut all = lock(&inner.consoles.2);
+            if let Some(one) = all.get_mut(&machine).filter(|one| one.boot == id) {
+                (one.end, one.why) = (None, why);
+            }
+            over.close();
+        });
+        let _ = tokio::time::timeout(self.timing.settle(), opened).await;
+    }
+
+    async fn carry_tail(
+        &self,
+        machine: &str,
+        endpoint: &Endpoint,
+        site: Option<&str>,
+        ready: oneshot::Sender<()>,
+        ended: oneshot::Receiver<()>,
+    ) -> Result<(), String> {
+        let caller = Caller {
+            endpoint,
+            site,
+            who: "serial-tail",
+            rank: Rank::Asked,
+        };
+        let opened = self.gate.turn(caller).await.console(false).await;
+        let console = opened.map_err(|error| format!("its console could not be followed: {error}"))?;
+        drop(ready);
+        // Nothing is typed: the sender only has to live.
+        let (_keys, typed) = mpsc::channel(1);
+        let (text, mut said) = mpsc::channel(1);
+        let run = console.run(typed, text);
+        let carry = async {
+            let mut ended = ended;
+            loop {
+                tokio::select! {
+                    _ = &mut ended => break,
+                    text = said.recv() => match text {
+                        Some(text) => lock(&self.consoles.1).add(machine, &text),
+                        None => break,
+                    },
+                }
+            }
+            drop(said);
+        };
+        let (ran, ()) = tokio::join!(run, carry);
+        ran.map_err(|error| format!("its console was lost: {error}"))
+    }
+
+    /// The boot is over.
+    pub(crate) fn unfollow_console(&self, boot: &Boot) {
+        let mut all = lock(&self.consoles.2);
+        if let Some(one) = all.get_mut(&boot.machine).filter(|one| one.boot == boot.id) {
+            one.end = None;
+        }
+    }
+
+    /// Somebody wants the console for themselves.
+    async fn end_tail(&self, machine: &str) {
+        let over = {
+            let mut all = lock(&self.consoles.2);
+            let Some(one) = all.get_mut(machine) else { return };
+            one.end = None;
+            Arc::clone(&one.over)
+        };
+        // It is closed when it is over; a BMC that does not answer is no reason to wait for ever.
+        let _ = tokio::time::timeout(self.timing.log_out(), over.acquire()).await;
     }
 }

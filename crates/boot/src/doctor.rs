@@ -412,6 +412,11 @@ impl Examination {
                 self.tell(Row::good("login", format!("user {} is taken", endpoint.username)))
                     .await;
                 self.tell(look::model_row(&probe)).await;
+                // IPMI inserts nothing.
+                if !probe.system.is_empty() {
+                    let known = self.inner.gate.profile(&probe);
+                    self.tell(look::profile_row(known.as_ref())).await;
+                }
                 return Ok(probe);
             }
             Ok(_) => return Err(Over),

@@ -417,6 +417,11 @@ impl Gate {
         self.connector.learnt()?.profile(probe)
     }
 
+    /// What BMCs taught, where that is kept.
+    pub(crate) fn learnt(&self) -> Option<&redfish::Learnt> {
+        self.connector.learnt()
+    }
+
     /// For how long a BMC that did not answer is left alone by all that does not hurry.
     pub(crate) fn left_alone(&self, endpoint: &Endpoint) -> Option<Duration> {
         let now = Instant::now();

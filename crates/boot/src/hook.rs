@@ -67,6 +67,7 @@ impl ChangeHook for Booter {
 
     fn committed(&self, machine: &str, now: Option<&Object>) {
         self.inner.wake(machine);
+        self.inner.post_mortem_of_early(machine);
         match now {
             Some(now) => self.inner.tell_boot_error_if(machine, now),
             None => self.inner.attempts.forget_all(),
@@ -150,6 +151,7 @@ impl Inner {
                 self.commit_planned(&planned, txn);
             }
             Err(reason) => {
+                self.post_mortems.expect(member(machine, "Uuid"), &boot.id);
                 boot.state = State::Failed;
                 boot.cleanup = owes;
                 boot.note(boot.updated_ms, Phase::Planned, &reason.message);

@@ -28,6 +28,7 @@ mod line;
 pub mod operations;
 pub mod pins;
 mod post_mortem;
+mod profiles;
 pub mod reads;
 pub mod reason;
 pub mod record;

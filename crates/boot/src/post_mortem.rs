@@ -1,9 +1,11 @@
 //! What is kept of a boot that failed: one file without secrets, to be looked at elsewhere, and to be replayed by the
 //! simulator.
 
+use std::collections::HashMap;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use isobar_bmc::Redactor;
@@ -15,8 +17,8 @@ use serde_json::{Map, Value, json};
 use crate::gate;
 use crate::record::{Boot, rfc3339};
 use crate::service::Booter;
-use crate::settings::param;
-use crate::state::Inner;
+use crate::settings::{Settings, param};
+use crate::state::{Inner, lock};
 use crate::view::BootView;
 
 /// Form of the file.
@@ -45,18 +47,45 @@ const PARAMS: &[&str] = &[
     param::BMC_TLS,
     param::BMC_SITE,
     param::BMC_RECOVERY,
+    param::SERIAL_TAIL,
     param::IPMI_MODE,
 ];
 
+/// Boots that failed in the change that began them and whose commit is still to come, at most: those of a rolling boot.
+const EARLY: usize = 10_000;
+
 /// The folder of these files.
 #[derive(Clone, Debug)]
-pub(crate) struct Files(pub(crate) PathBuf);
+pub(crate) struct Files {
+    folder: PathBuf,
+    /// Boots that failed before there was anything to send, by their machines, until the change is committed.
+    early: Arc<Mutex<HashMap<String, String>>>,
+}
 
 impl Files {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            early: Arc::default(),
+        }
+    }
+
+    /// A boot cannot be planned: it has a file once it is committed.
+    pub(crate) fn expect(&self, machine: &str, boot: &str) {
+        let mut early = lock(&self.early);
+        if early.len() < EARLY {
+            early.insert(machine.to_owned(), boot.to_owned());
+        }
+    }
+
+    fn expected(&self, machine: &str) -> Option<String> {
+        lock(&self.early).remove(machine)
+    }
+
     fn path(&self, boot: &str) -> Option<PathBuf> {
         // Ids are UUIDs; nothing that a client writes is a path.
         let id = uuid::Uuid::parse_str(boot).ok()?;
-        Some(self.0.join(format!("{id}.json")))
+        Some(self.folder.join(format!("{id}.json")))
     }
 
     /// On disk when this returns. The oldest make room.
@@ -69,7 +98,10 @@ impl Files {
                 "a post-mortem that is too long",
             ));
         }
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)?;
         self.collect(KEPT - 1)?;
         let half = path.with_extension("new");
         let mut file = std::fs::OpenOptions::new()
@@ -81,7 +113,7 @@ impl Files {
         file.write_all(&text)?;
         file.sync_all()?;
         std::fs::rename(&half, &path)?;
-        std::fs::File::open(&self.0)?.sync_all()
+        std::fs::File::open(&self.folder)?.sync_all()
     }
 
     /// One more member, of a file that is there.
@@ -105,7 +137,7 @@ impl Files {
     /// Leaves so many.
     fn collect(&self, keep: usize) -> io::Result<()> {
         let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
-        for entry in std::fs::read_dir(&self.0)? {
+        for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let written = entry.metadata().and_then(|data| data.modified());
             files.push((written.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
@@ -138,6 +170,42 @@ fn params(objects: &Objects, machine: &Object) -> Value {
 }
 
 impl Inner {
+    /// Why there is nothing of the machine's serial console.
+    fn no_serial(&self, boot: &Boot, settings: Option<&Settings>) -> String {
+        if boot.attempt.is_none() {
+            return "the machine was not switched on".to_owned();
+        }
+        if let Some(why) = self.consoles.why_no_tail(&boot.machine) {
+            return why;
+        }
+        match settings {
+            Some(settings) if settings.serial_tail => "its console said nothing".to_owned(),
+            _ => format!("nobody had its console open, and {} is not true", param::SERIAL_TAIL),
+        }
+    }
+
+    /// A change is committed: a boot that failed in it gets its file.
+    pub(crate) fn post_mortem_of_early(self: &Arc<Self>, machine: &str) {
+        let Some(id) = self.post_mortems.expected(machine) else {
+            return;
+        };
+        let inner = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let (of, boot) = (Arc::clone(&inner), id.clone());
+            let written = inner.objects.run(move |_| {
+                // The change may have been prepared again, and this boot be none.
+                let Some(row) = of.boot_row(&boot).map_err(io::Error::other)? else {
+                    return Ok(());
+                };
+                let document = of.post_mortem(&row.boot, (Vec::new(), 0)).map_err(io::Error::other)?;
+                of.post_mortems.write(&boot, &document)
+            });
+            if let Err(error) = written.await {
+                tracing::error!(boot = id, %error, "the post-mortem cannot be written");
+            }
+        });
+    }
+
     /// The file of a boot that fails; `conversation` is what was said to its BMC, and how much of it is lost.
     pub(crate) fn post_mortem(&self, boot: &Boot, conversation: (Vec<Value>, usize)) -> Result<Value, StoreError> {
         let machine = self.objects.find("machines", &boot.machine).ok().flatten();
@@ -161,6 +229,8 @@ impl Inner {
         }
         let reads = attempt.as_ref().and_then(|attempt| self.book.get(attempt.attempt_id()));
         let (exchanges, lost) = conversation;
+        let serial = self.consoles.tail(&boot.machine);
+        let serial_missing = serial.is_none().then(|| self.no_serial(boot, settings.as_ref()));
         let shown = BootView::new(boot, None, false, 0);
         let document = json!({
             "format": FORMAT,
@@ -189,7 +259,8 @@ impl Inner {
                 "api": attempt.api,
             })),
             "reads": reads.map(|reads| reads.timeline(self.now())),
-            "serial": self.consoles.tail(&boot.machine),
+            "serial": serial,
+            "serial_missing": serial_missing,
             "settings": { "timing": self.timing },
             "machine": machine.as_ref().map(|machine| json!({
                 "Arch": machine.get("Arch"),
@@ -224,12 +295,12 @@ mod tests {
     #[test]
     fn the_newest_are_kept_and_no_name_is_a_path() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files(folder.path().join("post-mortems"));
+        let files = Files::new(folder.path().join("post-mortems"));
         let ids: Vec<String> = (0..KEPT + 3).map(|_| uuid::Uuid::new_v4().to_string()).collect();
         for id in &ids {
             files.write(id, &json!({ "id": id })).unwrap();
         }
-        assert_eq!(std::fs::read_dir(&files.0).unwrap().count(), KEPT);
+        assert_eq!(std::fs::read_dir(&files.folder).unwrap().count(), KEPT);
         let newest: Value = serde_json::from_slice(&files.read(&ids[KEPT + 2]).unwrap().unwrap()).unwrap();
         assert_eq!(newest["id"], ids[KEPT + 2].as_str());
         assert!(files.read("../../etc/passwd").unwrap().is_none());

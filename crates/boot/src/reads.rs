@@ -447,6 +447,7 @@ mod tests {
             bios_image: None,
             efi_image: None,
             catalog: "boot.catalog".into(),
+            compact: false,
         };
         let base = Arc::new(Base::build(&spec, &BlobDir::open(dir.path()).unwrap()).unwrap());
         let own = |path: &str, role| OwnFile {

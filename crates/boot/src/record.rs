@@ -29,6 +29,8 @@ pub mod kind {
     pub const PINS: &str = "_bmc_pins";
     /// What is known of a BMC beyond one boot, by `host:port`; see [`crate::bmcs`].
     pub const BMCS: &str = "_bmcs";
+    /// What inserts taught, by a digest of maker, model and firmware; see [`crate::profiles`].
+    pub const PROFILES: &str = "_bmc_profiles";
     /// Actions that users asked for; JSON [`super::Operation`].
     pub const OPERATIONS: &str = "_operations";
     /// Identify lights that are to be switched off, by machine; see [`crate::lights`].

@@ -115,6 +115,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
             let reason = row.boot.error.as_ref().map_or("", |error| &error.reason);
             let (machine, attempt) = (&row.boot.machine_name, row.boot.attempt_prefix());
             tracing::info!(boot = id, machine, attempt, state = ?row.boot.state, reason, "the boot is over");
+            task.inner.unfollow_console(&row.boot);
             task.inner.over(&row.boot);
             return;
         }
@@ -202,9 +203,11 @@ impl Saga {
         let step = row.boot.step.clone();
         row.boot.wait_until_ms = None;
         let outcome = if row.boot.state == State::Running {
+            self.follow_console(&row).await;
             self.step(&mut row, &step).await
         } else {
             self.inner.withdraw_order(&row.boot);
+            self.inner.unfollow_console(&row.boot);
             self.clean_up(&mut row).await
         };
         let outcome = match outcome {
@@ -297,6 +300,15 @@ impl Saga {
             self.inner.end_attempts(&row.boot.machine, &[attempt]).await?;
         }
         Ok(())
+    }
+
+    /// From the boot override on, what the machine says is of this boot.
+    async fn follow_console(&self, row: &Row) {
+        if row.boot.override_set
+            && let Ok(settings) = self.settings(row)
+        {
+            self.inner.follow_console(&row.boot, &settings).await;
+        }
     }
 
     async fn step(&mut self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {

@@ -25,6 +25,7 @@ use crate::gate::{Connector, Gate};
 use crate::ledger::Ledger;
 use crate::pins::Pins;
 use crate::post_mortem::Files;
+use crate::profiles;
 use crate::reads::ReadBook;
 use crate::record::{Attempt, Boot, kind};
 use crate::saga;
@@ -112,7 +113,7 @@ impl Booter {
             runtime: Handle::current(),
             lives: Mutex::default(),
             flights: Mutex::default(),
-            post_mortems: Files(options.post_mortems.clone()),
+            post_mortems: Files::new(options.post_mortems.clone()),
             room: Arc::default(),
             rollings: Mutex::default(),
             ordered: Mutex::default(),
@@ -127,8 +128,10 @@ impl Booter {
         inner.resume()?;
         inner.resume_rolling()?;
         inner.resume_lights()?;
+        inner.restore_profiles()?;
         collect::run(&inner);
         conversations::run(&inner);
+        profiles::run(&inner);
         Ok(Self { inner })
     }
 

@@ -65,6 +65,8 @@ pub mod param {
     pub const BMC_RECOVERY: &str = "isobar/bmc-recovery";
     /// Nothing that changes the BMC is sent.
     pub const SHADOW: &str = "isobar/shadow";
+    /// The serial console is followed while the machine boots, for the post-mortem.
+    pub const SERIAL_TAIL: &str = "isobar/serial-tail";
     /// How to talk to the BMC.
     pub const IPMI_MODE: &str = "ipmi/mode";
 }
@@ -108,6 +110,8 @@ pub struct Settings {
     pub locked: bool,
     /// Nothing that changes its BMC is sent.
     pub shadow: bool,
+    /// Its serial console is followed while it boots.
+    pub serial_tail: bool,
     /// Policy `wait`: the power of a machine that is on is the operator's.
     pub leave_power: bool,
     /// Time for a graceful shutdown, where the machine (or a profile) sets it.
@@ -242,6 +246,7 @@ impl Settings {
             virtual_iso: flag(param::BOOT_VIRTUAL_ISO)?,
             locked: machine.get("Locked") == Some(&Value::Bool(true)),
             shadow,
+            serial_tail: flag(param::SERIAL_TAIL)?,
             leave_power,
             shutdown: get(param::SHUTDOWN)?
                 .and_then(|v| v.value.as_u64())

@@ -218,6 +218,7 @@ fn image(blobs: &BlobDir) -> Arc<Image> {
         bios_image: None,
         efi_image: Some("boot/grub/efi.img".to_owned()),
         catalog: "boot.catalog".to_owned(),
+        compact: false,
     };
     let own = |path: &str, len: usize, role| OwnFile {
         path: path.to_owned(),

@@ -90,7 +90,12 @@ pub struct Ipmi {
     recorder: Arc<dyn Recorder>,
     redactor: Redactor,
     uefi: bool,
+    /// A request was left unanswered: the BMC may have forgotten the session, and does not say so.
+    doubtful: bool,
 }
+
+/// For a BMC to show that it still has a session that was kept.
+const ALIVE: Duration = Duration::from_millis(2500);
 
 impl std::fmt::Debug for Ipmi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -113,28 +118,46 @@ pub async fn connect(endpoint: &Endpoint, recorder: Arc<dyn Recorder>, options: 
         Ok(session) => Ok(json!({"suite": session.suite().id})),
         Err(error) => Err(error),
     };
-    record(recorder.as_ref(), &redactor, "session", None, outcome, began);
+    record(
+        recorder.as_ref(),
+        &redactor,
+        "session",
+        None,
+        outcome,
+        Vec::new(),
+        began,
+    );
     Ok(Ipmi {
         session: opened?,
         recorder,
         redactor,
         uefi: endpoint.ipmi.uefi,
+        doubtful: false,
     })
 }
 
-/// An IPMI exchange in the shape of the others: what was done as its path, and no status.
+/// An IPMI exchange in the shape of the others: what was done as its path, no status, and a line for each command with
+/// what came back.
 fn record(
     recorder: &dyn Recorder,
     redactor: &Redactor,
     path: &str,
     request: Option<&Value>,
     outcome: Result<Value, &BmcError>,
+    commands: Vec<String>,
     began: Instant,
 ) {
-    let answer = match outcome {
-        Ok(value) => value,
+    // As with HTTP, no status is no answer.
+    if !recorder.keeps("IPMI", outcome.is_ok().then_some(0)) {
+        return;
+    }
+    let mut answer = match outcome {
+        Ok(value) => json!({"outcome": value}),
         Err(error) => json!({"error": error.to_string()}),
     };
+    if !commands.is_empty() {
+        answer["commands"] = commands.into();
+    }
     let mut exchange = Exchange::new("IPMI", path, request, Some((0, &answer)), began.elapsed(), redactor);
     exchange.status = None;
     recorder.record(exchange);
@@ -148,16 +171,35 @@ impl Ipmi {
         Err(error.hinted("set ipmi/mode to redfish or auto, where the BMC has Redfish"))
     }
 
-    fn note<T>(&self, path: &str, request: Option<Value>, outcome: &Result<T, BmcError>, began: Instant) {
+    fn note<T>(&mut self, path: &str, request: Option<Value>, outcome: &Result<T, BmcError>, began: Instant) {
+        self.doubtful |= outcome.as_ref().is_err_and(unanswered);
         let outcome = outcome.as_ref().map(|_| json!("done"));
+        let commands = self.session.lines();
         record(
             self.recorder.as_ref(),
             &self.redactor,
             path,
             request.as_ref(),
             outcome,
+            commands,
             began,
         );
+    }
+
+    /// Whether the session may be kept for another exchange.
+    pub(crate) fn rests(&self) -> bool {
+        !self.doubtful
+    }
+
+    /// Another exchange begins in the session that was kept; whether the BMC still has it. What is asked for that changes
+    /// nothing, so that no command is lost in a session that is not there.
+    pub(crate) async fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, end: Instant) -> bool {
+        (self.recorder, self.uefi) = (recorder, endpoint.ipmi.uefi);
+        self.session.until(end.min(Instant::now() + ALIVE));
+        let there = self.session.is_on().await.is_ok();
+        self.session.lines();
+        self.session.until(end);
+        there
     }
 
     async fn do_power(&mut self, action: PowerAction) -> Result<(), BmcError> {
@@ -195,7 +237,10 @@ impl Ipmi {
 #[async_trait]
 impl Bmc for Ipmi {
     async fn probe(&mut self) -> Result<Probe, BmcError> {
-        let id = self.session.device_id().await?;
+        let began = Instant::now();
+        let id = self.session.device_id().await;
+        self.note("mc/device-id", None, &id, began);
+        let id = id?;
         // Not all have FRU data, and then there is no name.
         let model = match self.session.fru(0).await {
             Ok(fru) => fru.product_name().unwrap_or_default(),
@@ -282,7 +327,10 @@ impl Bmc for Ipmi {
 
     async fn host(&mut self) -> Result<HostState, BmcError> {
         let power = self.power_state().await?;
-        let flags = match self.session.boot_flags().await {
+        let began = Instant::now();
+        let flags = self.session.boot_flags().await;
+        self.note("chassis/boot-flags", None, &flags, began);
+        let flags = match flags {
             Err(error) if error.message_id.is_none() => return Err(error),
             flags => flags.ok(),
         };
@@ -334,6 +382,7 @@ impl Bmc for Ipmi {
         let began = Instant::now();
         let on = self.session.is_on().await;
         let state = on.map(|on| if on { PowerState::On } else { PowerState::Off });
+        self.doubtful |= state.as_ref().is_err_and(unanswered);
         let outcome = state.as_ref().map(|state| json!(state));
         record(
             self.recorder.as_ref(),
@@ -341,6 +390,7 @@ impl Bmc for Ipmi {
             "chassis/status",
             None,
             outcome,
+            self.session.lines(),
             began,
         );
         state
@@ -360,6 +410,10 @@ impl Bmc for Ipmi {
     async fn close(&mut self) {
         self.session.close().await;
     }
+}
+
+fn unanswered(error: &BmcError) -> bool {
+    matches!(error.class, ErrorClass::Timeout | ErrorClass::Unreachable)
 }
 
 /// As an event log is shown, whatever the BMC was asked by.

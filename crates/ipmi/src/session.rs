@@ -1,5 +1,6 @@
 //! A session with a BMC, from the console's side.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -119,7 +120,14 @@ pub struct Session {
     seen: Seen,
     /// No request goes on after this time.
     end: Instant,
+    /// What was asked and what came back since somebody looked, a line each.
+    lines: VecDeque<String>,
 }
+
+/// Lines that are kept; sensors and event logs are hundreds of requests.
+const LINES: usize = 24;
+/// Bytes of an answer that are told.
+const TOLD: usize = 24;
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -534,6 +542,7 @@ impl Session {
             number: 0,
             seen: Seen::default(),
             end,
+            lines: VecDeque::new(),
         };
         // A session begins with the rights of a user (§6.11.7).
         let raise = Command::new(0x06, 0x3b, "raise the privilege");
@@ -585,11 +594,36 @@ impl Session {
         error
     }
 
+    /// What was asked and what came back since this was called last. There is nothing secret in it: the login is over
+    /// before a session begins, and no command that is sent here sets one.
+    pub(crate) fn lines(&mut self) -> Vec<String> {
+        self.lines.drain(..).collect()
+    }
+
     /// A request; its completion code and data.
     ///
     /// # Errors
     /// No answer in time.
     pub async fn request(&mut self, command: Command, data: &[u8]) -> Result<(u8, Vec<u8>), BmcError> {
+        let answer = self.ask(command, data).await;
+        let came = match &answer {
+            Ok((code, answer)) => {
+                let told: Vec<String> = answer.iter().take(TOLD).map(|byte| format!("{byte:02x}")).collect();
+                let more = if answer.len() > TOLD { " …" } else { "" };
+                format!("{code:02x}h {}{more}", told.join(" "))
+            }
+            Err(error) => error.message.clone(),
+        };
+        if self.lines.len() >= LINES {
+            self.lines.pop_front();
+        }
+        let (netfn, code) = (command.netfn, command.code);
+        let line = format!("{} ({netfn:02x}h {code:02x}h): {}", command.what, came.trim_end());
+        self.lines.push_back(line);
+        answer
+    }
+
+    async fn ask(&mut self, command: Command, data: &[u8]) -> Result<(u8, Vec<u8>), BmcError> {
         if self.reads_only && !READS.contains(&(command.netfn, command.code)) {
             let text = format!(
                 "shadow mode: would {} ({:02X}h {:02X}h)",

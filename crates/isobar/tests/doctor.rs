@@ -46,12 +46,13 @@ fn untouched(stage: &Stage) {
 
 #[test]
 fn a_healthy_bmc_is_found_so_and_left_as_it_was() {
-    let stage = stage(|config| {
+    let mut stage = stage(|config| {
         config.manners = Manners::instant().with_profile("ami").unwrap();
         config.manners.read = ReadManner::AtInsert;
     });
     let (well, rows) = examined(&stage);
     assert!(well, "{rows:#}");
+    assert_eq!(rows["profile"]["finding"], "note", "{rows:#}");
     for row in [
         "reach", "login", "model", "machine", "insert", "read", "from", "override", "put back", "eject",
     ] {
@@ -85,6 +86,18 @@ fn a_healthy_bmc_is_found_so_and_left_as_it_was() {
         stage.requests("InsertMedia")
     );
     assert_eq!(stage.sim().power(), Power::Off);
+    // And so after a restart.
+    stage.kill_server();
+    stage.start_server();
+    let (well, rows) = examined(&stage);
+    assert!(
+        well && rows["profile"]["text"]
+            .as_str()
+            .unwrap()
+            .contains("TransferProtocolType"),
+        "{rows:#}"
+    );
+    assert_eq!(stage.requests("InsertMedia").len(), inserts + 2);
 }
 
 #[test]

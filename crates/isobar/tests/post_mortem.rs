@@ -112,6 +112,10 @@ fn it_outlives_the_server_and_says_what_was_read() {
         "{insert}"
     );
 
+    assert_eq!(told["serial"], Value::Null);
+    let why = told["serial_missing"].as_str().unwrap();
+    assert!(why.contains("isobar/serial-tail"), "{why}");
+
     // Of a boot that went well there is none.
     for fault in stage.sim().faults() {
         stage.sim().remove_fault(fault.id);
@@ -121,4 +125,76 @@ fn it_outlives_the_server_and_says_what_was_read() {
     stage.wait_boot("done");
     let out = stage.isobar(&["boots", "post-mortem", MACHINE]);
     assert!(!out.ok && out.stderr.contains("no post-mortem"), "{out}");
+}
+
+#[test]
+fn a_boot_that_cannot_be_planned_leaves_one_too() {
+    let stage = Stage::new(|_| {});
+    stage.import();
+    stage.add_machine(&json!({"network-data": {"prov": {"address": "nowhere"}}}));
+    let failed = boot(&stage);
+    assert_eq!(failed["error"]["reason"], "network-data", "{failed:#}");
+    let file = stage.dir().join("early.json");
+    stage.wait("its file is there", |s| {
+        s.isobar(&["boots", "post-mortem", MACHINE, "--out", file.to_str().unwrap()])
+            .ok
+    });
+    let told: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(
+        (&told["reason"]["reason"], &told["boot"]["id"]),
+        (&json!("network-data"), &failed["id"])
+    );
+    assert_eq!(told["machine"]["params"]["network-data"]["prov"]["address"], "nowhere");
+    assert_eq!(told["exchanges"], json!([]));
+    assert_eq!(told["serial_missing"], "the machine was not switched on");
+    let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let replayed = stage.runtime().block_on(isobar_sim::replay_boot(&file, any));
+    assert!(replayed.err().unwrap().to_string().contains("before its BMC was asked"));
+}
+
+/// Over IPMI, with the machine's own last words.
+#[test]
+fn what_was_said_over_ipmi_and_on_the_serial_console_is_in_it() {
+    let stage = Stage::new(|config| config.ipmi = Some((std::net::Ipv4Addr::LOCALHOST, 0).into()));
+    let port = stage.sim().ipmi().unwrap().port();
+    stage.import();
+    stage.add_machine(&json!({"ipmi/mode": "ipmitool", "ipmi/port-ipmitool": port, "isobar/serial-tail": true}));
+    // The image is never read, and the machine says that it finds nothing to boot.
+    stage.sim().plant(Fault::from(FaultKind::NoMount { inserted: true }));
+    let failed = boot(&stage);
+    assert_eq!(failed["error"]["reason"], "image-never-read", "{failed:#}");
+    let (file, told) = fetch(&stage, "ipmi.json", false);
+    let serial = told["serial"].as_str().unwrap_or_else(|| panic!("{told:#}"));
+    assert!(
+        serial.contains("paper machine: firmware") && told["serial_missing"].is_null(),
+        "{serial}"
+    );
+    let said = told["exchanges"].as_array().unwrap();
+    let ipmi = |path: &str| {
+        let of = said.iter().find(|e| e["method"] == "IPMI" && e["path"] == path);
+        of.unwrap_or_else(|| panic!("{path}: {said:#?}"))["response"].clone()
+    };
+    assert_eq!(ipmi("chassis/status")["outcome"], "Off");
+    for (path, line) in [
+        ("chassis/status", "read the power state (00h 01h): 00h "),
+        ("chassis/boot-flags", "set the one-time boot (00h 08h): 00h"),
+        ("chassis/control", "switch the power on (00h 02h): 00h"),
+    ] {
+        let commands = ipmi(path)["commands"].to_string();
+        assert!(commands.contains(line), "{path}: {commands}");
+    }
+    assert!(!std::fs::read_to_string(file).unwrap().contains(PASSWORD));
+    // The console is free again for whoever wants it.
+    stage.wait("the console is given back", |s| {
+        s.sim().ipmi_logins() > 0 && {
+            let mut console = s.command(&["machines", "console", MACHINE, "--until", "here: ready"]);
+            let mut console = console
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::io::Write::write_all(&mut console.stdin.as_mut().unwrap(), b"here: ready\n").unwrap();
+            console.wait().unwrap().success()
+        }
+    });
 }

@@ -205,6 +205,7 @@ impl Rig {
             bios_image: None,
             efi_image: None,
             catalog: "boot.catalog".into(),
+            compact: false,
         };
         let base = Arc::new(Base::build(&spec, &self.blobs).unwrap());
         let own = OwnFile {

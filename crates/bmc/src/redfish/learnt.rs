@@ -1,9 +1,10 @@
 //! What one BMC taught, for its siblings (same maker, model and firmware) and for its own next conversations.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use super::Profile;
 use super::discover::Layout;
@@ -46,10 +47,26 @@ pub(crate) struct Places {
     pub(crate) known: Known,
 }
 
-/// What was learnt in all conversations that share it. It lasts as long as the process.
+/// What is known, or no longer known, of BMCs of one maker, model and firmware.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taught {
+    /// Maker.
+    pub vendor: String,
+    /// Model.
+    pub model: String,
+    /// Firmware of the manager.
+    pub firmware: String,
+    /// None: it was refused, and is forgotten.
+    pub profile: Option<Profile>,
+}
+
+/// What was learnt in all conversations that share it. It lasts as long as the process; what is to last longer, whoever
+/// [`Learnt::changed`] wakes keeps.
 #[derive(Debug, Default)]
 pub struct Learnt {
     kinds: Mutex<HashMap<Kind, Profile>>,
+    unsaved: Mutex<HashSet<Kind>>,
+    more: Notify,
     faces: Mutex<HashMap<String, Faces>>,
     places: Mutex<HashMap<String, Arc<Places>>>,
 }
@@ -108,7 +125,62 @@ impl Learnt {
         if all.len() >= MOST && !all.contains_key(&kind) {
             all.clear();
         }
-        all.insert(kind, profile);
+        if all.insert(kind.clone(), profile.clone()) != Some(profile) {
+            self.tell(kind);
+        }
+    }
+
+    /// What was known of these has failed.
+    pub(crate) fn forget(&self, kind: &Kind) {
+        if self.all().remove(kind).is_some() {
+            self.tell(kind.clone());
+        }
+    }
+
+    fn tell(&self, kind: Kind) {
+        let mut unsaved = lock(&self.unsaved);
+        // Where nobody keeps anything, nothing piles up.
+        if unsaved.len() >= MOST {
+            unsaved.clear();
+        }
+        unsaved.insert(kind);
+        self.more.notify_one();
+    }
+
+    /// Waits until there is something new to keep.
+    pub async fn changed(&self) {
+        self.more.notified().await;
+    }
+
+    /// What is new since this was asked last.
+    #[must_use]
+    pub fn unsaved(&self) -> Vec<Taught> {
+        let kinds = std::mem::take(&mut *lock(&self.unsaved));
+        let all = self.all();
+        let taught = kinds.into_iter().map(|kind| {
+            let profile = all.get(&kind).cloned();
+            let (vendor, model, firmware) = kind;
+            Taught {
+                vendor,
+                model,
+                firmware,
+                profile,
+            }
+        });
+        taught.collect()
+    }
+
+    /// What an earlier process has kept.
+    pub fn restore(&self, taught: Taught) {
+        let Taught {
+            vendor,
+            model,
+            firmware,
+            profile,
+        } = taught;
+        if let Some(profile) = profile {
+            self.all().insert((vendor, model, firmware), profile);
+        }
     }
 
     /// What is known of the BMC that answered this.
@@ -139,5 +211,26 @@ mod tests {
             learnt.remember(kind("H262", &n.to_string()), taught.clone());
         }
         assert!(learnt.all().len() <= MOST);
+    }
+
+    #[test]
+    fn what_is_new_is_told_once_and_what_is_forgotten_too() {
+        let learnt = Learnt::default();
+        let kind = ("AMI".to_owned(), "H262".to_owned(), "1.0".to_owned());
+        let taught = Profile {
+            refused_schemes: vec!["http".into()],
+            ..Profile::default()
+        };
+        learnt.remember(kind.clone(), taught.clone());
+        let told = learnt.unsaved().remove(0);
+        assert_eq!((told.model.as_str(), told.profile.as_ref()), ("H262", Some(&taught)));
+        learnt.remember(kind.clone(), taught.clone());
+        assert_eq!(learnt.unsaved(), [], "nothing new");
+        let other = Learnt::default();
+        other.restore(told);
+        assert_eq!((other.of(&kind), other.unsaved()), (Some(taught), vec![]));
+        other.forget(&kind);
+        assert_eq!(other.unsaved().first().map(|told| told.profile.clone()), Some(None));
+        assert_eq!(other.of(&kind), None);
     }
 }

@@ -119,6 +119,14 @@ pub(crate) async fn insert(
         Some(slots) => slots,
         None => emptied(http, found).await?,
     };
+    let mut slots = slots;
+    // Stable: the others stay in their order.
+    slots.sort_by_key(|slot| {
+        known
+            .slot
+            .as_ref()
+            .is_none_or(|taught| !json::same_uri(&slot.uri, taught))
+    });
     // Of the other slots it is asked where they are needed.
     let mut said = Vec::new();
     if let Some(slot) = slots.first() {

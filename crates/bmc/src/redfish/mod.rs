@@ -12,7 +12,7 @@ mod json;
 mod learnt;
 mod media;
 pub use greeting::{Greeting, greet};
-pub use learnt::{Faces, Learnt};
+pub use learnt::{Faces, Learnt, Taught};
 pub use media::same_image;
 mod message;
 mod power;
@@ -94,6 +94,8 @@ pub struct Profile {
     pub insert_members: Vec<String>,
     /// Schemes of images that were refused.
     pub refused_schemes: Vec<String>,
+    /// URI of the slot that took it; others before it in the list may have refused.
+    pub slot: Option<String>,
 }
 
 /// Opens a conversation: resolves and checks the address, reads the service root, logs in.
@@ -276,10 +278,18 @@ impl Bmc for Redfish {
             known = sibling;
         }
         let inserted = media::insert(http, found, urls, &known).await;
+        if let Err(error) = &inserted
+            && matches!(error.class, ErrorClass::Refused | ErrorClass::Unsupported)
+        {
+            // Whether or not what was known is to blame: the next insert finds out by itself.
+            learnt.forget(&kind);
+            self.profile = Profile::default();
+        }
         let inserted = self.learnt(inserted)?;
         self.profile = Profile {
             insert_members: inserted.members,
             refused_schemes: inserted.refused,
+            slot: Some(inserted.media.slot.clone()),
         };
         learnt.remember(kind, self.profile.clone());
         Ok(inserted.media)

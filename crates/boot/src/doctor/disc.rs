@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, Content, FileRole, Image, OwnFile};
+use isobar_image::{AttemptId, Base, BaseFile, BaseSpec, BlobDir, BuildError, Content, FileRole, Image};
 use isobar_store::{Delete, Expect, Put, Txn};
 use rand::RngExt as _;
 
@@ -20,7 +20,7 @@ use crate::state::{Inner, STORE, member};
 
 /// Stands for a bootenv: no bootenv can be called so.
 pub(crate) const NAME: &str = "(doctor)";
-const TEXT: &str = "A test disc. It boots nothing: eject it if you see it in a machine.\r\n";
+const TEXT: &str = "A test disc of Isobar. It boots nothing: eject it if you see it in a machine.";
 
 fn defect(error: impl std::fmt::Display) -> Reason {
     Reason::new(
@@ -55,26 +55,27 @@ pub(super) async fn plan(
     Ok((attempt, reads))
 }
 
-fn commit(inner: &Inner, uuid: &str, reached: &[IpAddr]) -> Result<(Attempt, Txn), Reason> {
-    let id = AttemptId(rand::rng().random());
+/// One small file, as small as a disc can be: a BMC may copy it whole over a slow line.
+fn base(id: &str, blobs: &BlobDir) -> Result<Base, BuildError> {
+    // Two discs are never the same: a BMC that keeps what it has read reads again.
     let file = BaseFile {
         path: "README.TXT".to_owned(),
-        content: Content::Bytes(Bytes::from_static(TEXT.as_bytes())),
+        content: Content::Bytes(Bytes::from(format!("{TEXT}\r\n{id}\r\n"))),
         role: FileRole::Other,
     };
     let spec = BaseSpec {
         volume_id: "ISOBAR_DOCTOR".to_owned(),
         files: vec![file],
+        compact: true,
         ..BaseSpec::default()
     };
-    let base = Arc::new(Base::build(&spec, inner.bases.blobs()).map_err(defect)?);
-    // Two discs are never the same: a BMC that keeps what it has read reads again.
-    let own = OwnFile {
-        path: "ATTEMPT.TXT".to_owned(),
-        bytes: Bytes::from(format!("{id}\r\n")),
-        role: FileRole::Other,
-    };
-    let image: Image = isobar_image::plan(&base, &[own]).map_err(defect)?;
+    Base::build(&spec, blobs)
+}
+
+fn commit(inner: &Inner, uuid: &str, reached: &[IpAddr]) -> Result<(Attempt, Txn), Reason> {
+    let id = AttemptId(rand::rng().random());
+    let base = Arc::new(base(&id.to_string(), inner.bases.blobs()).map_err(defect)?);
+    let image: Image = isobar_image::plan(&base, &[]).map_err(defect)?;
     let settings = inner.settings(uuid)?;
     let machine = inner
         .objects
@@ -176,5 +177,29 @@ pub(super) async fn wait_for_silence(inner: &Inner, reads: &AttemptReads, at_mos
             break;
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn it_is_as_small_as_a_disc_can_be_and_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = BlobDir::open(folder.path()).unwrap();
+        let base = Arc::new(base("one", &blobs).unwrap());
+        let image = isobar_image::plan(&base, &[]).unwrap();
+        assert!(image.len() < 60 << 10, "{} bytes", image.len());
+        let mut disc = Vec::new();
+        image.write_range(0..image.len(), &blobs, &mut disc).unwrap();
+        assert_eq!(&disc[0x8001..0x8006], b"CD001");
+        // Volume space size (ECMA-119 §8.4.8): the disc ends where it says.
+        let sectors = u32::from_le_bytes(disc[0x8050..0x8054].try_into().unwrap());
+        assert_eq!(u64::from(sectors) * 2048, image.len());
+        let file = base.file("README.TXT").unwrap();
+        let text = String::from_utf8_lossy(&disc).into_owned();
+        assert!(file.len > 0 && text.contains(TEXT) && text.contains("one\r\n"));
     }
 }

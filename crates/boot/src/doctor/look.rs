@@ -48,6 +48,41 @@ pub(super) fn reach_row(endpoint: &Endpoint, by: &str, probe: &Probe) -> Row {
     Row::good("reach", format!("{name} answers from {by}; {tls}"))
 }
 
+/// What is known from earlier inserts on this maker, model and firmware.
+pub(super) fn profile_row(known: Option<&Profile>) -> Row {
+    let Some(known) = known else {
+        return Row::note(
+            "profile",
+            "nothing is known of this maker, model and firmware yet: its first insert finds out",
+            "",
+        );
+    };
+    let slot = known
+        .slot
+        .as_ref()
+        .map(|slot| format!(" in {slot}"))
+        .unwrap_or_default();
+    Row::good(
+        "profile",
+        format!(
+            "an insert on this maker, model and firmware took {}{slot}",
+            taken(known)
+        ),
+    )
+}
+
+/// The payload that was taken, and what was refused on the way.
+fn taken(known: &Profile) -> String {
+    let with = match known.insert_members.as_slice() {
+        [] => "Image alone".to_owned(),
+        members => format!("Image, {}", members.join(", ")),
+    };
+    match known.refused_schemes.as_slice() {
+        [] => with,
+        refused => format!("{with}; refuses {}", refused.join(", ")),
+    }
+}
+
 pub(super) fn model_row(probe: &Probe) -> Row {
     let or = |text: &str| if text.is_empty() { "?" } else { text }.to_owned();
     let redfish = match probe.redfish_version.as_str() {
@@ -184,16 +219,7 @@ pub(super) fn machine_row(host: &HostState) -> Row {
 }
 
 pub(super) fn insert_row(took: Duration, learnt: Option<&Profile>, authority: &str) -> Row {
-    let with = match learnt {
-        Some(profile) if !profile.insert_members.is_empty() => format!("Image, {}", profile.insert_members.join(", ")),
-        _ => "Image alone".to_owned(),
-    };
-    let refused = match learnt {
-        Some(profile) if !profile.refused_schemes.is_empty() => {
-            format!("; refuses {}", profile.refused_schemes.join(", "))
-        }
-        _ => String::new(),
-    };
+    let with = learnt.map_or_else(|| "Image alone".to_owned(), taken);
     let kept = match learnt {
         Some(_) => "; kept for its siblings of this model and firmware",
         None => "",
@@ -201,7 +227,7 @@ pub(super) fn insert_row(took: Duration, learnt: Option<&Profile>, authority: &s
     Row::good(
         "insert",
         format!(
-            "a test disc of {authority} is in after {:.1} s; payload {with}{refused}{kept}",
+            "a test disc of {authority} is in after {:.1} s; payload {with}{kept}",
             took.as_secs_f64()
         ),
     )

@@ -161,6 +161,7 @@ pub fn planned(blobs: &Arc<BlobDir>, files: Vec<BaseFile>, own: &[OwnFile]) -> A
         bios_image: None,
         efi_image: None,
         catalog: "boot.catalog".into(),
+        compact: false,
     };
     Arc::new(plan(&Arc::new(Base::build(&spec, blobs).unwrap()), own).unwrap())
 }

@@ -105,6 +105,8 @@ pub struct BaseSpec {
     pub efi_image: Option<String>,
     /// Path under which the boot catalog shows: `boot.catalog`. Not used when there is no boot image.
     pub catalog: String,
+    /// Nobody boots from it, so nothing lies between its regions and after them: it is as small as ISO9660 lets it be.
+    pub compact: bool,
 }
 
 /// Why a base cannot be built or read.

@@ -73,7 +73,7 @@ impl<'a> Draft<'a> {
         // In the order in which they will lie on the disc.
         draft.files.sort_by_key(|file| (rank(file.role), file.path));
         draft.add_dirs()?;
-        draft.lay_out()?;
+        draft.lay_out(spec.compact)?;
         Ok(draft)
     }
 
@@ -209,7 +209,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn lay_out(&mut self) -> Result<(), BuildError> {
+    fn lay_out(&mut self, compact: bool) -> Result<(), BuildError> {
         let bootable = self.files.iter().any(|file| file.role == FileRole::BootCatalog);
         // Primary descriptor, boot record, terminator.
         let mut next = FIRST_DESCRIPTOR + 2 + u32::from(bootable);
@@ -236,7 +236,11 @@ impl<'a> Draft<'a> {
             self.dirs[n].lba = next;
             next = next.checked_add(shape.sectors + SLACK).ok_or(BuildError::TooLarge)?;
         }
-        let mut cursor = Cursor::new(next);
+        let mut cursor = if compact {
+            Cursor::compact(next)
+        } else {
+            Cursor::new(next)
+        };
         for file in &mut self.files {
             file.lba = cursor.place(file.role, file.len)?;
         }

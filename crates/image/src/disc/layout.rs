@@ -17,6 +17,8 @@ pub(super) struct Cursor {
     next: u64,
     /// Whether the region before must be kept apart from the next.
     apart: bool,
+    /// Nobody boots from it: nothing is kept apart, and nothing follows the last region.
+    compact: bool,
 }
 
 /// The disc would have more sectors than 32 bits can number (8 TiB).
@@ -28,13 +30,22 @@ impl Cursor {
         Self {
             next: u64::from(next),
             apart: true,
+            compact: false,
+        }
+    }
+
+    /// The same on a disc that nobody boots from.
+    pub(super) fn compact(next: u32) -> Self {
+        Self {
+            compact: true,
+            ..Self::new(next)
         }
     }
 
     /// First sector of a new region of `len` bytes.
     pub(super) fn place(&mut self, role: FileRole, len: u64) -> Result<u32, TooLarge> {
         let apart = role != FileRole::Other;
-        if apart || self.apart {
+        if !self.compact && (apart || self.apart) {
             self.next += GAP;
         }
         self.apart = apart;
@@ -46,7 +57,8 @@ impl Cursor {
 
     /// Sectors of the disc.
     pub(super) fn end(&self) -> Result<u32, TooLarge> {
-        u32::try_from(self.next + PADDING).map_err(|_| TooLarge)
+        let padding = if self.compact { 0 } else { PADDING };
+        u32::try_from(self.next + padding).map_err(|_| TooLarge)
     }
 }
 

@@ -104,6 +104,7 @@ pub fn real_spec(files: Vec<BaseFile>) -> BaseSpec {
         bios_image: Some("boot/grub/i386-pc/eltorito.img".to_owned()),
         efi_image: Some("boot/grub/efi.img".to_owned()),
         catalog: "boot.catalog".to_owned(),
+        compact: false,
     }
 }
 
