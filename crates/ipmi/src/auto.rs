@@ -154,6 +154,7 @@ pub async fn connect(
             ipmi_options: ipmi,
             redfish: None,
             ipmi: None,
+            kept: false,
         }));
     }
     let learnt = Arc::clone(&redfish.learnt);
@@ -180,11 +181,23 @@ struct Split {
     ipmi_options: Options,
     redfish: Option<redfish::Redfish>,
     ipmi: Option<Ipmi>,
+    /// The session over IPMI was kept from an exchange before this one: the BMC may have forgotten it.
+    kept: bool,
 }
 
 impl Split {
     async fn ipmi(&mut self) -> Result<&mut Ipmi, BmcError> {
-        let ipmi = match self.ipmi.take() {
+        let mut known = self.ipmi.take();
+        if std::mem::take(&mut self.kept)
+            && let Some(ipmi) = &mut known
+            && !ipmi
+                .go_on(&self.endpoint, Arc::clone(&self.recorder), self.ipmi_options.end)
+                .await
+        {
+            // Nobody is there to be told that it ends.
+            known = None;
+        }
+        let ipmi = match known {
             Some(ipmi) => ipmi,
             None => bmc::connect(&self.endpoint, Arc::clone(&self.recorder), self.ipmi_options.clone()).await?,
         };
@@ -284,21 +297,25 @@ impl Bmc for Split {
         self.redfish.as_ref().and_then(Bmc::certificate)
     }
 
-    /// Redfish's alone: a session over IPMI costs a few packets, and a BMC that has forgotten one does not say so.
     async fn rest(&mut self) -> bool {
-        if let Some(mut ipmi) = self.ipmi.take() {
+        if let Some(mut ipmi) = self.ipmi.take_if(|ipmi| !ipmi.rests()) {
             ipmi.close().await;
         }
-        match &mut self.redfish {
+        let redfish = match &mut self.redfish {
             Some(redfish) => redfish.rest().await,
             None => false,
+        };
+        if !redfish && let Some(mut redfish) = self.redfish.take() {
+            redfish.close().await;
         }
+        redfish || self.ipmi.is_some()
     }
 
     fn go_on(&mut self, endpoint: &Endpoint, recorder: Arc<dyn Recorder>, within: Duration) {
         let end = Instant::now() + within;
         self.endpoint = endpoint.clone();
         self.recorder = Arc::clone(&recorder);
+        self.kept = self.ipmi.is_some();
         (self.ipmi_options.log_in, self.ipmi_options.end) = (within, end);
         (self.redfish_options.call_deadline, self.redfish_options.end) = (within, Some(end));
         if let Some(redfish) = &mut self.redfish {
@@ -310,7 +327,7 @@ impl Bmc for Split {
         if let Some(redfish) = &mut self.redfish {
             redfish.close().await;
         }
-        if let Some(ipmi) = &mut self.ipmi {
+        if let Some(mut ipmi) = self.ipmi.take() {
             ipmi.close().await;
         }
     }

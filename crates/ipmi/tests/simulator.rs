@@ -317,6 +317,36 @@ async fn a_mode_chooses_the_face() {
 }
 
 #[tokio::test]
+async fn a_session_is_kept_for_the_next_exchange_and_renewed_when_the_bmc_has_forgotten_it() {
+    let sim = sim(&[]).await;
+    let nobody = Arc::new(NoRecorder);
+    let place = endpoint(&sim, Mode::Ipmi);
+    let redfish = isobar_bmc::redfish::Options::default();
+    let mut split = auto::connect(&place, nobody.clone(), redfish, options()).await.unwrap();
+    split.power(PowerAction::On).await.unwrap();
+    for _ in 0..3 {
+        assert!(split.rest().await);
+        split.go_on(&place, nobody.clone(), SOON);
+        split.boot_once(BootTarget::Pxe).await.unwrap();
+    }
+    assert_eq!(sim.ipmi_logins(), 1);
+    // A BMC that restarts forgets its sessions, and says nothing of it: what is to be sent once arrives once.
+    assert!(split.rest().await);
+    let mut other = open(&place, USUAL).await.unwrap();
+    other.reset_bmc().await.unwrap();
+    split.go_on(&place, nobody, SOON);
+    let before = sim.requests().len();
+    split.power(PowerAction::Cycle).await.unwrap();
+    assert_eq!(
+        (sim.ipmi_logins(), sim.requests().len()),
+        (3, before + 1),
+        "{:#?}",
+        sim.requests()
+    );
+    split.close().await;
+}
+
+#[tokio::test]
 async fn a_right_login_is_not_called_wrong_because_ipmi_is_closed_to_it() {
     let usual = Arc::new(NoRecorder);
     let learnt = Arc::new(Learnt::default());

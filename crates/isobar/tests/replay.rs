@@ -39,6 +39,36 @@ fn record(profile: &str, folder: &Path) {
     assert!(!again.ok && again.stderr.contains("not empty"), "{again}");
 }
 
+/// The simulator's own machines have no light over Redfish, recorded ones may.
+#[test]
+fn an_identify_light_goes_out_though_the_server_died() {
+    let folder = tempfile::tempdir().unwrap();
+    record("supermicro-x13", folder.path());
+    let system = folder.path().join("redfish/v1/Systems/1/index.json");
+    let mut body: Value = serde_json::from_slice(&std::fs::read(&system).unwrap()).unwrap();
+    body["IndicatorLED"] = "Off".into();
+    std::fs::write(&system, body.to_string()).unwrap();
+    let mut stage = Stage::new(|config| config.replay = Some(folder.path().to_owned()));
+    stage.add_machine(&json!({"boot-virtual-iso": false}));
+    let lights = |stage: &Stage| -> Vec<String> {
+        let requests = stage.sim().requests();
+        let of = requests
+            .iter()
+            .filter_map(|r| r.body.as_ref()?["IndicatorLED"].as_str().map(str::to_owned));
+        of.collect()
+    };
+    assert_eq!(stage.action(&["identify", "ipmi/identify-duration", "4"]), "Success");
+    assert_eq!(lights(&stage), ["Blinking"]);
+    stage.kill_server();
+    stage.start_server();
+    stage.wait("it goes out", |s| lights(s).last().is_some_and(|light| light == "Off"));
+    // Once: after another restart there is nothing left to do.
+    stage.kill_server();
+    stage.start_server();
+    assert_eq!(stage.action(&["powerstatus"]), "Off");
+    assert_eq!(lights(&stage), ["Blinking", "Off"]);
+}
+
 #[test]
 fn a_recorded_bmc_mounts_boots_and_ejects() {
     for profile in ["supermicro-x13", "lenovo-xcc"] {

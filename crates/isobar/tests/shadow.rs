@@ -72,6 +72,44 @@ fn a_machine_in_shadow_mode_is_read_and_not_changed() {
 }
 
 #[test]
+fn over_ipmi_nothing_is_sent_that_is_not_known_to_only_read() {
+    let stage = Stage::new(|config| config.ipmi = Some((std::net::Ipv4Addr::LOCALHOST, 0).into()));
+    let port = stage.sim().ipmi().unwrap().port();
+    stage.import();
+    stage.add_machine(&json!({"isobar/shadow": true, "ipmi/mode": "ipmitool", "ipmi/port-ipmitool": port}));
+    let boot = rehearse(&stage);
+    let would = would_send(&boot);
+    assert_eq!(would.len(), 3, "{would:#?}");
+    for (line, words) in would.iter().zip([
+        ["insert: ", "POST", "InsertMedia"],
+        ["boot-once: ", "would set the one-time boot", "00h 08h"],
+        ["power-on: ", "would switch the power on", "00h 02h"],
+    ]) {
+        assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    }
+    for action in [
+        "poweron",
+        "powercycle",
+        "nextbootpxe",
+        "forcebootdisk",
+        "identify",
+        "clearEventLog",
+    ] {
+        let out = stage.isobar(&["machines", "runaction", MACHINE, action]);
+        assert!(!out.ok && out.stderr.contains("shadow mode: would"), "{action}: {out}");
+    }
+    assert_eq!(stage.action(&["powerstatus"]), "Off");
+    assert!(stage.isobar(&["bmc", "sensors", MACHINE]).ok);
+    assert!(stage.sim().ipmi_logins() > 0);
+    assert_eq!(changes(stage.sim()), [""; 0]);
+    assert_eq!(stage.sim().boot_override().enabled, "Disabled");
+    // Not in shadow mode the same machine is changed, by the same way.
+    stage.set("isobar/shadow", "false");
+    assert_eq!(stage.action(&["nextbootpxe"]), "Success");
+    assert!(changes(stage.sim()).iter().all(|change| change.starts_with("IPMI ")) && !changes(stage.sim()).is_empty());
+}
+
+#[test]
 fn a_server_in_shadow_mode_changes_no_bmc() {
     let stage = Stage::with(
         Options {

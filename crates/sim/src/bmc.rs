@@ -2,6 +2,7 @@
 //! the control API and [`crate::Sim`] are others; the machine's power is in [`crate::power`].
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -134,6 +135,8 @@ pub(crate) struct Bmc {
     pub(crate) replay: Option<Tree>,
     /// One insert or eject at a time, as in a BMC.
     media_line: tokio::sync::Mutex<()>,
+    /// Logins over IPMI that were taken.
+    pub(crate) ipmi_logins: AtomicUsize,
 }
 
 impl Bmc {
@@ -180,6 +183,7 @@ impl Bmc {
             images,
             replay,
             media_line: tokio::sync::Mutex::default(),
+            ipmi_logins: AtomicUsize::default(),
         })
     }
 

@@ -266,6 +266,11 @@ impl Sim {
         self.bmc.sessions().len()
     }
 
+    /// How many logins over IPMI were taken so far.
+    pub fn ipmi_logins(&self) -> usize {
+        self.bmc.ipmi_logins.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// The last 256 KiB of the serial console.
     pub fn serial(&self) -> String {
         self.bmc.console.tail()

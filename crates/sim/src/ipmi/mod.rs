@@ -7,6 +7,7 @@ mod inventory;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use isobar_ipmi::crypto::{Keys, Suite, USUAL};
@@ -290,6 +291,9 @@ impl Face {
             return answer;
         }
         let sik = session.known.sik(password.as_bytes());
+        if session.keys.is_none() {
+            self.bmc.ipmi_logins.fetch_add(1, Ordering::Relaxed);
+        }
         session.keys = Some(session.known.keys(&sik));
         session.used = Instant::now();
         answer.status = status::OK;
