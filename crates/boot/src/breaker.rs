@@ -104,6 +104,10 @@ mod tests {
         assert_eq!(left(12), None, "the next exchange is the probe");
         silent(12);
         assert_eq!(left(12), Some(20), "which failed");
+        for probe in 1..20 {
+            silent(12 + probe);
+        }
+        assert_eq!(left(31), Some(160), "at most sixteen times as long");
         // A refusal is an answer.
         breaker.heard("a", Some(ErrorClass::Refused), start + Duration::from_secs(33), 0.5);
         silent(34);

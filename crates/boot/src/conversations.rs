@@ -167,3 +167,155 @@ pub(crate) fn run(inner: &Arc<Inner>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use async_trait::async_trait;
+    use isobar_bmc::{
+        BmcError, BootTarget, Certificate, ErrorClass, HostState, IpmiFace, Media, Mode, PowerAction, PowerState,
+        Probe, Secret,
+    };
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Says nothing, and has shown this certificate.
+    struct Mute(Option<&'static str>);
+
+    fn nothing<T>() -> Result<T, BmcError> {
+        Err(BmcError::new(ErrorClass::Unsupported, "talk", "it is mute".to_owned()))
+    }
+
+    #[async_trait]
+    impl Bmc for Mute {
+        async fn probe(&mut self) -> Result<Probe, BmcError> {
+            nothing()
+        }
+        async fn media(&mut self) -> Result<Media, BmcError> {
+            nothing()
+        }
+        async fn eject(&mut self) -> Result<(), BmcError> {
+            nothing()
+        }
+        async fn insert_one_of(&mut self, _: &[String]) -> Result<Media, BmcError> {
+            nothing()
+        }
+        async fn boot_once(&mut self, _: BootTarget) -> Result<(), BmcError> {
+            nothing()
+        }
+        async fn boot_http_once(&mut self, _: &str) -> Result<(), BmcError> {
+            nothing()
+        }
+        async fn host(&mut self) -> Result<HostState, BmcError> {
+            nothing()
+        }
+        async fn reset_bmc(&mut self) -> Result<(), BmcError> {
+            nothing()
+        }
+        async fn clear_boot_override(&mut self) -> Result<(), BmcError> {
+            nothing()
+        }
+        async fn power_state(&mut self) -> Result<PowerState, BmcError> {
+            nothing()
+        }
+        async fn power(&mut self, _: PowerAction) -> Result<(), BmcError> {
+            nothing()
+        }
+        fn certificate(&self) -> Option<Certificate> {
+            Some(Certificate {
+                fingerprint: self.0?.to_owned(),
+                proven: true,
+            })
+        }
+        async fn close(&mut self) {}
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            url: "https://10.0.0.5/".parse().unwrap(),
+            username: "root".to_owned(),
+            password: Secret::new("one".to_owned()),
+            tls: TlsTrust::FirstUse,
+            system: None,
+            machine_uuid: None,
+            mode: Mode::default(),
+            ipmi: IpmiFace::default(),
+            shadow: false,
+        }
+    }
+
+    fn kept() -> Kept {
+        Kept {
+            bmc: Box::new(Mute(Some("ab"))),
+            endpoint: endpoint(),
+            site: None,
+            opened: Instant::now(),
+            doubtful: false,
+        }
+    }
+
+    #[test]
+    fn a_conversation_goes_on_with_whom_it_was_opened_for() {
+        type Change = fn(&mut Endpoint);
+        let changes: [(&str, Change, bool); 11] = [
+            ("nothing", |_| {}, true),
+            ("system", |e| e.system = Some("2".to_owned()), true),
+            ("machine", |e| e.machine_uuid = Some("u".to_owned()), true),
+            ("pinned since", |e| e.tls = TlsTrust::Pinned("ab".to_owned()), true),
+            ("pin", |e| e.tls = TlsTrust::Pinned("cd".to_owned()), false),
+            ("user", |e| e.username = "admin".to_owned(), false),
+            ("password", |e| e.password = Secret::new("two".to_owned()), false),
+            ("scheme", |e| e.url = "http://10.0.0.5:443/".parse().unwrap(), false),
+            ("mode", |e| e.mode = Mode::Redfish, false),
+            ("IPMI port", |e| e.ipmi.port = 6230, false),
+            ("shadow", |e| e.shadow = true, false),
+        ];
+        for (what, change, serves) in changes {
+            let mut other = endpoint();
+            change(&mut other);
+            assert_eq!(kept().serves(&other), serves, "{what}");
+        }
+        let doubtful = Kept {
+            doubtful: true,
+            ..kept()
+        };
+        assert!(!doubtful.serves(&endpoint()));
+        if let Some(opened) = Instant::now().checked_sub(LONGEST) {
+            assert!(
+                !Kept { opened, ..kept() }.serves(&endpoint()),
+                "it has gone on for long"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_closed_once_and_nothing_after_the_end() {
+        let conversations = Conversations::new(1, HOUR);
+        for n in 0..FOR_EACH {
+            assert!(conversations.keep(&n.to_string(), kept()).is_none());
+        }
+        assert!(conversations.keep("more", kept()).is_some(), "it comes back");
+        assert!(conversations.take_due("0").is_none(), "somebody has used it just now");
+        assert!(conversations.due().0.is_empty() && conversations.due().1.is_some());
+        assert!(conversations.take("0").is_some() && conversations.take("0").is_none());
+        assert!(conversations.keep("more", kept()).is_none(), "there is room again");
+        assert_eq!(conversations.end().len(), FOR_EACH);
+        assert!(conversations.keep("late", kept()).is_some());
+
+        let conversations = Conversations::new(1, Duration::from_nanos(1));
+        assert!(conversations.keep("a", kept()).is_none());
+        let due = |conversations: &Conversations| conversations.due().0.len();
+        assert_eq!(
+            (due(&conversations), due(&conversations)),
+            (1, 0),
+            "one is sent to close it"
+        );
+        assert!(conversations.take_due("a").is_some() && conversations.take_due("a").is_none());
+        assert!(
+            Conversations::new(1, Duration::ZERO).keep("a", kept()).is_some(),
+            "0 keeps none"
+        );
+    }
+}

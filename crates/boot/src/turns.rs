@@ -300,6 +300,8 @@ mod tests {
         let stays = waits(&turns, "a", None, Rank::Idle).await;
         gone.abort();
         settle().await;
+        let lines = |state: &State| (state.line.len(), state.waiting.len());
+        assert_eq!(lines(&lock(&turns.state)), (1, 1), "nobody waits in its place");
         drop(held);
         assert!(stays.await.is_ok());
         assert_eq!(lock(&turns.state).taken, 0);

@@ -4,7 +4,7 @@
 
 mod stage;
 
-use isobar_sim::{Fault, FaultKind};
+use isobar_sim::{Fault, FaultKind, Malformed};
 use serde_json::json;
 use stage::{MACHINE, Options, Stage};
 
@@ -43,6 +43,13 @@ fn all(stage: &Stage) -> Vec<String> {
     requests.map(|r| format!("{} {}", r.method, r.path)).collect()
 }
 
+/// Whether a request is one of those that find out where things are.
+fn looks_around(request: &str) -> bool {
+    ["/redfish/v1", "/Systems", "/Managers"]
+        .iter()
+        .any(|place| request.trim_end_matches('/').ends_with(place))
+}
+
 #[test]
 fn a_boot_logs_in_once_and_the_next_one_looks_for_nothing() {
     let stage = kept(true);
@@ -60,12 +67,7 @@ fn a_boot_logs_in_once_and_the_next_one_looks_for_nothing() {
     assert!(out.ok, "renewed within the exchange: {out}");
     assert_eq!(logins(&stage), 2);
     let since = all(&stage).split_off(before);
-    assert!(
-        !since
-            .iter()
-            .any(|r| r.ends_with("/redfish/v1/") || r.ends_with("/Systems")),
-        "{since:?}"
-    );
+    assert!(!since.iter().any(|r| looks_around(r)), "{since:?}");
     assert_eq!(stage.overlaps(), [""; 0]);
 }
 
@@ -77,6 +79,12 @@ fn what_nobody_uses_is_closed_and_so_is_everything_at_the_end() {
     assert!(status(&stage).ok);
     stage.wait("the session is over", |s| s.sim().sessions() == 0);
     assert_eq!((logins(&stage), logouts(&stage)), (1, 1));
+    // Where things are is known in the next one, too.
+    let before = all(&stage).len();
+    assert!(status(&stage).ok);
+    let since = all(&stage).split_off(before);
+    assert_eq!(logins(&stage), 2);
+    assert!(!since.iter().any(|r| looks_around(r)), "{since:?}");
     stage.stop();
 
     let stage = &mut kept(false);
@@ -100,13 +108,19 @@ fn another_login_or_certificate_goes_on_in_no_old_conversation() {
     let stage = kept(true);
     assert!(status(&stage).ok);
     assert_eq!(logins(&stage), 1);
-    stage.set("ipmi/password", r#""not the one""#);
-    let out = status(&stage);
-    assert!(!out.ok && out.to_string().contains("password"), "{out}");
-    assert_eq!((logins(&stage), stage.sim().sessions()), (2, 0));
-    stage.set("ipmi/password", &json!(stage::PASSWORD).to_string());
-    assert!(status(&stage).ok);
-    assert_eq!(logins(&stage), 3);
+    let wrong = [
+        ("ipmi/password", "not the one", stage::PASSWORD),
+        ("ipmi/username", "nobody", "root"),
+    ];
+    for (n, (param, value, right)) in wrong.into_iter().enumerate() {
+        stage.set(param, &json!(value).to_string());
+        let out = status(&stage);
+        assert!(!out.ok && out.to_string().contains("password"), "{out}");
+        assert_eq!((logins(&stage), stage.sim().sessions()), (2 * n + 2, 0));
+        stage.set(param, &json!(right).to_string());
+        assert!(status(&stage).ok);
+        assert_eq!(logins(&stage), 2 * n + 3);
+    }
     let other = "ab".repeat(32);
     stage.set("isobar/bmc-tls", &json!(other).to_string());
     let out = status(&stage);
@@ -114,7 +128,7 @@ fn another_login_or_certificate_goes_on_in_no_old_conversation() {
     let right = stage.sim().fingerprint().unwrap().to_owned();
     stage.set("isobar/bmc-tls", &json!(right).to_string());
     assert!(status(&stage).ok);
-    assert_eq!(logins(&stage), 4);
+    assert_eq!(logins(&stage), 6);
     assert_eq!(stage.overlaps(), [""; 0]);
 }
 
@@ -136,4 +150,17 @@ fn after_a_deadline_the_session_is_ended_at_the_next_turn_and_not_beside_it() {
     assert!(status(&stage).ok);
     assert_eq!((logins(&stage), logouts(&stage), stage.sim().sessions()), (2, 1, 1));
     assert_eq!(stage.overlaps(), [""; 0]);
+}
+
+#[test]
+fn what_a_bmc_has_made_a_mess_of_is_closed_and_begun_anew() {
+    let stage = kept(false);
+    assert!(status(&stage).ok);
+    let mess = FaultKind::Malformed { form: Malformed::Html };
+    let mess = stage.sim().plant(Fault::from(mess).on("GET", "Systems/1"));
+    assert!(!status(&stage).ok);
+    assert_eq!((logouts(&stage), stage.sim().sessions()), (1, 0));
+    stage.sim().remove_fault(mess);
+    assert!(status(&stage).ok);
+    assert_eq!((logins(&stage), stage.sim().sessions()), (2, 1));
 }

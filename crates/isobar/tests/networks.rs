@@ -247,6 +247,36 @@ fn a_strict_server_serves_nobody_before_it_knows_the_bmc() {
 }
 
 #[test]
+fn a_name_stands_for_those_of_its_addresses_that_bmcs_may_have() {
+    let options = Options {
+        args: vec!["--bmc-networks".to_owned(), format!("{BMC_TOO}/32")],
+        ..by_route("exchange_s=4")
+    };
+    on_site(BmcNet::V4, options, |site| {
+        let allowed = site.bmc(BMC_TOO, false, |_| {});
+        let port = site.sim(allowed).address().port();
+        let other = site.bmc(BMC, false, |config| config.listen.set_port(port));
+        for (n, address) in [&format!("http://bmc.site:{port}"), &format!("http://{BMC}:{port}")]
+            .iter()
+            .enumerate()
+        {
+            let name = format!("m{n}");
+            site.machine(&name, address, &json!({}));
+            let name = format!("Name:{name}");
+            let out = site.server.isobar(&["machines", "runaction", &name, "powerstatus"]);
+            assert_eq!(out.ok, n == 0, "{address}: {out}");
+            assert!(out.ok || out.stderr.contains("nothing was sent"), "{out}");
+        }
+        assert!(!site.sim(allowed).requests().is_empty());
+        assert!(
+            site.sim(other).requests().is_empty(),
+            "{:?}",
+            site.sim(other).requests()
+        );
+    });
+}
+
+#[test]
 fn a_network_of_bmcs_that_speaks_only_ipv6() {
     on_site(BmcNet::V6, by_route(""), |site| {
         site.server.import();

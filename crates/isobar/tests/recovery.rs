@@ -230,6 +230,37 @@ fn a_boot_has_the_power_until_it_is_cancelled() {
 }
 
 #[test]
+fn a_power_command_that_waits_while_a_boot_begins_is_not_sent() {
+    let stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({}));
+    let hold = Fault::from(FaultKind::Hold { done: true })
+        .on("GET", "Systems/1")
+        .once();
+    let hold = stage.sim().plant(hold);
+    let act = |command: &'static str| stage.isobar(&["machines", "runaction", MACHINE, command]);
+    std::thread::scope(|scope| {
+        let status = scope.spawn(|| act("powerstatus"));
+        stage.wait("the BMC is at it", |s| {
+            s.sim().faults().iter().any(|f| f.id == hold && f.met > 0)
+        });
+        let power = scope.spawn(|| act("poweron"));
+        stage.wait("the power command waits in line", |s| {
+            operations(s, "")
+                .iter()
+                .any(|o| o["kind"] == "action" && o["state"] == "waiting")
+        });
+        boot(&stage);
+        stage.sim().release(hold);
+        assert!(status.join().unwrap().ok);
+        let out = power.join().unwrap();
+        assert!(!out.ok && out.stderr.contains(REFUSED[0].1), "{out}");
+    });
+    stage.wait_boot("done");
+    assert_eq!(stage.requests("ComputerSystem.Reset").len(), 1, "the boot's own");
+}
+
+#[test]
 fn a_bmc_that_is_silent_is_left_alone_until_the_operator_wants_it() {
     let options = Options {
         timing: format!("{TIMING},tries=50,breaker_failures=3,breaker_s=600"),
