@@ -45,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     /// A client that sends its JSON slower than this is gone or hostile.
     pub(crate) body_time: Duration,
+    /// How often rights are looked at again in an answer that has no end.
+    pub(crate) rights_time: Duration,
     /// What the body takes of the memory for all bodies, until the call is done.
     pub(crate) memory: Option<OwnedSemaphorePermit>,
     /// A body cannot be shared between threads, a mutex makes the rest of the call so. Nobody ever waits for it.

@@ -36,6 +36,8 @@ pub struct Limits {
     pub body: Duration,
     /// For a client to take something of what is sent to it.
     pub stall: Duration,
+    /// How often the rights of who reads a serial console are looked at again.
+    pub rights: Duration,
     /// Requests at once on one HTTP/2 connection.
     pub streams: u32,
 }
@@ -48,6 +50,7 @@ impl Default for Limits {
             head: Duration::from_secs(60),
             body: Duration::from_secs(60),
             stall: Duration::from_secs(30),
+            rights: Duration::from_secs(30),
             streams: 128,
         }
     }
@@ -65,6 +68,10 @@ pub struct Peer(pub SocketAddr);
 /// How long a JSON body may take. An extension of every request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyTime(pub(crate) Duration);
+
+/// How often rights are looked at again in an answer that has no end. An extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RightsTime(pub(crate) Duration);
 
 /// Turns true when the server stops: requests that only wait for news end then. An extension of every request.
 #[derive(Clone, Debug)]
@@ -233,10 +240,11 @@ impl Connection {
         };
         let peer = Peer(SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         let stopping = Stopping(self.stopped.clone());
-        let body_time = BodyTime(self.limits.body);
+        let (body_time, rights_time) = (BodyTime(self.limits.body), RightsTime(self.limits.rights));
         let service = TowerToHyperService::new(self.router.map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(body_time);
+            request.extensions_mut().insert(rights_time);
             request.extensions_mut().insert(stopping.clone());
             request
         }));

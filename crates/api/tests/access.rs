@@ -700,3 +700,59 @@ fn rights_on_parts_are_for_changes_alone() {
         }
     }
 }
+
+/// What a console says is an answer without an end: who may read it is looked at again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_ends_when_the_right_to_it_goes() {
+    use http_body_util::BodyExt as _;
+
+    let limits = isobar_api::Limits {
+        rights: Duration::from_millis(50),
+        ..isobar_api::Limits::default()
+    };
+    let rig = Rig::limited(limits).await;
+    let machine = rig.machine("mach-01").await;
+    let claims = json!([{"scope": "machines", "action": "console", "specific": "*"}]);
+    let role = rig
+        .post("/api/v3/roles", json!({"Name": "typist", "Claims": claims}))
+        .await;
+    assert_eq!(role.status, 201, "{role:?}");
+    let user = rig
+        .post("/api/v3/users", json!({"Name": "jane", "Roles": ["typist"]}))
+        .await;
+    assert_eq!(user.status, 201, "{user:?}");
+    let issue =
+        |o: &isobar_objects::Objects| o.issue_user_token("jane", &UserTokenRequest::default(), &Principal::system());
+    let token = rig.objects.run(issue).await.unwrap();
+    let stream = hyper_util::rt::TokioIo::new(rig.tls().await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::post(format!("/isobar/v1/machines/{machine}/console"))
+        .header("host", "127.0.0.1")
+        .header("authorization", format!("Bearer {}", token.as_str()));
+    let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut body = answer.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert!(first.into_data().unwrap().starts_with(machine.as_bytes()));
+    let taken = rig
+        .ask("PATCH", "/api/v3/roles/typist")
+        .json(&json!([{"op": "replace", "path": "/Claims", "value": []}]))
+        .send()
+        .await;
+    assert_eq!(taken.status, 200, "{taken:?}");
+    let mut said = Vec::new();
+    let end = loop {
+        match tokio::time::timeout(Duration::from_secs(60), body.frame())
+            .await
+            .unwrap()
+        {
+            Some(Ok(frame)) => said.extend(frame.into_data().unwrap()),
+            other => break other,
+        }
+    };
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("the right to it has gone"), "{said}");
+    assert!(matches!(end, Some(Err(_))), "that is no good end");
+}

@@ -98,6 +98,9 @@ pub trait Recorder: Send + Sync {
     /// The BMC has answered: the address that the connection used, then the others that its name has and that were
     /// checked with it. A BMC may read an image from any of them.
     fn connected(&self, _addresses: &[IpAddr]) {}
+
+    /// How far the machine has come, where a look at its power has shown it as well.
+    fn progress(&self, _state: &str) {}
 }
 
 /// Drops everything.

@@ -450,6 +450,7 @@ impl Inner {
             override_set: false,
             cleanup: false,
             handed_over_ms: None,
+            boot_progress: None,
             phase: Phase::Planned,
             error: None,
             elsewhere: None,

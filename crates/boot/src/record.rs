@@ -323,6 +323,9 @@ pub struct Boot {
     pub cleanup: bool,
     /// Power was seen on, or the reboot asked for: the machine has been handed over.
     pub handed_over_ms: Option<u64>,
+    /// How far the BMC last said that the machine has come (`BootProgress`), where it says.
+    #[serde(default)]
+    pub boot_progress: Option<String>,
     /// Last phase, for a reader after a restart.
     pub phase: Phase,
     /// What went wrong.

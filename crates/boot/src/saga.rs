@@ -91,6 +91,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
         inner,
         order: None,
         watching_since: None,
+        looked: None,
     };
     let _guard = LifeGuard {
         inner: Arc::clone(&task.inner),
@@ -188,6 +189,8 @@ struct Saga {
     order: Option<Order>,
     /// When this process began to watch the reads.
     watching_since: Option<Duration>,
+    /// Uptime at the last look at how far the machine has come.
+    looked: Option<Duration>,
 }
 
 struct Order {
@@ -429,7 +432,9 @@ impl Saga {
             who: &row.boot.id,
             rank: rank(&row.boot),
         };
-        Ok(self.inner.gate.exchange(caller, recorder, &verb).await?)
+        let answer = self.inner.gate.exchange(caller, recorder, &verb).await;
+        self.take_progress(row);
+        Ok(answer?)
     }
 
     fn not_left_alone(&self, endpoint: &Endpoint) -> Result<(), Stop> {

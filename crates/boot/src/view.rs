@@ -35,6 +35,8 @@ pub struct BootView {
     pub handed_over: bool,
     /// The agent has checked in.
     pub agent_up: bool,
+    /// How far the BMC last said that the machine has come, where it says.
+    pub boot_progress: Option<String>,
     /// The BMC is still owed a clean-up.
     pub cleanup: bool,
     /// Address of a reader that is not the BMC, and was served.
@@ -97,6 +99,7 @@ impl BootView {
             eta_s: shown.and_then(|s| s.eta_s),
             handed_over: release || boot.handed_over_ms.is_some(),
             agent_up,
+            boot_progress: boot.boot_progress.clone(),
             cleanup: boot.cleanup,
             read_from_elsewhere: boot.elsewhere,
             refused_reader: boot.refused,

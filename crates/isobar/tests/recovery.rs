@@ -336,3 +336,126 @@ fn a_verdict_waits_for_a_bmc_that_cannot_say_just_now() {
             .all(|fault| fault.id != deaf || fault.met == 2)
     );
 }
+
+#[test]
+fn a_self_test_in_which_nothing_may_be_changed_is_waited_out() {
+    let options = Options {
+        timing: format!("{TIMING},insert_s=8"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |sim| {
+        sim.manners.boot_progress = true;
+        sim.manners.post_ms = 20_000;
+    });
+    stage.import();
+    stage.add_machine(&json!({"boot-virtual-iso-power": "wait"}));
+    stage.sim().switch_on();
+    let in_post = FaultKind::Status {
+        code: 400,
+        retry_after_s: None,
+        message_id: Some("iLO.2.14.UnableToModifyDuringSystemPOST".to_owned()),
+        message: Some("it is in its self-test".to_owned()),
+    };
+    let refused = stage.sim().plant(Fault::from(in_post).on("POST", "InsertMedia"));
+    boot(&stage);
+    stage.wait("the self-test is waited for", |s| {
+        s.last_boot()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("MemoryInitializationStarted")
+    });
+    assert_eq!(stage.last_boot()["boot_progress"], "MemoryInitializationStarted");
+    stage.sim().remove_fault(refused);
+    let asked = stage.requests("InsertMedia").len();
+    stage.wait("it goes on", |s| s.last_boot()["phase"] == "waiting-for-power");
+    let boot = stage.last_boot();
+    assert_eq!(rungs(&boot), ["eject", "sessions", "post"], "{boot:#}");
+    let outcome = boot["recovery"][2]["outcome"].as_str().unwrap();
+    assert!(outcome.contains("end of the self-test"), "{outcome}");
+    assert_eq!(
+        stage.requests("InsertMedia").len(),
+        asked + 1,
+        "nothing was tried meanwhile"
+    );
+}
+
+#[test]
+fn a_reset_that_the_bmc_refuses_is_told_of_and_the_boot_ends_with_its_own_reason() {
+    let stage = Stage::with(timed(), |_| {});
+    stage.import();
+    stage.add_machine(&json!({"isobar/bmc-recovery": ["reset"]}));
+    stage.sim().plant(Fault::from(FaultKind::NoMount { inserted: false }));
+    let no = FaultKind::Status {
+        code: 403,
+        retry_after_s: None,
+        message_id: Some("Base.1.8.InsufficientPrivilege".to_owned()),
+        message: Some("not by this user".to_owned()),
+    };
+    stage.sim().plant(Fault::from(no).on("POST", "Manager.Reset"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(rungs(&boot), ["reset"], "{boot:#}");
+    assert_eq!(boot["error"]["reason"], "insert-not-mounted", "{boot:#}");
+    let told = boot["error"]["message"].as_str().unwrap();
+    assert!(
+        told.contains("reset failed") && told.contains("not by this user"),
+        "{told}"
+    );
+    assert_eq!(stage.requests("Manager.Reset").len(), 1);
+    stage.wait("it owes nothing", |s| operations(s, "").is_empty());
+}
+
+#[test]
+fn a_site_has_so_many_conversations_and_another_is_not_held_up() {
+    let options = Options {
+        timing: format!("{TIMING},site_connections=1,bmc_idle_s=0"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |_| {});
+    stage.import();
+    let more: Vec<_> = (0..2)
+        .map(|_| {
+            stage
+                .runtime()
+                .block_on(isobar_sim::start(stage::sim_config()))
+                .unwrap()
+        })
+        .collect();
+    stage.add_machine(&json!({"isobar/bmc-site": "here"}));
+    stage.create_machine("same", more[0].url().as_str(), &json!({"isobar/bmc-site": "here"}));
+    stage.create_machine("other", more[1].url().as_str(), &json!({"isobar/bmc-site": "there"}));
+    let held = Fault::from(FaultKind::Hold { done: true }).on("GET", "Systems/1");
+    let held = stage.sim().plant(Fault { times: Some(1), ..held });
+    std::thread::scope(|scope| {
+        let status = |name: &'static str| {
+            let stage = &stage;
+            scope.spawn(move || stage.isobar(&["machines", "runaction", name, "powerstatus"]))
+        };
+        let first = status(MACHINE);
+        stage.wait("it is asked", |s| {
+            s.sim().requests().iter().any(|r| r.path.contains("Systems/1"))
+        });
+        let second = status("Name:same");
+        stage.wait("the other one of its site waits for it", |s| {
+            let all = operations(s, "");
+            all.iter().any(|o| {
+                o["why"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .contains("site here (site_connections)")
+            })
+        });
+        let out = status("Name:other").join().unwrap();
+        assert!(out.ok && out.stdout.contains("Off"), "{out}");
+        assert_eq!(more[0].requests().len(), 0, "nothing is sent before its turn");
+        stage.sim().release(held);
+        for waiting in [first, second] {
+            let out = waiting.join().unwrap();
+            assert!(out.ok && out.stdout.contains("Off"), "{out}");
+        }
+    });
+    for sim in more {
+        stage.runtime().block_on(sim.shutdown());
+    }
+}

@@ -100,6 +100,8 @@ pub struct Manners {
     pub boot_at_settings: bool,
     /// A boot override without mode, enabled and target together is refused.
     pub full_boot: bool,
+    /// The system tells how far it has come (`BootProgress`).
+    pub boot_progress: bool,
     /// `Cd` is a drive in the machine; the virtual one is booted from once by a configuration profile.
     pub boot_by_profile: bool,
     /// `Once` is stored as `Continuous`, and stays.
@@ -184,6 +186,7 @@ impl Default for Manners {
             eject_hidden: false,
             boot_at_settings: false,
             full_boot: false,
+            boot_progress: false,
             boot_by_profile: false,
             once_kept: false,
             other_systems: Vec::new(),

@@ -44,6 +44,7 @@ const NONE_IMAGE: Manner = |m| &mut m.none_image;
 const ENABLE_FIRST: Manner = |m| &mut m.enable_first;
 const STALE_IMAGE: Manner = |m| &mut m.stale_image;
 const BY_PROFILE: Manner = |m| &mut m.boot_by_profile;
+const PROGRESS: Manner = |m| &mut m.boot_progress;
 const ONCE_KEPT: Manner = |m| &mut m.once_kept;
 const LOGIN_OEM: Manner = |m| &mut m.login_wants_oem;
 
@@ -108,7 +109,7 @@ const PROFILES: &[Profile] = &[
     Profile { resets: HPE, sessions: (30, 16), refuses: FLAGS, manners: &[BY_PATCH], manager: "iLO 4",
         ..row("hpe-ilo4", "HPE", "ProLiant DL380 Gen9", "iLO 4 v2.82") },
     Profile { resets: HPE, sessions: (30, 16), ..row("hpe-ilo5", "HPE", "ProLiant DL380 Gen10", "iLO 5 v2.72") },
-    Profile { resets: HPE, sessions: (30, 16), ..row("hpe-ilo6", "HPE", "ProLiant DL380 Gen11", "iLO 6 v1.66") },
+    Profile { resets: HPE, sessions: (30, 16), manners: &[PROGRESS], ..row("hpe-ilo6", "HPE", "ProLiant DL380 Gen11", "iLO 6 v1.66") },
     Profile { resets: HPE, sessions: (30, 16), protocols: &["HTTP", "HTTPS", "NFS", "CIFS", "FTP", "SFTP", "SCP", "TFTP", "OEM"],
         ..row("hpe-ilo7", "HPE", "ProLiant DL380 Gen12", "iLO 7 v1.10") },
     Profile { slots: Slots::Empty, ..row("lenovo-xcc-1", "Lenovo", "ThinkSystem SR650", "2.30") },
@@ -126,9 +127,9 @@ const PROFILES: &[Profile] = &[
         ..row("supermicro-x11", "Supermicro", "X11DPi", "1.73") },
     Profile { refuses: FLAGS, targets: SUPERMICRO, sessions: (300, 16), manners: &[EJECT_HIDDEN, STALE_IMAGE],
         ..row("supermicro-x12", "Supermicro", "X12DPi", "01.02") },
-    Profile { targets: SUPERMICRO, resets: ALL, sessions: (300, 16), manners: &[EJECT_HIDDEN, STALE_IMAGE],
+    Profile { targets: SUPERMICRO, resets: ALL, sessions: (300, 16), manners: &[EJECT_HIDDEN, STALE_IMAGE, PROGRESS],
         ..row("supermicro-x13", "Supermicro", "SYS-621C", "01.01.11") },
-    Profile { targets: SUPERMICRO, resets: ALL, sessions: (300, 16), manners: &[EJECT_HIDDEN, STALE_IMAGE],
+    Profile { targets: SUPERMICRO, resets: ALL, sessions: (300, 16), manners: &[EJECT_HIDDEN, STALE_IMAGE, PROGRESS],
         ..row("supermicro-x14", "Supermicro", "SYS-622C", "01.00.09") },
     Profile { demands: &["TransferProtocolType"], protocols: &["CIFS", "HTTP", "HTTPS", "NFS"], manners: &[STRINGS],
         ..row("cisco-cimc", "Cisco Systems Inc", "UCSC-C240-M6", "4.2(2a)") },
@@ -136,7 +137,7 @@ const PROFILES: &[Profile] = &[
         manners: &[STRINGS, DVD_ONLY, DEAD_SLOTS], ..row("cisco-ucsx", "Cisco Systems Inc", "UCSX-210C-M6", "5.0(1f)") },
     Profile { demands: &["TransferProtocolType"], manners: &[IF_MATCH],
         ..row("fujitsu-irmc", "FUJITSU", "PRIMERGY RX2540 M6", "3.32P") },
-    Profile { schemes: LIMITED, manners: &[DEAD_SLOTS], ..row("openbmc", "OpenBMC", "Reference", "2.15.0") },
+    Profile { schemes: LIMITED, manners: &[DEAD_SLOTS, PROGRESS], ..row("openbmc", "OpenBMC", "Reference", "2.15.0") },
     Profile { demands: &["TransferProtocolType"], manners: &[FULL_BOOT, NONE_IMAGE, ENABLE_FIRST], delays: [5000, 2000, 0],
         ..row("ami", "AMI", "H262-Z63", "12.84.13") },
     Profile { demands: &["TransferProtocolType", "UserName", "Password"], manners: &[AT_SETTINGS, FULL_BOOT, ENABLE_FIRST],
@@ -145,7 +146,7 @@ const PROFILES: &[Profile] = &[
         ..row("nvidia-gb200", "NVIDIA", "GB200 NVL", "70.01") },
     Profile { schemes: LIMITED, manners: &[AT_SETTINGS, DEAD_SLOTS], sessions: (1800, 8), others: &["HGX_Baseboard_0"],
         ..row("nvidia-gh200", "NVIDIA", "GH200", "24.09") },
-    Profile { slots: Slots::Absent, targets: &["None", "Pxe", "Hdd", "UefiHttp"], ..row("nvidia-bluefield", "NVIDIA", "BlueField-3", "24.10") },
+    Profile { slots: Slots::Absent, targets: &["None", "Pxe", "Hdd", "UefiHttp"], manners: &[PROGRESS], ..row("nvidia-bluefield", "NVIDIA", "BlueField-3", "24.10") },
     Profile { slots: Slots::Vmm, schemes: SHARES, manners: &[LOGIN_OEM], delays: [13_000, 5000, 0],
         ..row("huawei-ibmc", "Huawei", "2288H V5", "6.41") },
     Profile { slots: Slots::Vmm, schemes: &["nfs", "https"], manners: &[LOGIN_OEM], delays: [13_000, 5000, 0],

@@ -23,8 +23,6 @@ use crate::reply::{self, Answer};
 const NAME: &str = "isobar-console";
 /// Longest text that is typed at a time, in bytes.
 const MOST: usize = 4096;
-/// How often the reader's rights are looked at again.
-const LOOK: Duration = Duration::from_secs(30);
 /// A reader that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -78,7 +76,8 @@ async fn carry(
     mut who: Principal,
     sender: mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
-    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
+    let pause = call.rights_time;
+    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
     let send = async |piece| matches!(tokio::time::timeout(PATIENCE, sender.send(piece)).await, Ok(Ok(())));
     let why = loop {
         tokio::select! {

@@ -23,7 +23,7 @@ use self::doc::Doc;
 use crate::auth::{self, Refusal};
 use crate::call::{Call, Query};
 use crate::reply::{self, Answer};
-use crate::server::{BodyTime, Peer, Stopping};
+use crate::server::{BodyTime, Peer, RightsTime, Stopping};
 use crate::state::AppState;
 
 mod actions;
@@ -248,6 +248,10 @@ async fn serve(
         method: parts.method,
         headers: parts.headers,
         body_time: parts.extensions.get::<BodyTime>().map_or(Duration::ZERO, |time| time.0),
+        rights_time: parts
+            .extensions
+            .get::<RightsTime>()
+            .map_or(Duration::from_secs(30), |time| time.0),
         memory: None,
         body: body.into(),
     };

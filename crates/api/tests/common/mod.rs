@@ -247,10 +247,10 @@ impl<'a> Line<'a> {
         };
         let answer = sender.send_request(request).await.unwrap();
         let status = answer.status().as_u16();
-        let endless = answer
-            .headers()
-            .get("content-type")
-            .is_some_and(|t| t == "text/event-stream");
+        // Of an open console no more than its name is waited for, either.
+        let headers = answer.headers();
+        let endless = headers.get("content-type").is_some_and(|t| t == "text/event-stream")
+            || headers.contains_key("isobar-console");
         if endless {
             return (status, Value::Null);
         }

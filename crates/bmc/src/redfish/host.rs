@@ -36,6 +36,13 @@ fn secure_boot(body: &Value) -> SecureBoot {
     }
 }
 
+/// Tells whoever records how far the machine has come, where the system that was read says so.
+pub(crate) fn tell_progress(http: &Transport, system: &Value) {
+    if let Some(state) = progress(system) {
+        http.recorder().progress(&state);
+    }
+}
+
 /// `BootProgress.LastState`; where that is `OEM`, the vendor's own word. HPE has a word of its own alone.
 fn progress(system: &Value) -> Option<String> {
     let standard = match json::text(system, &["BootProgress", "LastState"]) {

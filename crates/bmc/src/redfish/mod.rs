@@ -381,7 +381,10 @@ impl Bmc for Redfish {
         let just_read = self.is_lost();
         let (http, found) = self.found().await?;
         let answer = match just_read {
-            true => Ok(power::state_of(&found.system)),
+            true => {
+                host::tell_progress(http, &found.system);
+                Ok(power::state_of(&found.system))
+            }
             false => power::state(http, found).await,
         };
         self.learnt(answer)

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::discover::Found;
+use super::host;
 use super::json;
 use super::message;
 use super::transport::{Reply, Transport};
@@ -13,6 +14,7 @@ const UNLISTED: [&str; 4] = ["On", "ForceOff", "ForceRestart", "GracefulShutdown
 
 pub(crate) async fn state(http: &mut Transport, found: &Found) -> Result<PowerState, BmcError> {
     let system = http.get(&found.system_uri).await?.body;
+    host::tell_progress(http, &system);
     Ok(state_of(&system))
 }
 

@@ -480,6 +480,10 @@ impl Transport {
         Instant::now() >= self.deadline
     }
 
+    pub(crate) fn recorder(&self) -> &dyn Recorder {
+        self.recorder.as_ref()
+    }
+
     /// Waits, inside the call's deadline.
     pub(crate) async fn wait(&self, pause: Duration) -> Result<(), BmcError> {
         if Instant::now() + pause >= self.deadline {

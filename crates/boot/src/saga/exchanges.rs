@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use isobar_bmc::{Exchange, Recorder};
@@ -20,6 +21,10 @@ pub(crate) struct Exchanges {
     kept: std::sync::Mutex<(VecDeque<Exchange>, bool)>,
     /// Where the BMC was last reached.
     pub(super) addresses: std::sync::Mutex<Vec<IpAddr>>,
+    /// How far the BMC last said that the machine has come.
+    pub(super) progress: std::sync::Mutex<Option<String>>,
+    /// Nobody waits for a look that is under way.
+    pub(super) looking: AtomicBool,
 }
 
 const EXCHANGES: usize = 24;
@@ -50,6 +55,10 @@ impl Recorder for Exchanges {
     fn connected(&self, addresses: &[IpAddr]) {
         *lock(&self.addresses) = addresses.to_vec();
     }
+
+    fn progress(&self, state: &str) {
+        *lock(&self.progress) = Some(state.to_owned());
+    }
 }
 
 impl Exchanges {
@@ -58,6 +67,8 @@ impl Exchanges {
             all: std::sync::Mutex::new(Conversation::new(room)),
             kept: std::sync::Mutex::default(),
             addresses: std::sync::Mutex::default(),
+            progress: std::sync::Mutex::default(),
+            looking: AtomicBool::new(false),
         }
     }
 

@@ -1,15 +1,17 @@
 //! What is seen after the machine was handed over: reads, the agent, silence.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use isobar_bmc::PowerState;
+use isobar_bmc::{PowerState, Recorder};
 
 use super::{Outcome, SETTLE, Saga, Stop, time_of};
 use crate::evidence::{Phase, Reading, bytes};
-use crate::gate::Verb;
+use crate::gate::{Caller, Rank, Verb};
 use crate::reason::worth_retrying;
 use crate::record::{Attempt, Row, Way, ms_of};
+use crate::state::lock;
 
 impl Saga {
     /// Follows the reads until the agent is up, or a verdict is due.
@@ -45,6 +47,10 @@ impl Saga {
         {
             inner.first_read(&attempt, first, seen.elsewhere).await?;
         }
+        // While nothing is read, what the BMC says is all that is known.
+        if seen.reading.percent.is_none() && [Phase::Firmware, Phase::Copied].contains(&seen.reading.phase) {
+            self.look_at_progress(row);
+        }
         let detail = match (seen.rate_bps, seen.reading.left) {
             (Some(rate), Some(left)) if rate > 0.0 && left > 0 => format!(
                 "{}, {}/s, {:.0} s left",
@@ -52,7 +58,12 @@ impl Saga {
                 bytes(rate as u64),
                 (left as f64 / rate).ceil()
             ),
-            _ => seen.reading.detail.clone(),
+            _ => match &row.boot.boot_progress {
+                Some(progress) if seen.reading.phase == Phase::Firmware => {
+                    format!("{}; the BMC says {progress}", seen.reading.detail)
+                }
+                _ => seen.reading.detail.clone(),
+            },
         };
         inner.show(&row.boot.id, seen.reading.phase, &detail, &seen);
         self.catch_up(row, &seen.reading);
@@ -82,6 +93,47 @@ impl Saga {
                 Err(pause) => Outcome::Stay(pause),
             },
         })
+    }
+
+    pub(super) fn take_progress(&self, row: &mut Row) {
+        if let Some(progress) = lock(&self.exchanges.progress).clone() {
+            row.boot.boot_progress = Some(progress);
+        }
+    }
+
+    /// Of a BMC that has said so once; nobody waits for it, and whoever else wants the BMC goes first.
+    fn look_at_progress(&mut self, row: &mut Row) {
+        self.take_progress(row);
+        let (now, pause) = (self.inner.uptime(), self.inner.timing.poll() * 10);
+        let due = self.looked.is_none_or(|last| now.saturating_sub(last) >= pause);
+        if row.boot.boot_progress.is_none() || !due || self.exchanges.looking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.looked = Some(now);
+        let (inner, seen, boot) = (
+            Arc::clone(&self.inner),
+            Arc::clone(&self.exchanges),
+            row.boot.id.clone(),
+        );
+        let settings = self.settings(row);
+        self.inner.runtime.spawn(async move {
+            if let Ok(settings) = settings
+                && let Ok(endpoint) = &settings.endpoint
+                && inner.gate.left_alone(endpoint).is_none()
+            {
+                let caller = Caller {
+                    endpoint,
+                    site: settings.site.as_deref(),
+                    who: &boot,
+                    rank: Rank::Idle,
+                };
+                let recorder = Arc::clone(&seen) as Arc<dyn Recorder>;
+                if let Err(error) = inner.gate.exchange(caller, recorder, &Verb::PowerState).await {
+                    tracing::debug!(boot, %error, "how far the machine has come");
+                }
+            }
+            seen.looking.store(false, Ordering::Release);
+        });
     }
 
     /// Writes into the history what the reads say, the phases between that went by unseen as well.

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{inventory, vendor};
-use crate::bmc::{Bmc, SlotId};
+use crate::bmc::{Bmc, Power, SlotId};
+use crate::log::BootLog;
 use crate::manners::{Manners, Slots};
 
 const SETTINGS: &str = "/redfish/v1/Systems/1/Settings";
@@ -423,6 +424,9 @@ fn system(bmc: &Bmc) -> Value {
             "ResetType@Redfish.AllowableValues": manners.reset_types,
         }},
     });
+    if manners.boot_progress {
+        system["BootProgress"] = json!({"LastState": progress(bmc)});
+    }
     if manners.boot_at_settings {
         system["@Redfish.Settings"] = json!({
             "@odata.type": "#Settings.v1_3_5.Settings",
@@ -430,6 +434,22 @@ fn system(bmc: &Bmc) -> Value {
         });
     }
     system
+}
+
+/// `BootProgress.LastState` (DSP2046) of what the machine has come to.
+fn progress(bmc: &Bmc) -> &'static str {
+    const STATES: &[(&str, &str)] = &[
+        ("os-up", "OSRunning"),
+        ("loader", "OSBootStarted"),
+        ("no-bootable-device", "OEM"),
+        ("firmware", "MemoryInitializationStarted"),
+    ];
+    let boots = bmc.log.boots();
+    let last = boots
+        .last()
+        .filter(|boot| boot.ended.is_none() && bmc.power() != Power::Off);
+    let reached = |boot: &BootLog| STATES.iter().find(|(stage, _)| boot.reached(stage));
+    last.and_then(reached).map_or("None", |(_, state)| state)
 }
 
 fn manager(bmc: &Bmc) -> Value {
