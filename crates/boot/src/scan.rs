@@ -116,7 +116,7 @@ impl Booter {
                 Some(hosts) => addresses.extend(hosts),
                 None => {
                     return Err(bad(format!(
-                        "{network}: {MOST} addresses are looked at in one scan, at most"
+                        "{network}: {MOST} addresses are looked at in one scan, at most: scan it in smaller networks, one after the other"
                     )));
                 }
             }

@@ -155,16 +155,12 @@ pub(crate) fn parse<'a>(
             .unwrap_or_default(),
         flags,
         usage: usage(program, noun, verb),
+        example: format!("{} {}", program.name(), example(verb, noun, row)),
     };
     if let Some(complaint) = verb.arity.complaint(call.args.len()) {
         return Err(CliError::Usage {
             message: format!("{} {complaint}", call.usage),
-            usage: format!(
-                "Usage:\n  {}\n\nExample:\n  {} {}",
-                call.usage,
-                program.name(),
-                example(verb, noun, row)
-            ),
+            usage: format!("Usage:\n  {}\n\nExample:\n  {}", call.usage, call.example),
         });
     }
     Ok((verb, call))

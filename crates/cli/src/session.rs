@@ -114,6 +114,15 @@ impl<'a> Session<'a> {
         CliError::hinted(error, Some(hint))
     }
 
+    /// What an answer of Isobar's own calls is; where there is no such thing, which command lists them.
+    pub(crate) fn listed<T>(&self, noun: &str, answer: Result<T, ClientError>) -> Result<T, CliError> {
+        answer.map_err(|error| {
+            let missing = matches!(&error, ClientError::Api(body) if body.code == 404 && plainly(body));
+            let hint = || format!("`isobar {noun} list` shows those that there are");
+            CliError::hinted(error, missing.then(hint))
+        })
+    }
+
     /// An object of nearly this name.
     pub(crate) fn similar(&self, noun: &str, name: &str) -> Option<String> {
         let all: Vec<Value> = self

@@ -1,6 +1,5 @@
 //! `isobar sim`: one simulated BMC with a machine behind it.
 
-use anyhow::Context;
 use clap::{ArgMatches, Command};
 use isobar_sim::{Sim, SimOptions};
 
@@ -115,7 +114,9 @@ pub(crate) fn command() -> Command {
              isobar sim --work-dir /tmp/bmc2 --listen 127.0.0.1:8444 --firmware secureboot --echo-serial\n  \
              isobar sim --work-dir /tmp/bmc3 --machine paper --read-manner copy-all --rate 4000000\n  \
              isobar sim --work-dir /tmp/fleet --machine paper --plain-http --listen 127.0.0.1:20000 --count 500 \\\n    \
-             --profile dell-idrac9 --time-scale 100",
+             --profile dell-idrac9 --time-scale 100\n  \
+             isobar sim --replay bmc-tree --machine paper --plain-http\n  \
+             isobar sim --replay-boot mach-01.json --listen 127.0.0.1:8444",
         )
 }
 
@@ -125,6 +126,9 @@ pub(crate) fn command() -> Command {
 /// Settings that do not fit, a port that is taken, QEMU that does not start.
 pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     let options: SimOptions = TABLE.read(matches, None)?;
+    if options.replay.is_some() && options.replay_boot.is_some() {
+        anyhow::bail!("the simulator: --replay serves a tree, --replay-boot a post-mortem: give one of them");
+    }
     if let Some(file) = &options.replay_boot {
         let listen = options.listen.unwrap_or_else(|| ([127, 0, 0, 1], 8443).into());
         let told = |replay: &isobar_sim::Replay| {
@@ -132,7 +136,7 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             eprintln!("that boot ended with {}: {}", replay.reason, replay.message);
             eprintln!("any user and password will do");
         };
-        return isobar_sim::replay_boot_blocking(file, listen, told).context("the simulator");
+        return isobar_sim::replay_boot_blocking(file, listen, told).map_err(failed);
     }
     let folder = options.work_dir.clone();
     isobar_sim::run_blocking(options, |fleet| {
@@ -156,7 +160,12 @@ pub(crate) fn run(matches: &ArgMatches) -> anyhow::Result<()> {
             }
         }
     })
-    .context("the simulator")
+    .map_err(failed)
+}
+
+/// The error says its cause itself.
+fn failed(error: isobar_sim::SimError) -> anyhow::Error {
+    anyhow::anyhow!("the simulator: {error}")
 }
 
 /// Addresses, UUIDs and MAC addresses, a line each.

@@ -116,7 +116,9 @@ fn it_outlives_the_server_and_says_what_was_read() {
     let why = told["serial_missing"].as_str().unwrap();
     assert!(why.contains("isobar/serial-tail"), "{why}");
 
-    // Of a boot that went well there is none.
+    // There is none of a boot that nobody knows, nor of one that went well.
+    let out = stage.isobar(&["boots", "post-mortem", "nosuch"]);
+    assert!(!out.ok && out.stderr.contains("`isobar boots list`"), "{out}");
     for fault in stage.sim().faults() {
         stage.sim().remove_fault(fault.id);
     }

@@ -36,7 +36,12 @@ fn record(profile: &str, folder: &Path) {
         stage.requests("")
     );
     let again = stage.isobar(&["bmc", "record", MACHINE, "--out", folder.to_str().unwrap()]);
-    assert!(!again.ok && again.stderr.contains("not empty"), "{again}");
+    assert!(
+        !again.ok && again.stderr.contains("not empty: name a new folder"),
+        "{again}"
+    );
+    let lost = stage.isobar(&["operations", "show", "nosuch"]);
+    assert!(!lost.ok && lost.stderr.contains("`isobar operations list`"), "{lost}");
 }
 
 /// The simulator's own machines have no light over Redfish, recorded ones may.

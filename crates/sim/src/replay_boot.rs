@@ -125,7 +125,11 @@ pub async fn replay_boot(file: &Path, listen: SocketAddr) -> Result<Replay, SimE
         return Err(bad("it is too long for a post-mortem".to_owned()));
     }
     let text = std::fs::read(file).map_err(failed)?;
-    let mut told: PostMortem = serde_json::from_slice(&text).map_err(|e| bad(format!("no post-mortem: {e}")))?;
+    let mut told: PostMortem = serde_json::from_slice(&text).map_err(|e| {
+        bad(format!(
+            "no post-mortem, as `isobar boots post-mortem --out` writes it: {e}"
+        ))
+    })?;
     if told.format != FORMAT {
         return Err(bad(format!("its format is {:?}, {FORMAT} is known", told.format)));
     }

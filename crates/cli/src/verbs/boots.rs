@@ -98,15 +98,14 @@ fn boot_id(session: &Session, argument: &str) -> Result<String, CliError> {
 
 fn show(session: &Session, call: &Call) -> Result<Output, CliError> {
     let id = boot_id(session, call.arg(0))?;
-    let boot: Value = session.client()?.get(&path!("isobar", "v1", "boots", id))?;
+    let boot: Value = session.listed("boots", session.client()?.get(&path!("isobar", "v1", "boots", id)))?;
     Ok(Output::json(boot))
 }
 
 fn post_mortem(session: &Session, call: &Call) -> Result<Output, CliError> {
     let id = boot_id(session, call.arg(0))?;
-    let found: Value = session
-        .client()?
-        .get(&path!("isobar", "v1", "boots", id, "post-mortem"))?;
+    let route = path!("isobar", "v1", "boots", id, "post-mortem");
+    let found: Value = session.listed("boots", session.client()?.get(&route))?;
     let Some(file) = call.option("out") else {
         return Ok(Output::json(found));
     };

@@ -47,6 +47,7 @@ fn run(session: &Session, call: &Call) -> Result<Output, CliError> {
         args: call.args[1..].to_vec(),
         flags: call.flags,
         usage: format!("{} extended -l {noun} {name} {}", session.program.name(), verb.args),
+        example: call.example.clone(),
     };
     match verb.arity.complaint(inner.args.len()) {
         Some(complaint) => Err(inner.misuse(format!("{} {complaint}", inner.usage))),

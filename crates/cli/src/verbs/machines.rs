@@ -206,6 +206,7 @@ fn tasks(session: &Session, call: &Call) -> Result<Output, CliError> {
     let inner = Call {
         args: rest,
         usage: call.usage.clone(),
+        example: call.example.clone(),
         ..*call
     };
     match what.as_str() {

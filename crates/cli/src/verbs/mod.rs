@@ -333,6 +333,8 @@ pub(crate) struct Call<'a> {
     pub(crate) flags: &'a ArgMatches,
     /// How the verb is used, for errors.
     pub(crate) usage: String,
+    /// The whole line of its example.
+    pub(crate) example: String,
 }
 
 impl Call<'_> {
@@ -353,7 +355,7 @@ impl Call<'_> {
     pub(crate) fn misuse(&self, message: impl Into<String>) -> CliError {
         CliError::Usage {
             message: message.into(),
-            usage: format!("Usage: {}", self.usage),
+            usage: format!("Usage: {}\nExample: {}", self.usage, self.example),
         }
     }
 

@@ -385,6 +385,7 @@ mod tests {
             args: Vec::new(),
             flags: &flags,
             usage: String::new(),
+            example: String::new(),
         };
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         filters(&call, &words)

@@ -84,16 +84,14 @@ fn list(session: &Session, call: &Call) -> Result<Output, CliError> {
 }
 
 fn show(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let found: Value = session
-        .client()?
-        .get(&path!("isobar", "v1", "operations", call.arg(0)))?;
+    let route = path!("isobar", "v1", "operations", call.arg(0));
+    let found: Value = session.listed("operations", session.client()?.get(&route))?;
     Ok(Output::json(found))
 }
 
 fn watch(session: &Session, call: &Call) -> Result<Output, CliError> {
-    let found: Value = session
-        .client()?
-        .get(&path!("isobar", "v1", "operations", call.arg(0)))?;
+    let route = path!("isobar", "v1", "operations", call.arg(0));
+    let found: Value = session.listed("operations", session.client()?.get(&route))?;
     if found["kind"] != "rolling-boot" {
         return Err(CliError::text(format!(
             "{} is no rolling boot: a boot is followed by `isobar boots watch`",
@@ -124,6 +122,6 @@ fn retry(session: &Session, call: &Call) -> Result<Output, CliError> {
 
 fn say(session: &Session, call: &Call, word: &str) -> Result<Output, CliError> {
     let route = path!("isobar", "v1", "operations", call.arg(0), word);
-    let told: Value = session.client()?.post(&route, &json!({}))?;
+    let told: Value = session.listed("operations", session.client()?.post(&route, &json!({})))?;
     Ok(Output::json(told))
 }

@@ -50,7 +50,10 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
     let folder = Path::new(folder);
     let failed = |path: &Path| CliError::io(path.display().to_string());
     if fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(CliError::text(format!("{} is not empty", folder.display())));
+        return Err(CliError::text(format!(
+            "{} is not empty: name a new folder with --out",
+            folder.display()
+        )));
     }
     let machine = session.get_object("machines", call.arg(0))?;
     let uuid = machine["Uuid"].as_str().unwrap_or(call.arg(0));
@@ -92,8 +95,14 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
             "the server ended in the middle of it: the folder is not whole",
         ));
     }
+    if end["resources"] == 0
+        && let Some(error) = end["error"].as_str()
+    {
+        return Err(CliError::text(format!("nothing was recorded: {error}")));
+    }
     let text = format!(
-        "{}: {} resources; {} that are linked are not there, {} were left out",
+        "{0}: {1} resources; {2} that are linked are not there, {3} were left out; `isobar sim --replay {0} --machine paper \
+         --plain-http` answers as this BMC does",
         folder.display(),
         end["resources"],
         end["missing"],

@@ -41,6 +41,13 @@ impl Tree {
     /// # Errors
     /// A file that cannot be read or is no JSON; no service root; too much of it.
     pub(crate) fn read(dir: &Path) -> Result<Self, SimError> {
+        if !dir.join("redfish").is_dir() {
+            let text = format!(
+                "no folder `redfish` in {}: give one that `isobar bmc record --out` wrote",
+                dir.display()
+            );
+            return Err(SimError::Config(text));
+        }
         let (mut resources, mut bytes) = (BTreeMap::new(), 0);
         gather(&dir.join("redfish"), "/redfish", 0, &mut bytes, &mut resources)?;
         if !resources.contains_key("/redfish/v1") {
