@@ -115,7 +115,7 @@ pub(crate) fn command() -> Command {
              isobar sim --work-dir /tmp/bmc3 --machine paper --read-manner copy-all --rate 4000000\n  \
              isobar sim --work-dir /tmp/fleet --machine paper --plain-http --listen 127.0.0.1:20000 --count 500 \\\n    \
              --profile dell-idrac9 --time-scale 100\n  \
-             isobar sim --replay bmc-tree --machine paper --plain-http\n  \
+             isobar sim --replay bmc-tree --machine paper --plain-http --work-dir /tmp/bmc4\n  \
              isobar sim --replay-boot mach-01.json --listen 127.0.0.1:8444",
         )
 }

@@ -65,7 +65,8 @@ fn a_replayed_bmc_fails_as_the_real_one_did() {
     let timing = format!("{TIMING},tries=2,exchange_s=4,insert_s=4,settle_s=1");
     let stage = Stage::timed(&timing, |_| {});
     stage.import();
-    stage.add_machine(&json!({"isobar/bmc-recovery": []}));
+    // Somebody has written the password where it does not belong.
+    stage.add_machine(&json!({"isobar/bmc-recovery": [], "isobar/bmc-site": format!("rack {PASSWORD}")}));
     for (number, (fault, reason)) in FAULTS.iter().enumerate() {
         let fault: Fault = serde_json::from_str(fault).unwrap();
         stage.set("ipmi/address", stage.sim().url().as_str());
@@ -79,6 +80,7 @@ fn a_replayed_bmc_fails_as_the_real_one_did() {
         assert!(told["machine"]["params"]["network-data"].is_object(), "{told:#}");
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(PASSWORD), "{text}");
+        assert_eq!(told["machine"]["params"]["isobar/bmc-site"], "rack ***");
 
         let again = replayed(&stage, &file);
         assert_eq!(again["error"]["reason"], *reason, "{told:#}\n{again:#}");

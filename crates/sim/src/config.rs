@@ -339,7 +339,7 @@ impl SimOptions {
             (None, Some(folder)) => make_password(folder)?,
             (None, None) => {
                 return Err(SimError::Config(
-                    "give a password file, or a work folder to make one in".into(),
+                    "give --password-file, or --work-dir to make one in".into(),
                 ));
             }
         };

@@ -102,7 +102,7 @@ fn record(session: &Session, call: &Call) -> Result<Output, CliError> {
     }
     let text = format!(
         "{0}: {1} resources; {2} that are linked are not there, {3} were left out; `isobar sim --replay {0} --machine paper \
-         --plain-http` answers as this BMC does",
+         --plain-http --work-dir /tmp/bmc` answers as this BMC does",
         folder.display(),
         end["resources"],
         end["missing"],
