@@ -71,7 +71,10 @@ fn event_log_sensors_and_parts_are_read_by_either_face() {
             assert!(out.ok, "{mode} {words:?}: {out}");
             serde_json::from_str::<Value>(&out.stdout).unwrap()
         };
-        assert_eq!(stage.action(&["poweron"]), "Success");
+        for (action, power) in [("poweron", Power::On), ("poweroff", Power::Off), ("poweron", Power::On)] {
+            assert_eq!(stage.action(&[action]), "Success");
+            stage.wait("the power changes", |s| s.sim().power() == power);
+        }
         let entries = read(&["bmc", "log", MACHINE]);
         assert!(
             entries.as_array().unwrap().iter().all(|e| e["event"].is_string()),
@@ -89,7 +92,7 @@ fn event_log_sensors_and_parts_are_read_by_either_face() {
             "{mode}: {fru:#}"
         );
         if mode == "ipmitool" {
-            assert!(!entries.as_array().unwrap().is_empty(), "{entries}");
+            assert!(entries.as_array().unwrap().len() >= 2, "{entries}");
             let listed = read(&["bmc", "log", MACHINE, "--clear"]);
             assert_eq!(listed, entries);
             let left = read(&["bmc", "log", MACHINE]);

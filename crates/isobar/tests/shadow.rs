@@ -121,6 +121,14 @@ fn a_server_in_shadow_mode_changes_no_bmc() {
     stage.import();
     stage.add_machine(&json!({}));
     assert_eq!(would_send(&rehearse(&stage)).len(), 3);
+    // The machine is in no shadow mode of its own: the server has the last word.
+    for action in ["poweron", "nextbootcd", "mountVirtualMedia"] {
+        let out = stage.isobar(&["machines", "runaction", MACHINE, action]);
+        assert!(
+            !out.ok && out.stderr.contains("shadow mode: would send"),
+            "{action}: {out}"
+        );
+    }
     assert_eq!(changes(stage.sim()), [""; 0]);
 }
 
