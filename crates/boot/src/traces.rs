@@ -144,6 +144,16 @@ const VERDICTS: &[Case] = &[
     ("reading ahead of a firmware that stops", &[Head(MB), On, LOADER[2]], Mode("Legacy"), None, "legacy-mode", "legacy mode"),
 ];
 
+/// The same of an image that boots by BIOS, too.
+#[rustfmt::skip]
+const BOTH_VERDICTS: &[Case] = &[
+    ("the catalog alone, which both read", &[On, LOADER[2]], Nothing, None, "", ""),
+    ("the catalog alone, and the BMC says legacy", &[On, LOADER[2]], Mode("Legacy"), None, "legacy-mode", "read, never the EFI image"),
+    ("the image for BIOS, and nothing after it", &[On, LOADER[2], File(BiosImage, 2 * KB, 100)], Nothing, None, "legacy-mode", "the boot image for BIOS was read and stopped there"),
+    ("the image for BIOS, and the BMC says UEFI", &[On, File(BiosImage, 2 * KB, 100)], Mode("UEFI"), None, "legacy-mode", "read and stopped there"),
+    ("the image for BIOS, and GRUB's menu", &[On, File(BiosImage, 2 * KB, 100), LOADER[4]], Nothing, None, "", ""),
+];
+
 fn host(says: Says) -> Option<HostState> {
     let mut host = HostState {
         power: PowerState::On,
@@ -167,13 +177,15 @@ fn host(says: Says) -> Option<HostState> {
 #[test]
 fn a_trace_that_ends_has_its_verdict() {
     let folder = tempfile::tempdir().unwrap();
-    let image = image(&BlobDir::open(folder.path()).unwrap());
-    assert!(image.files().iter().all(|file| file.role != BiosImage));
-    for (name, steps, says, knock, code, words) in VERDICTS {
-        let reads = followed(&image);
+    let blobs = BlobDir::open(folder.path()).unwrap();
+    let (efi, both) = (image(&blobs, false), image(&blobs, true));
+    let cases = VERDICTS.iter().map(|case| (&efi, case));
+    for (image, (name, steps, says, knock, code, words)) in cases.chain(BOTH_VERDICTS.iter().map(|case| (&both, case)))
+    {
+        let reads = followed(image);
         let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         for step in *steps {
-            play(&reads, &image, *step, 0, &mut clock);
+            play(&reads, image, *step, 0, &mut clock);
         }
         let (seen, host) = (reads.now(clock), host(*says));
         let facts = Facts {
@@ -201,7 +213,8 @@ fn a_trace_that_ends_has_its_verdict() {
     }
 }
 
-fn image(blobs: &BlobDir) -> Arc<Image> {
+/// For UEFI alone, or for BIOS as well.
+fn image(blobs: &BlobDir, bios: bool) -> Arc<Image> {
     let file = |path: &str, len: u64, role| BaseFile {
         path: path.to_owned(),
         content: Content::take_in(&mut &vec![7; usize::try_from(len).unwrap()][..], blobs).unwrap(),
@@ -214,8 +227,9 @@ fn image(blobs: &BlobDir) -> Arc<Image> {
             file("EFI/BOOT/grubx64.efi", 3 * MB, FileRole::Other),
             file("vmlinuz0", 8 * MB, Kernel),
             file("stage1.img", 20 * MB, Initrd),
+            file("boot/grub/bios.img", 32 * KB, FileRole::Other),
         ],
-        bios_image: None,
+        bios_image: bios.then(|| "boot/grub/bios.img".to_owned()),
         efi_image: Some("boot/grub/efi.img".to_owned()),
         catalog: "boot.catalog".to_owned(),
         compact: false,
@@ -305,7 +319,7 @@ fn play(reads: &AttemptReads, image: &Image, step: Step, ahead: u64, clock: &mut
 #[test]
 fn traces_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let image = image(&BlobDir::open(folder.path()).unwrap());
+    let image = image(&BlobDir::open(folder.path()).unwrap(), false);
     for (name, first, then, ahead, phase, percent, words) in TRACES {
         let reads = followed(&image);
         let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -324,7 +338,7 @@ fn traces_are_told_apart() {
 #[test]
 fn a_rate_is_of_what_flows() {
     let folder = tempfile::tempdir().unwrap();
-    let image = image(&BlobDir::open(folder.path()).unwrap());
+    let image = image(&BlobDir::open(folder.path()).unwrap(), false);
     let reads = followed(&image);
     let mut clock = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
     reads.powered_on(clock);

@@ -29,6 +29,8 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Nothing came for this long: the request is given up.
 const IDLE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// So often a read is tried at least.
+const TRIES: u32 = 3;
 
 /// Why the machine got no bytes.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -213,15 +215,20 @@ impl Medium {
         }
     }
 
-    /// Tries until it works, is refused, or patience ends.
+    /// Tries until it works, is refused, or patience ends: not after the first tries, however long a loaded host took for
+    /// them.
     async fn patiently<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, ReadError>
     where
         F: Future<Output = Result<T, ReadError>>,
     {
         let end = Instant::now() + ms(self.manners.read_patience_ms);
+        let mut tries = 0;
         loop {
+            tries += 1;
             match attempt().await {
-                Err(error) if !error.is_final() && Instant::now() < end => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(error) if !error.is_final() && (Instant::now() < end || tries < TRIES) => {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
                 done => return done,
             }
         }
