@@ -257,6 +257,8 @@ fn failures_stop_it_and_a_word_of_the_operator_does() {
     yard.server.wait("one is in flight", |_| {
         yard.operation(id)["fleet"]["skipped"] == 1 && !yard.sims[3].requests().is_empty()
     });
+    let dry = yard.boot(&["Name=m-03", "--bootenv", "sledgehammer", "--dry-run"]);
+    assert_eq!(dry[0]["reason"]["reason"], "boot-under-way", "{dry:#}");
     let out = yard.server.isobar(&["operations", "cancel", id]);
     assert!(out.ok, "{out}");
     assert!(yard.sims[3].remove_fault(held));

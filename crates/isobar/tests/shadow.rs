@@ -180,6 +180,8 @@ fn a_fleet_is_rehearsed_and_no_machine_is_changed() {
         "{report:#}"
     );
     assert_eq!(would_send(&report[0]).len(), 3, "{report:#}");
+    let operation: Value = stage.client().get(&format!("/isobar/v1/operations/{id}")).unwrap();
+    assert_eq!(operation["fleet"]["stop_after"], 0, "all are told of: {operation:#}");
     assert_eq!(stage.machine()["BootEnv"], "local");
     assert_eq!(changes(stage.sim()), [""; 0]);
 }

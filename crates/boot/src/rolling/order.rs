@@ -35,9 +35,9 @@ pub struct RollingOrder {
     /// Most boots in flight.
     #[serde(default = "parallel")]
     pub parallel: usize,
-    /// So many failed boots end it; 0: none do.
-    #[serde(default = "stop_after")]
-    pub stop_after: usize,
+    /// So many failed boots end it; 0: none do. Not said: none of a rehearsal, which tells of all machines, else 5.
+    #[serde(default)]
+    pub stop_after: Option<usize>,
     /// Rehearsals: nothing is sent that changes a BMC, and no machine is changed.
     #[serde(default)]
     pub shadow: bool,
@@ -50,9 +50,8 @@ fn parallel() -> usize {
     10
 }
 
-fn stop_after() -> usize {
-    5
-}
+/// Failed boots that end a rolling boot where nothing is said.
+const STOP_AFTER: usize = 5;
 
 /// Whether a machine would boot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -197,7 +196,7 @@ impl Booter {
             bootenv: order.bootenv.clone(),
             shadow: order.shadow,
             parallel: order.parallel,
-            stop_after: order.stop_after,
+            stop_after: order.stop_after.unwrap_or(if order.shadow { 0 } else { STOP_AFTER }),
             filter: order.filter.clone(),
             course: Course::Running,
             total: machines.len(),
@@ -236,7 +235,7 @@ impl Booter {
             bootenv: rolling.bootenv,
             shadow: rolling.shadow,
             parallel: rolling.parallel,
-            stop_after: rolling.stop_after,
+            stop_after: Some(rolling.stop_after),
             dry_run: false,
         };
         if again.is_empty() {

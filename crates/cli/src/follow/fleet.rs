@@ -206,7 +206,8 @@ pub(crate) fn watch(session: &Session, operation: Value) -> Result<(), CliError>
             return match operation.fleet.failed {
                 0 => Ok(()),
                 failed => Err(CliError::text(format!(
-                    "{failed} machines failed; `isobar operations retry {}` boots them, and those left, again",
+                    "{failed} {} failed; `isobar operations retry {}` takes up what failed, and what was left, again",
+                    if failed == 1 { "machine" } else { "machines" },
                     operation.id
                 ))),
             };

@@ -30,7 +30,7 @@ pub(super) const VERBS: &[Verb] = &[verb(
     option(
         "stop-after",
         "N",
-        "No more are begun after so many failures; 0: go on [default: 5]",
+        "No more are begun after so many failures; 0: go on [default: 5; 0 with --shadow]",
     ),
     switch("dry-run", "Only say who would boot, and why others would not"),
     switch(
@@ -58,13 +58,12 @@ fn words(text: &str) -> Vec<String> {
     parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-fn number(call: &Call, flag: &str, default: usize) -> Result<usize, CliError> {
-    match call.option(flag) {
-        None => Ok(default),
-        Some(text) => text
-            .parse()
-            .map_err(|_| call.misuse(format!("--{flag} {text}: a whole number is wanted"))),
-    }
+fn number(call: &Call, flag: &str) -> Result<Option<usize>, CliError> {
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| call.misuse(format!("--{flag} {text}: a whole number is wanted")))
+    };
+    call.option(flag).map(number).transpose()
 }
 
 fn boot(session: &Session, call: &Call) -> Result<Output, CliError> {
@@ -75,8 +74,8 @@ fn boot(session: &Session, call: &Call) -> Result<Output, CliError> {
     }
     let mut order = json!({
         "filter": filters(call, &all)?,
-        "parallel": number(call, "parallel", 10)?,
-        "stop_after": number(call, "stop-after", 5)?,
+        "parallel": number(call, "parallel")?.unwrap_or(10),
+        "stop_after": number(call, "stop-after")?,
         "shadow": call.is_set("shadow"),
         "dry_run": call.is_set("dry-run"),
     });

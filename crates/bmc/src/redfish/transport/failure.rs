@@ -89,8 +89,7 @@ impl Transport {
                 false => error,
             }
         } else if err.is_timeout() {
-            let text = format!("no answer to {method} {uri} within {seconds} s");
-            self.error(ErrorClass::Timeout, text)
+            self.unanswered(method, format!("no answer to {method} {uri} within {seconds} s"))
         } else if causes.contains("invalid HTTP") || causes.contains("parse") {
             self.error(
                 ErrorClass::Protocol,
@@ -99,10 +98,17 @@ impl Transport {
             .hinted("check the scheme: an address without one means https")
         } else {
             // Reset or ended in the middle: what was asked may have happened, as with no answer.
-            self.error(
-                ErrorClass::Timeout,
-                format!("the connection was closed before {method} {uri} was answered: {causes}"),
-            )
+            let text = format!("the connection was closed before {method} {uri} was answered: {causes}");
+            self.unanswered(method, text)
+        }
+    }
+
+    fn unanswered(&self, method: &Method, text: String) -> BmcError {
+        let error = self.error(ErrorClass::Timeout, text);
+        match *method {
+            // What only reads has done nothing.
+            Method::GET => error.hinted("look at the BMC's web page, and reset the BMC if it stays deaf"),
+            _ => error,
         }
     }
 }
