@@ -218,7 +218,19 @@ fn every_profile_meets_every_fault_and_ends_as_it_should() {
                 ));
             }
             let column = FAULTS.iter().position(|row| std::ptr::eq(row, case.row)).unwrap();
-            let mark = if fits { "" } else { " !" };
+            // A fault that was never met proves nothing.
+            let met = case.sim.faults().iter().all(|fault| fault.met > 0);
+            if !met && case.sim.config().manners.has_media() {
+                wrong.push(format!(
+                    "{} × {}: {end}, and its fault was never met",
+                    case.profile, case.row.name
+                ));
+            }
+            let mark = match (fits, met) {
+                (false, _) => " !",
+                (true, false) => " -",
+                (true, true) => "",
+            };
             table
                 .entry(case.profile)
                 .or_default()
@@ -314,7 +326,7 @@ fn unclean(client: &Client, cases: &[Case], boots: &BTreeMap<String, Value>) -> 
     }
 }
 
-/// A line a profile, a column a fault; `·` was not tried.
+/// A line a profile, a column a fault; `·` was not tried, `-` behind an end: without media, it came to no such request.
 fn printed(table: &BTreeMap<&str, BTreeMap<usize, String>>) -> String {
     let mut text = String::new();
     for (number, row) in FAULTS.iter().enumerate() {
