@@ -29,7 +29,10 @@ pub struct ReadBook {
 
 /// Reads of one attempt.
 pub struct AttemptReads {
-    image: Arc<Image>,
+    /// Of the image.
+    files: Arc<[FileEntry]>,
+    /// Length of the image, bytes.
+    len: u64,
     state: Mutex<State>,
     /// Rings at the first read.
     pub first: Notify,
@@ -107,9 +110,9 @@ impl Rate {
 }
 
 impl Stretch {
-    fn new(image: &Arc<Image>) -> Self {
+    fn new(image: &Image) -> Self {
         Self {
-            coverage: Coverage::new(Arc::clone(image)),
+            coverage: Coverage::new(image),
             bytes: 0,
             requests: 0,
             first: None,
@@ -130,7 +133,7 @@ impl Stretch {
     }
 
     fn covered(&self, role: FileRole) -> u64 {
-        let files = self.coverage.image().files().iter().filter(|file| file.role == role);
+        let files = self.coverage.listed().iter().filter(|file| file.role == role);
         files.map(|file| self.coverage.covered(file.id)).sum()
     }
 
@@ -207,13 +210,15 @@ impl ReadBook {
     }
 
     /// Begins (or goes on) to follow an attempt. Where its BMC is may have been learnt meanwhile.
-    pub fn follow(&self, attempt: &Attempt, image: &Arc<Image>) -> Arc<AttemptReads> {
+    pub fn follow(&self, attempt: &Attempt, image: &Image) -> Arc<AttemptReads> {
         let mut attempts = lock(&self.attempts);
         let reads = attempts.entry(attempt.attempt_id()).or_insert_with(|| {
+            let before = Stretch::new(image);
             Arc::new(AttemptReads {
-                image: Arc::clone(image),
+                files: Arc::clone(before.coverage.listed()),
+                len: image.len(),
                 state: Mutex::new(State {
-                    before: Stretch::new(image),
+                    before,
                     after: Stretch::new(image),
                     powered_on: None,
                     bmc: Readers::default(),
@@ -319,11 +324,11 @@ impl AttemptReads {
     /// The verdict on what has been read so far.
     pub fn now(&self, now: SystemTime) -> Now {
         let state = lock(&self.state);
-        let files = self.image.files();
+        let files = &self.files;
         let (before, after) = (state.before.reads(files), state.after.reads(files));
         Now {
             reading: match state.download {
-                true => evidence::download(self.image.len(), &before, &after, state.powered_on, now),
+                true => evidence::download(self.len, &before, &after, state.powered_on, now),
                 false => evidence::classify(files, &before, &after, state.powered_on, now),
             },
             rate_bps: state.rate.bps(now),
@@ -339,7 +344,7 @@ impl AttemptReads {
     /// Which parts of the image the machine has read, whoever asked for it.
     pub(crate) fn touched(&self) -> Touched {
         let state = lock(&self.state);
-        let files = self.image.files();
+        let files = &self.files;
         let stretch = if state.after.requests > 0 {
             &state.after
         } else {
@@ -375,7 +380,7 @@ impl AttemptReads {
         if state.download {
             return state.before.bytes > 0;
         }
-        let files = self.image.files();
+        let files = &self.files;
         let reads = state.before.reads(files);
         let reading = evidence::classify(
             files,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disc::Image;
-use crate::vfs::FileId;
+use crate::vfs::{FileEntry, FileId};
 
 /// Runs of bytes that are remembered for one file.
 const MAX_RUNS: usize = 64;
@@ -15,7 +15,10 @@ const MAX_RUNS: usize = 64;
 /// between two of them counted as read.
 #[derive(Clone, Debug)]
 pub struct Coverage {
-    image: Arc<Image>,
+    /// Where the image's files are. Not the image: reads are counted for longer than its bytes are in use.
+    listed: Arc<[FileEntry]>,
+    /// Of the image.
+    len: u64,
     files: BTreeMap<FileId, Runs>,
     /// Offsets within the image.
     padding: Runs,
@@ -31,33 +34,43 @@ struct Runs {
 impl Coverage {
     /// Nothing read yet.
     #[must_use]
-    pub fn new(image: Arc<Image>) -> Self {
+    pub fn new(image: &Image) -> Self {
         Self {
-            image,
+            listed: Arc::clone(image.listed()),
+            len: image.len(),
             files: BTreeMap::new(),
             padding: Runs::default(),
         }
     }
 
-    /// The image whose reads are counted.
+    /// The files of the image whose reads are counted, as [`Image::files`] has them.
     #[must_use]
-    pub fn image(&self) -> &Arc<Image> {
-        &self.image
+    pub fn listed(&self) -> &Arc<[FileEntry]> {
+        &self.listed
     }
 
     /// Counts a range of the image (bytes) as read; what lies past its end is left out. Whether any of it was new.
     pub fn add(&mut self, range: Range<u64>) -> bool {
+        let (mut at, end) = (range.start, range.end.min(self.len));
         let mut new = false;
-        for piece in self.image.iter(range) {
-            let Some(id) = piece.file else {
-                new |= self.padding.add(piece.offset..piece.offset + piece.segment.len());
-                continue;
-            };
-            let Some(file) = self.image.files().get(id.0 as usize) else {
-                continue;
-            };
-            let from = piece.offset - file.offset;
-            new |= self.files.entry(id).or_default().add(from..from + piece.segment.len());
+        let first = self.listed.partition_point(|file| file.offset + file.len <= at);
+        for file in &self.listed[first..] {
+            if file.offset >= end {
+                break;
+            }
+            if at < file.offset {
+                new |= self.padding.add(at..file.offset);
+                at = file.offset;
+            }
+            let upto = end.min(file.offset + file.len);
+            if at < upto {
+                let within = at - file.offset..upto - file.offset;
+                new |= self.files.entry(file.id).or_default().add(within);
+                at = upto;
+            }
+        }
+        if at < end {
+            new |= self.padding.add(at..end);
         }
         new
     }
@@ -92,7 +105,7 @@ impl Coverage {
     /// Whether every byte of a file has been read. An empty file cannot be read: never.
     #[must_use]
     pub fn complete(&self, file: FileId) -> bool {
-        let entry = self.image.files().get(file.0 as usize);
+        let entry = self.listed.get(file.0 as usize);
         entry.is_some_and(|entry| entry.len > 0 && self.covered(file) == entry.len)
     }
 

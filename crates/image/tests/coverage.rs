@@ -44,7 +44,7 @@ fn a_file_is_followed_from_its_first_byte_to_its_last() {
     let image = image();
     let kernel = image.file("vmlinuz0").unwrap();
     let (id, start, end) = (kernel.id, kernel.offset, kernel.offset + kernel.len);
-    let mut coverage = Coverage::new(Arc::clone(&image));
+    let mut coverage = Coverage::new(&image);
     assert_eq!(
         (coverage.covered(id), coverage.sequential(id), coverage.furthest(id)),
         (0, 0, 0)
@@ -70,7 +70,7 @@ fn a_file_is_followed_from_its_first_byte_to_its_last() {
 #[test]
 fn a_copy_of_the_whole_disc_completes_every_file() {
     let image = image();
-    let mut coverage = Coverage::new(Arc::clone(&image));
+    let mut coverage = Coverage::new(&image);
     coverage.add(0..u64::MAX);
     for file in image.files() {
         assert_eq!(coverage.covered(file.id), file.len, "{}", file.path);
@@ -84,7 +84,7 @@ fn a_copy_of_the_whole_disc_completes_every_file() {
 fn scattered_reads_are_bounded_and_never_more_than_the_file() {
     let image = image();
     let kernel = image.file("vmlinuz0").unwrap();
-    let mut coverage = Coverage::new(Arc::clone(&image));
+    let mut coverage = Coverage::new(&image);
     for n in 0..10_000 {
         let at = kernel.offset + n * 7919 % (kernel.len / 10) * 10;
         coverage.add(at..at + 1);
@@ -101,7 +101,7 @@ fn scattered_reads_are_bounded_and_never_more_than_the_file() {
 fn bytes_between_files_are_counted_apart() {
     let image = image();
     let kernel = image.file("vmlinuz0").unwrap();
-    let mut coverage = Coverage::new(Arc::clone(&image));
+    let mut coverage = Coverage::new(&image);
     coverage.add(kernel.offset - 7_000..kernel.offset + 1);
     assert_eq!((coverage.padding(), coverage.covered(kernel.id)), (7_000, 1));
     coverage.add(0..image.len());
@@ -114,7 +114,7 @@ proptest! {
     fn as_a_map_of_bytes(ranges in prop::collection::vec((0..110_000_u64, 0..9_000_u64), 0..40)) {
         let image = image();
         let kernel = image.file("vmlinuz0").unwrap();
-        let mut coverage = Coverage::new(Arc::clone(&image));
+        let mut coverage = Coverage::new(&image);
         let mut map = vec![false; kernel.len as usize];
         for (start, len) in ranges {
             let start = kernel.offset - 5_000 + start;

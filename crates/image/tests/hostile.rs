@@ -67,7 +67,7 @@ fn use_image(image: Image) {
     let image = Arc::new(image);
     let end = image.len();
     let files: Vec<_> = image.files().to_vec();
-    let mut coverage = Coverage::new(Arc::clone(&image));
+    let mut coverage = Coverage::new(&image);
     for (n, file) in files.iter().enumerate() {
         let _ = image.file(&file.path);
         let range = file.offset.saturating_sub(5000)..file.offset.saturating_add(file.len.min(1 << 20));

@@ -17,7 +17,7 @@ impl AttemptReads {
         let seen = self.now(now);
         let state = lock(&self.state);
         let side = |stretch: &Stretch| {
-            let files = self.image.files().iter().filter_map(|file| {
+            let files = self.files.iter().filter_map(|file| {
                 let covered = stretch.coverage.covered(file.id);
                 (covered > 0).then(|| {
                     let furthest = stretch.coverage.furthest(file.id);

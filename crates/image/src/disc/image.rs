@@ -119,7 +119,7 @@ pub struct Image {
     regions: Vec<Region>,
     own: Vec<OwnEntry>,
     /// Made when asked for: most of it repeats the base's.
-    files: OnceLock<Vec<FileEntry>>,
+    files: OnceLock<Arc<[FileEntry]>>,
 }
 
 /// Without the delta: it holds the machine's boot secret.
@@ -169,6 +169,11 @@ impl Image {
     /// not among them.
     #[must_use]
     pub fn files(&self) -> &[FileEntry] {
+        self.listed()
+    }
+
+    /// [`Image::files`], for those who outlive the image.
+    pub(crate) fn listed(&self) -> &Arc<[FileEntry]> {
         self.files.get_or_init(|| {
             let kept = (0_u32..)
                 .zip(&self.base.files)
@@ -189,7 +194,7 @@ impl Image {
             for (id, file) in (0..).zip(&mut files) {
                 file.id = FileId(id);
             }
-            files
+            files.into()
         })
     }
 
