@@ -94,6 +94,17 @@ pub enum Typed {
     Break,
 }
 
+/// Boots that are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// UUID of a machine; none: of all.
+    pub machine: Option<String>,
+    /// As `state` of a boot says: `running`, `done`, `failed` …
+    pub state: Option<String>,
+    /// Not more than so many.
+    pub limit: Option<usize>,
+}
+
 /// The booting side of the server: agents, boots, discs, bases, BMC actions.
 ///
 /// Machines are named by UUID; the routes have resolved `Name:x`. Who may call is decided before.
@@ -115,11 +126,11 @@ pub trait Boots: Send + Sync {
     /// 403 when the boot is over.
     async fn heartbeat(&self, request: Heartbeat) -> Result<Value, ApiError>;
 
-    /// Boots of a machine (none: of all), newest first.
+    /// Boots, newest first.
     ///
     /// # Errors
     /// Of the store.
-    async fn boots(&self, machine: Option<&str>) -> Result<Vec<Value>, ApiError>;
+    async fn boots(&self, which: Which) -> Result<Vec<Value>, ApiError>;
     /// One boot. Has members `machine` (UUID) and `seq`.
     ///
     /// # Errors

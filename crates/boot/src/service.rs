@@ -9,7 +9,7 @@ use std::time::Duration;
 use isobar_image::vfs::{ImageResolver, ReadObserver};
 use isobar_image::{BlobDir, Image};
 use isobar_objects::Objects;
-use isobar_store::{Rev, StoreError, Vault};
+use isobar_store::{StoreError, Vault};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -158,21 +158,38 @@ impl Booter {
         &self.inner.bases
     }
 
-    /// Boots of a machine (none: of all), newest first.
+    /// Boots of a machine (none: of all) in a state (none: in any), newest first, at most so many.
     ///
     /// # Errors
     /// Of the store.
-    pub fn boots(&self, machine: Option<&str>) -> Result<Vec<BootView>, StoreError> {
+    pub fn boots(
+        &self,
+        machine: Option<&str>,
+        state: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<BootView>, StoreError> {
+        /// What the choice is made by.
+        #[derive(serde::Deserialize)]
+        struct Head {
+            started_ms: u64,
+            state: String,
+        }
         let docs = match machine {
             Some(machine) => self.inner.store.find(kind::BOOTS, "Machine", machine)?,
             None => self.inner.store.list(kind::BOOTS)?,
         };
-        let mut boots: Vec<(Boot, Rev)> = docs
+        let heads = docs.iter().filter_map(|doc| {
+            let head: Head = serde_json::from_slice(&doc.body).ok()?;
+            let wanted = state.is_none_or(|state| head.state == state);
+            wanted.then_some((head.started_ms, doc))
+        });
+        let mut heads: Vec<_> = heads.collect();
+        heads.sort_by_key(|(started, doc)| std::cmp::Reverse((*started, doc.rev)));
+        heads.truncate(limit.unwrap_or(usize::MAX));
+        let boots = heads
             .iter()
-            .filter_map(|doc| Some((serde_json::from_slice(&doc.body).ok()?, doc.rev)))
-            .collect();
-        boots.sort_by_key(|(boot, rev)| std::cmp::Reverse((boot.started_ms, *rev)));
-        boots.iter().map(|(boot, _)| self.inner.view(boot)).collect()
+            .filter_map(|(_, doc)| serde_json::from_slice::<Boot>(&doc.body).ok());
+        boots.map(|boot| self.inner.view(&boot)).collect()
     }
 
     /// One boot.

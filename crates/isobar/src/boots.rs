@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed};
+use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed, Which};
 use isobar_boot::actions::{self, Action};
 use isobar_boot::bases::ImportError;
 use isobar_boot::{BootView, Booter, Key, OperationView, RollingOrder};
@@ -91,9 +91,11 @@ impl Boots for BootsOf {
         Ok(self.booter.heartbeat(&request.machine, &request.attempt))
     }
 
-    async fn boots(&self, machine: Option<&str>) -> Result<Vec<Value>, ApiError> {
-        let machine = machine.map(str::to_owned);
-        let boots = self.run(move |booter| booter.boots(machine.as_deref())).await;
+    async fn boots(&self, which: Which) -> Result<Vec<Value>, ApiError> {
+        let Which { machine, state, limit } = which;
+        let boots = self
+            .run(move |booter| booter.boots(machine.as_deref(), state.as_deref(), limit))
+            .await;
         boots.map_err(|e| store_failed(&e))?.iter().map(value).collect()
     }
 

@@ -169,6 +169,26 @@ fn every_machine_boots_once_though_the_server_is_killed_again_and_again() {
     assert_eq!(lines("m-03: failed [bmc-forbidden]"), 1, "{text}");
     assert_eq!(lines("11 of 12 booted, 0 in flight, 1 failed"), 1, "{text}");
     assert!(text.contains("operations retry"), "{text}");
+    let listed = |words: &[&str]| {
+        let out = yard.server.isobar(&[&["boots", "list"], words].concat());
+        assert!(out.ok, "{out}");
+        let boots: Vec<Value> = serde_json::from_str(&out.stdout).unwrap();
+        let of = |boot: &Value, name: &str| boot[name].as_str().unwrap().to_owned();
+        let names = boots.iter().map(|boot| (of(boot, "machine_name"), of(boot, "state")));
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        listed(&["--state", "failed"]),
+        [("m-03".to_owned(), "failed".to_owned())]
+    );
+    assert_eq!(listed(&["--state", "done"]).len(), 11);
+    assert_eq!(
+        listed(&["--state", "done", "--limit", "2"]),
+        listed(&["--state", "done"])[..2]
+    );
+    assert_eq!(listed(&["--limit", "5"]), listed(&[])[..5]);
+    let out = yard.server.isobar(&["boots", "list", "--state", "finished"]);
+    assert!(!out.ok && out.to_string().contains("running, done, failed"), "{out}");
 
     // What failed boots when it is retried, and nothing else.
     yard.sims[3]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed};
+use isobar_api::boots::{AvailableAction, Boots, Checkin, Console, Exchange, Heartbeat, Typed, Which};
 use isobar_api::{AppState, Handle, Limits, Plugins, Server, ServerInfo, TlsIdentity};
 use isobar_image::{Base, BaseFile, BaseSpec, BlobDir, Content, FileRole, Image, OwnFile};
 use isobar_model::ApiError;
@@ -450,8 +450,9 @@ impl Boots for TestBoots {
         Ok(json!({ "command": null, "heartbeat_s": 5 }))
     }
 
-    async fn boots(&self, machine: Option<&str>) -> Result<Vec<Value>, ApiError> {
+    async fn boots(&self, which: Which) -> Result<Vec<Value>, ApiError> {
         let boots = self.boots.lock().unwrap().clone();
+        let machine = which.machine.as_deref();
         Ok(boots
             .into_iter()
             .filter(|b| machine.is_none_or(|m| b["machine"] == m))
@@ -538,7 +539,12 @@ impl Boots for TestBoots {
     }
 
     async fn operations(&self, machine: Option<&str>, _all: bool) -> Result<Vec<Value>, ApiError> {
-        self.boots(machine).await
+        let machine = machine.map(str::to_owned);
+        let which = Which {
+            machine,
+            ..Which::default()
+        };
+        self.boots(which).await
     }
 
     async fn operation(&self, id: &str) -> Result<Value, ApiError> {

@@ -17,9 +17,17 @@ pub(super) const VERBS: &[Verb] = &[
         Arity::Between(0, 1),
         list,
         "Lists boots, newest first",
-        "boots list Name:mach-01",
+        "boots list --state failed --limit 20",
     )
-    .own(),
+    .own()
+    .flags(&[
+        option(
+            "state",
+            "STATE",
+            "Only those that are running, done, failed, cancelled or replaced",
+        ),
+        option("limit", "N", "Not more than so many"),
+    ]),
     verb(
         "show",
         "[boot or machine]",
@@ -57,6 +65,11 @@ fn list(session: &Session, call: &Call) -> Result<Output, CliError> {
     if let Some(id) = call.args.first() {
         let machine = session.get_object("machines", id)?;
         request = request.query("machine", machine["Uuid"].as_str().unwrap_or(id));
+    }
+    for name in ["state", "limit"] {
+        if let Some(value) = call.option(name) {
+            request = request.query(name, value);
+        }
     }
     let columns = [
         "id",
