@@ -3,7 +3,7 @@
 //! The simulators and whoever plays the machines' operating systems run in this process, on the same processors as the
 //! server; what is counted as the server's is its own process's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::stage::{BMC_USER, Stage};
 /// Machines, each with a BMC of its own.
 const MACHINES: usize = 10_000;
 /// Conversations with BMCs at one time, the server's setting.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 48;
 /// Least delay of every answer of a BMC, and how many steps of a millisecond the slowest has more. A boot is about a
 /// dozen requests: 0.3 to 0.6 s, the half minute to a minute that operators wait, at 1:100.
 const LATENCY_MS: u64 = 25;
@@ -127,9 +127,15 @@ fn one_run(setup: &Setup, machines: usize, samples: &mut Samples) -> Result<()> 
         machines,
         operating_system(stage.api(), &work.join("agents"), &up),
     )?;
-    say(&format!("{machines} BMCs listen"));
+    let resident = || -> Result<String> {
+        Ok(format!(
+            "the server has {:.0} MiB",
+            stage.serve.memory("VmRSS:")? / 1_048_576.0
+        ))
+    };
+    say(&format!("{machines} BMCs listen; {}", resident()?));
     let uuids = create(&client, &fleet)?;
-    say(&format!("{machines} machines"));
+    say(&format!("{machines} machines; {}", resident()?));
 
     let (began, cpu) = (Instant::now(), stage.serve.processor_time()?);
     let bootenv = json!([{"op": "replace", "path": "/BootEnv", "value": "sledgehammer"}]);
@@ -137,7 +143,11 @@ fn one_run(setup: &Setup, machines: usize, samples: &mut Samples) -> Result<()> 
         let path = format!("/api/v3/machines/{}", uuids[n]);
         client.patch::<_, Value>(&path, &bootenv).map(drop)
     })?;
-    say(&format!("all asked for after {:.1} s", began.elapsed().as_secs_f64()));
+    say(&format!(
+        "all asked for after {:.1} s; {}",
+        began.elapsed().as_secs_f64(),
+        resident()?
+    ));
     let mut told = Instant::now();
     while up.load(Ordering::SeqCst) < machines {
         ensure!(
@@ -145,23 +155,31 @@ fn one_run(setup: &Setup, machines: usize, samples: &mut Samples) -> Result<()> 
             "{} of {machines} are up",
             up.load(Ordering::SeqCst)
         );
-        if told.elapsed() > Duration::from_secs(20) {
+        if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
-            say(&format!("{} are up", up.load(Ordering::SeqCst)));
+            say(&format!("{} are up; {}", up.load(Ordering::SeqCst), resident()?));
             none_failed(&client)?;
         }
         sleep(LOOK);
     }
     let (time, cpu) = (began.elapsed().as_secs_f64(), stage.serve.processor_time()? - cpu);
-    all_done(&client, machines)?;
+    all_done(&client)?;
 
     let (mut requests, mut latency) = (0.0, 0.0);
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for (n, sim) in fleet.iter().enumerate() {
-        let count = sim.requests().len() as f64;
+        let sent = sim.requests();
+        for request in &sent {
+            *kinds.entry(kind(request)).or_default() += 1;
+        }
+        let count = sent.len() as f64;
         requests += count;
         latency += count * delay_ms(n) as f64 / 1e3;
     }
     let n = machines as f64;
+    for (kind, count) in kinds {
+        say(&format!("{:6.2} a boot: {kind}", count as f64 / n));
+    }
     let bound = latency / AT_ONCE as f64;
     for (series, sample) in [
         ("cpu", cpu / n),
@@ -183,6 +201,15 @@ fn one_run(setup: &Setup, machines: usize, samples: &mut Samples) -> Result<()> 
         }
     });
     Ok(())
+}
+
+/// What was asked for, without the numbers of sessions.
+fn kind(request: &isobar_sim::Request) -> String {
+    let path = request.path.trim_start_matches("/redfish/v1");
+    match path.split_once("/Sessions/") {
+        Some((before, _)) => format!("{} {before}/Sessions/…", request.method),
+        None => format!("{} {path}", request.method),
+    }
 }
 
 fn delay_ms(machine: usize) -> u64 {
@@ -250,27 +277,23 @@ fn side_by_side(
 
 /// One that failed would be waited for in vain.
 fn none_failed(client: &Client) -> Result<()> {
-    let boots: Vec<Value> = client.get("/isobar/v1/boots")?;
-    match boots.iter().find(|boot| boot["state"] == "failed") {
+    let failed: Vec<Value> = client.get("/isobar/v1/boots?state=failed&limit=1")?;
+    match failed.first() {
         Some(boot) => bail!("{}: {}", boot["machine_name"], boot["error"]),
         None => Ok(()),
     }
 }
 
 /// Every machine's boot came to its end, and a good one.
-fn all_done(client: &Client, machines: usize) -> Result<()> {
+fn all_done(client: &Client) -> Result<()> {
     let began = Instant::now();
     loop {
-        let boots: Vec<Value> = client.get("/isobar/v1/boots")?;
-        let done = boots.iter().filter(|boot| boot["state"] == "done").count();
-        if done >= machines {
+        none_failed(client)?;
+        let running: Vec<Value> = client.get("/isobar/v1/boots?state=running&limit=1")?;
+        let Some(other) = running.first() else {
             return Ok(());
-        }
-        let other = boots.iter().find(|boot| boot["state"] != "done");
-        ensure!(
-            began.elapsed() < Duration::from_secs(60),
-            "{done} of {machines} boots are done; {other:?}"
-        );
+        };
+        ensure!(began.elapsed() < Duration::from_secs(60), "not done: {other}");
         sleep(LOOK);
     }
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use isobar_image::vfs::{Denied, ImageResolver, Opened};
 use isobar_image::{AttemptId, Image};
-use isobar_store::{Doc, Expect, Put, Store, StoreError, Vault};
+use isobar_store::{Doc, Expect, Put, Rev, Store, StoreError, Vault};
 use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
@@ -84,18 +84,27 @@ impl Attempts {
     ///
     /// # Errors
     /// Of the store.
-    pub fn get(&self, id: &str) -> Result<Option<(Attempt, isobar_store::Rev)>, StoreError> {
+    pub fn get(&self, id: &str) -> Result<Option<(Attempt, Rev)>, StoreError> {
         Ok(self
             .store
             .get(kind::ATTEMPTS, id)?
             .and_then(|doc| Some((parse(&doc)?, doc.rev))))
     }
 
+    /// [`Attempts::get`] for one who has read it before.
+    pub(crate) fn again(&self, id: &str, known: Option<(Attempt, Rev)>) -> Result<Option<(Attempt, Rev)>, StoreError> {
+        let doc = self.store.get(kind::ATTEMPTS, id)?;
+        Ok(doc.and_then(|doc| match known {
+            Some((attempt, rev)) if rev == doc.rev => Some((attempt, rev)),
+            _ => Some((parse(&doc)?, doc.rev)),
+        }))
+    }
+
     /// A machine's attempts, newest first.
     ///
     /// # Errors
     /// Of the store.
-    pub fn of_machine(&self, machine: &str) -> Result<Vec<(Attempt, isobar_store::Rev)>, StoreError> {
+    pub fn of_machine(&self, machine: &str) -> Result<Vec<(Attempt, Rev)>, StoreError> {
         let docs = self.store.find(kind::ATTEMPTS, "Machine", machine)?;
         let mut attempts: Vec<_> = docs.iter().filter_map(|doc| Some((parse(doc)?, doc.rev))).collect();
         attempts.sort_by_key(|(attempt, rev)| std::cmp::Reverse((attempt.created_ms, *rev)));

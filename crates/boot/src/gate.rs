@@ -268,6 +268,7 @@ pub struct Turn<'a> {
     endpoint: &'a Endpoint,
     site: Option<&'a str>,
     ticket: Ticket<'a>,
+    last: bool,
     _lease: Lease,
 }
 
@@ -328,6 +329,7 @@ impl Gate {
                     endpoint: caller.endpoint,
                     site: caller.site,
                     ticket,
+                    last: false,
                     _lease: lease,
                 };
             }
@@ -454,6 +456,11 @@ fn leave(endpoint: &Endpoint, entry: Option<Entry>) {
 }
 
 impl Turn<'_> {
+    /// Nothing is expected to follow: the conversation is over with this exchange, and others have room for theirs.
+    pub(crate) fn last(self) -> Self {
+        Self { last: true, ..self }
+    }
+
     /// Does one thing: in the conversation that was kept, or in one that it logs in for.
     ///
     /// # Errors
@@ -466,7 +473,8 @@ impl Turn<'_> {
         let until = Instant::now() + longest;
         self.ticket.at(At::Talking(verb.name(), until));
         let entry = self.gate.enter(self.endpoint, longest);
-        let answer = self.talk(recorder, verb).await;
+        // In a box: those who wait for their turn are many, and need no room for what comes after it.
+        let answer = Box::pin(self.talk(recorder, verb)).await;
         let (failed, jitter) = (answer.as_ref().err().map(|error| error.class), self.gate.chance.next());
         let key = authority(self.endpoint);
         self.gate.breaker.heard(&key, failed, Instant::now(), jitter);
@@ -550,6 +558,7 @@ impl Turn<'_> {
                 true
             }
             Some(ErrorClass::Unreachable | ErrorClass::Tls | ErrorClass::Protocol) => false,
+            _ if self.last => false,
             _ => {
                 let rest = kept.bmc.rest();
                 let rests = tokio::time::timeout(self.gate.timing.log_out(), rest).await;

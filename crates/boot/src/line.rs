@@ -2,7 +2,7 @@
 //!
 //! The lease itself is one of [`crate::turns`]; its durable half is [`crate::ledger`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -74,20 +74,17 @@ impl Line {
     /// Everybody, in the order in which they came. `why` tells what keeps an exchange with a BMC of a site from beginning.
     pub(crate) fn waiting(&self, now: Instant, why: impl Fn(&str, Option<&str>) -> Option<Full>) -> Vec<Waiting> {
         let places = lock(&self.places);
-        let holder = |bmc: &str| {
-            let held = places.1.values().filter(|place| place.bmc == bmc);
-            held.filter_map(|place| match &place.at {
-                At::Talking(verb, until) => Some((place.who.clone(), *verb, *until)),
-                _ => None,
-            })
-            .next()
-        };
+        let talking = places.1.values().filter_map(|place| match &place.at {
+            At::Talking(verb, until) => Some((place.bmc.as_str(), (place.who.as_str(), *verb, *until))),
+            _ => None,
+        });
+        let talking: HashMap<&str, _> = talking.collect();
         let show = |place: &Place| {
             let (why, until) = match &place.at {
-                At::Turn(site) => match (why(&place.bmc, site.as_deref()), holder(&place.bmc)) {
+                At::Turn(site) => match (why(&place.bmc, site.as_deref()), talking.get(place.bmc.as_str())) {
                     (Some(Full::Bmc), Some((who, verb, until))) => (
                         format!("waits for BMC {}: `{verb}` of {who} is under way there", place.bmc),
-                        Some(until),
+                        Some(*until),
                     ),
                     (Some(Full::Site), _) => {
                         let site = site.as_deref().unwrap_or_default();

@@ -24,12 +24,12 @@ mod recover;
 mod rehearse;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isobar_bmc::{BmcError, Endpoint, ErrorClass, PowerState, Recorder};
 use isobar_objects::Principal;
-use isobar_store::{Expect, StoreError, Txn};
+use isobar_store::{Expect, Rev, StoreError, Txn};
 
 use crate::evidence::Phase;
 use crate::gate::{self, Answer, Caller, Rank, Verb};
@@ -89,6 +89,7 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
     let mut task = Saga {
         exchanges: Arc::new(Exchanges::new(Arc::clone(&inner.room))),
         inner,
+        attempt: Mutex::default(),
         order: None,
         watching_since: None,
         looked: None,
@@ -97,9 +98,9 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
         inner: Arc::clone(&task.inner),
         id: id.clone(),
     };
-    let mut resumed = true;
+    let (mut resumed, mut known) = (true, None);
     loop {
-        let mut row = match task.inner.boot_row(&id) {
+        let mut row = match task.inner.boot_row_again(&id, known.take()) {
             Ok(Some(row)) => row,
             Ok(None) | Err(StoreError::Closed) => return,
             Err(error) => {
@@ -139,7 +140,8 @@ pub(crate) async fn run(inner: Arc<Inner>, id: String) {
             forget_doubt(&mut row.boot);
         }
         match task.advance(row).await {
-            Ok(()) | Err(Stop::Changed) => {}
+            Ok(row) => known = Some(row),
+            Err(Stop::Changed) => {}
             Err(Stop::Store(StoreError::Closed)) => return,
             Err(Stop::Store(error)) => {
                 tracing::error!(boot = id, %error, "the boot cannot be saved; trying again");
@@ -185,6 +187,8 @@ impl Drop for LifeGuard {
 struct Saga {
     inner: Arc<Inner>,
     exchanges: Arc<Exchanges>,
+    /// The attempt as it was read last.
+    attempt: Mutex<Option<(Attempt, Rev)>>,
     /// The order to the agent that this process has given.
     order: Option<Order>,
     /// When this process began to watch the reads.
@@ -201,8 +205,8 @@ struct Order {
 }
 
 impl Saga {
-    /// One move of the cursor, or one wait.
-    async fn advance(&mut self, mut row: Row) -> Result<(), Stop> {
+    /// One move of the cursor, or one wait. The row as it was saved.
+    async fn advance(&mut self, mut row: Row) -> Result<Row, Stop> {
         let step = row.boot.step.clone();
         row.boot.wait_until_ms = None;
         let outcome = if row.boot.state == State::Running {
@@ -211,7 +215,7 @@ impl Saga {
         } else {
             self.inner.withdraw_order(&row.boot);
             self.inner.unfollow_console(&row.boot);
-            self.clean_up(&mut row).await
+            Box::pin(self.clean_up(&mut row)).await
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
@@ -237,7 +241,7 @@ impl Saga {
                 next.clone_into(&mut boot.step);
                 (boot.tries, boot.step_ms, boot.intent) = (0, now, None);
                 (boot.asked_ms, boot.forced_ms) = (None, None);
-                self.save(&mut row).await
+                self.save(&mut row).await?;
             }
             Outcome::Stay(pause) => {
                 if row.boot != row.stored {
@@ -245,7 +249,6 @@ impl Saga {
                 }
                 let bell = self.inner.bell(&row.boot.id);
                 let _ = tokio::time::timeout(pause, bell.notified()).await;
-                Ok(())
             }
             Outcome::Fail(reason) if row.boot.state == State::Running => {
                 self.end_unused(&row).await?;
@@ -268,7 +271,6 @@ impl Saga {
                 self.save(&mut row).await?;
                 self.survey(&row);
                 self.inner.condition_changed(&row.boot.machine).await;
-                Ok(())
             }
             Outcome::Fail(reason) => {
                 // A clean-up that can never succeed (the login is gone) is over, and says so.
@@ -276,7 +278,7 @@ impl Saga {
                 boot.cleanup = false;
                 let phase = boot.phase;
                 boot.note(now, phase, &format!("clean-up given up: {}", reason.message));
-                self.save(&mut row).await
+                self.save(&mut row).await?;
             }
             Outcome::Done => {
                 let boot = &mut row.boot;
@@ -287,9 +289,9 @@ impl Saga {
                 boot.cleanup = false;
                 self.save(&mut row).await?;
                 self.inner.condition_changed(&row.boot.machine).await;
-                Ok(())
             }
         }
+        Ok(row)
     }
 
     /// Nothing was ever sent that could have put the image into the BMC: its token is over.
@@ -314,21 +316,22 @@ impl Saga {
         }
     }
 
+    /// Each step in a box of its own: thousands wait in the first one, and need no room for the largest.
     async fn step(&mut self, row: &mut Row, step: &str) -> Result<Outcome, Stop> {
         match step {
-            DECIDE => self.decide(row).await,
-            REHEARSE => self.rehearse(row).await,
-            SHUT_DOWN => self.shut_down(row).await,
-            EJECT => self.eject(row).await,
-            INSERT => self.insert(row).await,
-            BOOT_ONCE => self.boot_once(row).await,
-            HTTP_BOOT => self.http_boot(row).await,
-            POWER_ON => self.power_on(row).await,
-            ASK_AGENT => self.ask_agent(row).await,
-            AWAIT => self.await_agent(row).await,
-            SETTLE => self.settle(row).await,
-            RELEASE => self.release(row).await,
-            rung if recover::is_rung(rung) => self.rung(row, rung).await,
+            DECIDE => Box::pin(self.decide(row)).await,
+            REHEARSE => Box::pin(self.rehearse(row)).await,
+            SHUT_DOWN => Box::pin(self.shut_down(row)).await,
+            EJECT => Box::pin(self.eject(row)).await,
+            INSERT => Box::pin(self.insert(row)).await,
+            BOOT_ONCE => Box::pin(self.boot_once(row)).await,
+            HTTP_BOOT => Box::pin(self.http_boot(row)).await,
+            POWER_ON => Box::pin(self.power_on(row)).await,
+            ASK_AGENT => Box::pin(self.ask_agent(row)).await,
+            AWAIT => Box::pin(self.await_agent(row)).await,
+            SETTLE => Box::pin(self.settle(row)).await,
+            RELEASE => Box::pin(self.release(row)).await,
+            rung if recover::is_rung(rung) => Box::pin(self.rung(row, rung)).await,
             other => Ok(Outcome::Fail(Reason::new(
                 "unknown-step",
                 format!("this boot stands at step `{other}`, which this program does not know"),
@@ -467,7 +470,10 @@ impl Saga {
             who: &who,
             rank: rank(&row.boot),
         };
-        let turn = self.inner.gate.turn(caller).await;
+        let mut turn = self.inner.gate.turn(caller).await;
+        if row.boot.step == SETTLE {
+            turn = turn.last();
+        }
         let now = self.inner.now_ms();
         row.boot.intent = Some(Intent {
             verb: verb.name().to_owned(),
@@ -581,7 +587,10 @@ impl Saga {
 
     fn attempt(&self, row: &Row) -> Result<Attempt, Stop> {
         let id = row.boot.attempt.as_deref().unwrap_or_default();
-        self.inner.attempt(id)?.ok_or_else(|| {
+        let mut known = lock(&self.attempt);
+        *known = self.inner.attempts.again(id, known.take())?;
+        let attempt = known.as_ref().map(|(attempt, _)| attempt.clone());
+        attempt.ok_or_else(|| {
             Stop::Settings(Reason::new(
                 "attempt-lost",
                 format!("the attempt {id} of this boot is not in the store"),

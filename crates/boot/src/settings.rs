@@ -138,10 +138,11 @@ pub struct Settings {
 
 /// Kinds that a machine's settings come from, beside itself.
 const FROM: [&str; 4] = ["profiles", "stages", "params", "_contents"];
-/// Settings that are known at one time.
-const MOST: usize = 4096;
+/// Settings that are known at one time: those of boots that are at their BMCs. When there are more, all are forgotten,
+/// which costs no more than to look for the oldest.
+const MOST: usize = 1024;
 /// What is known is looked up again after this time, whatever it came from.
-const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What settings were concluded from: the machine's own revision, and those of the kinds.
 type Basis = (Rev, [Rev; FROM.len()]);
@@ -176,11 +177,9 @@ impl KnownSettings {
         let settings = read()?;
         let mut known = lock(&self.0);
         if known.len() >= MOST {
-            known.retain(|_, (_, since, _)| since.elapsed() < LONGEST);
+            known.clear();
         }
-        if known.len() < MOST {
-            known.insert(machine.to_owned(), (basis, Instant::now(), settings.clone()));
-        }
+        known.insert(machine.to_owned(), (basis, Instant::now(), settings.clone()));
         Ok(settings)
     }
 }

@@ -322,6 +322,15 @@ impl Inner {
         Ok(self.store.get(kind::BOOTS, id)?.and_then(|doc| Row::of(&doc)))
     }
 
+    /// [`Inner::boot_row`] for one who has read it before.
+    pub(crate) fn boot_row_again(&self, id: &str, known: Option<Row>) -> Result<Option<Row>, StoreError> {
+        let doc = self.store.get(kind::BOOTS, id)?;
+        Ok(doc.and_then(|doc| match known {
+            Some(row) if row.rev == doc.rev => Some(row),
+            _ => Row::of(&doc),
+        }))
+    }
+
     /// A machine's boots that are under way or owe a clean-up.
     pub(crate) fn open_boots(&self, machine: &str) -> Result<Vec<Row>, StoreError> {
         let docs = self.store.find(kind::BOOTS, "Machine", machine)?;

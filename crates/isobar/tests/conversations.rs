@@ -57,15 +57,26 @@ fn a_boot_logs_in_once_and_the_next_one_looks_for_nothing() {
     let first = all(&stage);
     assert_eq!(logins(&stage), 1, "{first:#?}");
     assert!(first.len() <= 17, "{}: {first:#?}", first.len());
-    assert!(status(&stage).ok);
-    assert_eq!(logins(&stage), 1, "an action goes on in the same conversation");
+    assert_eq!(
+        (logouts(&stage), stage.sim().sessions()),
+        (1, 0),
+        "its last exchange ends it: others have room for theirs"
+    );
+    for _ in 0..2 {
+        assert!(status(&stage).ok);
+        assert_eq!(
+            logins(&stage),
+            2,
+            "an action goes on in the conversation of the one before"
+        );
+    }
     // After the session has ended, the places are still known.
     let lost = Fault::from(FaultKind::LoseSessions).on("GET", "Systems/1");
     stage.sim().plant(Fault { times: Some(1), ..lost });
     let before = all(&stage).len();
     let out = status(&stage);
     assert!(out.ok, "renewed within the exchange: {out}");
-    assert_eq!(logins(&stage), 2);
+    assert_eq!(logins(&stage), 3);
     let since = all(&stage).split_off(before);
     assert!(!since.iter().any(|r| looks_around(r)), "{since:?}");
     assert_eq!(stage.overlaps(), [""; 0]);

@@ -1,9 +1,11 @@
 //! Secrets at rest.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +14,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use hkdf::Hkdf;
 use rand::TryRng as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 const KEY_LEN: usize = 32;
@@ -21,11 +23,18 @@ const FORMAT: u8 = 1;
 /// Of both XChaCha20-Poly1305 and the NaCl box: long enough to be drawn at random for ever.
 const NONCE_LEN: usize = 24;
 
+/// Boxes whose contents are remembered, and how long one of them may be.
+const OPENED: usize = 1024;
+const OPENED_LEN: usize = 4096;
+
 /// The key file and what is derived from it.
 ///
 /// The master key is 32 random bytes in a file of mode 0600 beside the store.
 pub struct Vault {
     master: Zeroizing<[u8; KEY_LEN]>,
+    /// What was in boxes, by the hash of object and box: to open one takes longer than everything else that is done for
+    /// a param, and a fleet has one password many times.
+    opened: Mutex<HashMap<[u8; 32], Zeroizing<Vec<u8>>>>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -113,16 +122,19 @@ impl Vault {
             path: path.display().to_string(),
             len: bytes.len(),
         })?;
-        Ok(Self {
-            master: Zeroizing::new(master),
-        })
+        Ok(Self::of(master))
     }
 
     /// A vault whose key is in memory only: for stores that are, too.
     #[must_use]
     pub fn ephemeral() -> Self {
+        Self::of(random())
+    }
+
+    fn of(master: [u8; KEY_LEN]) -> Self {
         Self {
-            master: Zeroizing::new(random()),
+            master: Zeroizing::new(master),
+            opened: Mutex::default(),
         }
     }
 
@@ -183,6 +195,28 @@ impl Vault {
     /// # Errors
     /// Made for another key, or damaged.
     pub fn open_param(&self, kind: &str, key: &str, sealed: &SealedParam) -> Result<Vec<u8>, VaultError> {
+        let mut hash = Sha256::new();
+        for part in [kind, key, &sealed.key, &sealed.nonce, &sealed.payload] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let id: [u8; 32] = hash.finalize().into();
+        let opened = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(clear) = opened().get(&id) {
+            return Ok(clear.to_vec());
+        }
+        let clear = self.unbox(kind, key, sealed)?;
+        if clear.len() <= OPENED_LEN {
+            let mut opened = opened();
+            if opened.len() >= OPENED {
+                opened.clear();
+            }
+            opened.insert(id, Zeroizing::new(clear.clone()));
+        }
+        Ok(clear)
+    }
+
+    fn unbox(&self, kind: &str, key: &str, sealed: &SealedParam) -> Result<Vec<u8>, VaultError> {
         let sender: [u8; KEY_LEN] = member(&sealed.key, "Key is not 32 bytes of base64")?;
         let nonce: [u8; NONCE_LEN] = member(&sealed.nonce, "Nonce is not 24 bytes of base64")?;
         let payload = BASE64

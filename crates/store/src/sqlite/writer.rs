@@ -226,8 +226,11 @@ impl Writer {
             // A group that broke in the middle fails as a whole: its later members are not tried any more.
             match command {
                 Command::Commit { txn, reply } => {
-                    // What concerns documents that are held alone is refused before it has written anything.
-                    let apart = txn.puts.iter().any(|put| self.options.is_cold(&put.kind));
+                    // Whatever else is refused is refused before it has written anything.
+                    let apart = txn
+                        .puts
+                        .iter()
+                        .any(|put| self.options.is_cold(&put.kind) && put.indexes.iter().any(|index| index.unique));
                     let result = self.piece(&mut broken, apart, |w| w.commit(&txn));
                     if result.is_ok() {
                         let rev = Rev(self.rev);
