@@ -611,3 +611,23 @@ async fn siblings_are_spared_the_refusals() {
         assert_eq!(sent(&bmc, "POST", "InsertMedia").len(), 1 + refusals, "{firmware}");
     }
 }
+
+#[tokio::test]
+async fn what_a_collection_has_in_its_later_parts_is_found() {
+    let mut tree = Tree::new("Dell Inc.").slot(SLOTS, "CD", json!({}));
+    for (collection, member) in [
+        ("/redfish/v1/Systems", SYSTEM.to_owned()),
+        (SLOTS, format!("{SLOTS}/CD")),
+    ] {
+        let later = format!("{collection}?$skip=1");
+        let (mut first, mut last) = (members(&[&format!("{collection}/none")]), members(&[&member]));
+        // The last part names itself as the next one: it ends all the same.
+        for part in [&mut first, &mut last] {
+            part["Members@odata.nextLink"] = later.clone().into();
+        }
+        tree.put(collection, first);
+        tree.put(&later, last);
+    }
+    let bmc = tree.serve();
+    assert_eq!(inserted(&bmc, URL).await, format!("{SLOTS}/CD"));
+}

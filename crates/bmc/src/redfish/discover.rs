@@ -116,11 +116,10 @@ pub(crate) fn learn_sessions(http: &mut Transport, root: &Value) {
 
 pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found, BmcError> {
     // A shelf of power supplies or a switch need not have any.
-    let listed = match json::link(&root, &["Systems"]) {
-        Some(collection) => http.get_if_there(&collection).await?,
-        None => None,
+    let members = match json::link(&root, &["Systems"]) {
+        Some(collection) => http.collection(&collection).await?.unwrap_or_default().1,
+        None => Vec::new(),
     };
-    let members = listed.map(|listed| json::members(&listed.body)).unwrap_or_default();
     let mut systems = Vec::new();
     for uri in members {
         if let Some(reply) = http.get_if_there(&uri).await? {
@@ -240,9 +239,8 @@ async fn all_managers(http: &mut Transport, root: &Value) -> Result<Vec<(String,
     let Some(collection) = json::link(root, &["Managers"]) else {
         return Ok(Vec::new());
     };
-    let listed = http.get_if_there(&collection).await?;
     let mut managers = Vec::new();
-    for uri in listed.map(|r| json::members(&r.body)).unwrap_or_default() {
+    for uri in http.collection(&collection).await?.unwrap_or_default().1 {
         if let Some(reply) = http.get_if_there(&uri).await? {
             managers.push((uri, reply.body));
         }

@@ -84,7 +84,10 @@ pub(crate) fn link(value: &Value, path: &[&str]) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The members of a collection; none when there is no list.
+/// Where a collection goes on (DSP0266, paging).
+pub(crate) const NEXT: &str = "Members@odata.nextLink";
+
+/// The members of a collection, or of a part of it; none when there is no list.
 pub(crate) fn members(collection: &Value) -> Vec<String> {
     match at(collection, &["Members"]) {
         Value::Array(items) => items.iter().filter_map(|v| link(v, &[])).collect(),

@@ -199,10 +199,10 @@ struct Listed {
 async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Result<Listed, BmcError> {
     let (mut slots, mut passed_over) = (Vec::new(), Vec::new());
     for (rank, collection) in collections.iter().enumerate() {
-        let Some(listed) = http.get_if_there(collection).await? else {
+        let Some((listed, members)) = http.collection(collection).await? else {
             continue;
         };
-        for uri in json::members(&listed.body) {
+        for uri in members {
             let Some(reply) = http.get_if_there(&uri).await? else {
                 continue;
             };
@@ -215,7 +215,7 @@ async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Re
                 Err(id) => passed_over.push(id),
             }
         }
-        if let Some(slot) = config(http, collection, &listed.body).await? {
+        if let Some(slot) = config(http, collection, &listed).await? {
             slots.push(((false, slot.insert.rank(), rank, json::natural("")), slot));
         }
     }

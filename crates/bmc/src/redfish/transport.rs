@@ -20,6 +20,8 @@ use crate::record::Redactor;
 use crate::{BmcError, Certificate, Endpoint, ErrorClass, Exchange, Recorder, TlsTrust, address};
 use failure::{Failure, chain};
 
+/// Parts of one collection, after the first, that systems, managers or slots are looked for in.
+const PARTS: usize = 16;
 /// Longest answer that is read. The largest resources of real BMCs have a few hundred KB.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 /// Redirects within the same authority (`/redfish/v1` to `/redfish/v1/`) followed for a GET.
@@ -356,6 +358,29 @@ impl Transport {
             }
             _ => Err(self.refusal("GET", uri, &reply)),
         }
+    }
+
+    /// A collection, and its members, which may come in parts (DSP0266, paging). Not there: none.
+    pub(crate) async fn collection(&mut self, uri: &str) -> Result<Option<(Value, Vec<String>)>, BmcError> {
+        let Some(Reply { body, .. }) = self.get_if_there(uri).await? else {
+            return Ok(None);
+        };
+        let (mut members, mut next) = (json::members(&body), json::link(&body, &[json::NEXT]));
+        for _ in 0..PARTS {
+            let Some(uri) = next.take() else { break };
+            let Some(part) = self.get_if_there(&uri).await? else {
+                break;
+            };
+            let known = members.len();
+            for member in json::members(&part.body) {
+                if !members.contains(&member) {
+                    members.push(member);
+                }
+            }
+            // One that brings nothing new may name itself as the next.
+            next = json::link(&part.body, &[json::NEXT]).filter(|_| members.len() > known);
+        }
+        Ok(Some((body, members)))
     }
 
     /// POST; any answer but "not now" comes back.

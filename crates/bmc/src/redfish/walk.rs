@@ -18,8 +18,6 @@ const EMPTIED: &[&str] = &[
     "/accounts",
     "/jobs",
 ];
-/// Where a collection goes on (DSP0266, paging).
-const NEXT: &str = "Members@odata.nextLink";
 /// Parts of one collection that are read.
 const PARTS: usize = 500;
 /// Members that hold what others must not have, beside what exchanges are cleaned of.
@@ -58,9 +56,9 @@ fn is_emptied(uri: &str) -> bool {
 /// A collection that is shown in parts, as one: who reads the recording finds all members in it, and no link with a query,
 /// which is no file.
 async fn whole(http: &mut Transport, uri: &str, mut body: Value, until: Instant) -> Result<Value, BmcError> {
-    let mut next = json::link(&body, &[NEXT]);
+    let mut next = json::link(&body, &[json::NEXT]);
     if let Some(members) = body.as_object_mut() {
-        members.remove(NEXT);
+        members.remove(json::NEXT);
     }
     let mut seen = HashSet::new();
     while let Some(link) = next.take().filter(|_| !is_emptied(uri)) {
@@ -76,7 +74,7 @@ async fn whole(http: &mut Transport, uri: &str, mut body: Value, until: Instant)
         let Some(part) = http.get_if_there(&link).await? else {
             break;
         };
-        next = json::link(&part.body, &[NEXT]);
+        next = json::link(&part.body, &[json::NEXT]);
         if let (Some(members), Some(more)) = (body["Members"].as_array_mut(), part.body["Members"].as_array()) {
             members.extend(more.iter().cloned());
         }
