@@ -3,7 +3,7 @@
 
 mod stage;
 
-use isobar_sim::{Fault, FaultKind};
+use isobar_sim::{Fault, FaultKind, Power};
 use serde_json::{Value, json};
 use stage::{MACHINE, Options, Stage};
 
@@ -404,6 +404,50 @@ fn a_reset_that_the_bmc_refuses_is_told_of_and_the_boot_ends_with_its_own_reason
     );
     assert_eq!(stage.requests("Manager.Reset").len(), 1);
     stage.wait("it owes nothing", |s| operations(s, "").is_empty());
+}
+
+#[test]
+fn a_bmc_is_not_reset_under_another_machines_boot() {
+    // Nobody comes up: the other boot goes on waiting.
+    let stage = Stage::with(timed(), |sim| sim.os_up = None);
+    stage.import();
+    stage.create_machine("other", stage.sim().url().as_str(), &json!({}));
+    let out = stage.isobar(&["machines", "workflow", "Name:other", "discover-base", "--no-wait"]);
+    assert!(out.ok, "{out}");
+    stage.wait("the other one is on its way", |s| s.sim().power() == Power::On);
+    stage.add_machine(&json!({"isobar/bmc-recovery": ["reset"]}));
+    stage.sim().plant(failing("GET", "Systems/1"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    let told = boot["error"]["message"].as_str().unwrap();
+    assert!(told.contains("other boots through it as well"), "{told}");
+    assert_eq!(stage.requests("Manager.Reset"), [""; 0]);
+    assert_eq!(stage.last_boot_of("other")["state"], "running");
+}
+
+#[test]
+fn a_bmc_that_does_not_come_back_from_its_reset_ends_the_boot() {
+    let options = Options {
+        timing: format!("{TIMING},reset_s=2"),
+        ..Options::default()
+    };
+    let stage = Stage::with(options, |_| {});
+    stage.import();
+    stage.add_machine(&json!({"isobar/bmc-recovery": ["reset"]}));
+    stage.sim().plant(Fault::from(FaultKind::NoMount { inserted: false }));
+    let hold = Fault::from(FaultKind::Hold { done: true }).on("POST", "Manager.Reset");
+    let hold = stage.sim().plant(hold);
+    boot(&stage);
+    stage.wait("the BMC is reset", |s| !s.requests("Manager.Reset").is_empty());
+    stage.sim().plant(failing("GET", "Systems/1"));
+    stage.sim().release(hold);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "insert-not-mounted", "{boot:#}");
+    let told = boot["error"]["message"].as_str().unwrap();
+    assert!(told.contains("it did not come back"), "{told}");
+    assert_eq!(stage.requests("Manager.Reset").len(), 1);
 }
 
 #[test]
