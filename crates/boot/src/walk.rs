@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isobar_bmc::{BmcError, NoRecorder, Recorder};
+use isobar_bmc::{BmcError, Endpoint, NoRecorder, Recorder};
 use isobar_model::ApiError;
 use isobar_objects::Principal;
 use serde_json::{Value, json};
@@ -108,6 +108,16 @@ impl Frontier {
     }
 }
 
+/// Nobody waits for a recording.
+fn caller<'a>(endpoint: &'a Endpoint, settings: &'a Settings, who: &'a str) -> Caller<'a> {
+    Caller {
+        endpoint,
+        site: settings.site.as_deref(),
+        who,
+        rank: Rank::Idle,
+    }
+}
+
 impl Inner {
     async fn walk(self: Arc<Self>, settings: Settings, tell: mpsc::Sender<Value>) {
         let (end, mut frontier) = (Instant::now() + TIME, Frontier::default());
@@ -165,27 +175,15 @@ impl Inner {
 
     /// What this version does with the BMC, for later ones to be judged by.
     async fn sheet(&self, settings: &Settings) -> Result<Option<Value>, Reason> {
-        let endpoint = settings.endpoint.clone()?;
-        let who = format!("record {}", settings.uuid);
-        let caller = Caller {
-            endpoint: &endpoint,
-            site: settings.site.as_deref(),
-            who: &who,
-            rank: Rank::Idle,
-        };
+        let (endpoint, who) = (settings.endpoint.clone()?, format!("record {}", settings.uuid));
+        let caller = caller(&endpoint, settings, &who);
         let sheet = self.gate.turn(caller).await.sheet().await;
         sheet.map_err(|error: BmcError| Reason::of_bmc(&error))
     }
 
     async fn slice(&self, settings: &Settings, uris: Vec<String>) -> Result<Vec<(String, Option<Value>)>, Reason> {
-        let endpoint = settings.endpoint.clone()?;
-        let who = format!("record {}", settings.uuid);
-        let caller = Caller {
-            endpoint: &endpoint,
-            site: settings.site.as_deref(),
-            who: &who,
-            rank: Rank::Idle,
-        };
+        let (endpoint, who) = (settings.endpoint.clone()?, format!("record {}", settings.uuid));
+        let caller = caller(&endpoint, settings, &who);
         let recorder = Arc::new(NoRecorder) as Arc<dyn Recorder>;
         let answer = self.gate.exchange(caller, recorder, &Verb::Walk(uris)).await;
         match answer.map_err(|error: BmcError| Reason::of_bmc(&error))? {
