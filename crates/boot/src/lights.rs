@@ -75,8 +75,11 @@ impl Inner {
                 }],
                 ..Txn::default()
             };
-            if let Err(error) = inner.store.submit(over).await {
-                tracing::warn!(machine = light.machine, %error, "after a restart the light is switched off once more");
+            match inner.store.submit(over).await {
+                Ok(_) => tracing::info!(machine = light.machine, "the identify light is done with"),
+                Err(error) => {
+                    tracing::warn!(machine = light.machine, %error, "after a restart the light is switched off once more");
+                }
             }
         });
     }
