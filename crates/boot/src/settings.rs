@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use isobar_bmc::{Endpoint, IpmiFace, Mode, Network, Secret};
 use isobar_model::Object;
 use isobar_objects::{Objects, Resolved};
-use isobar_store::{Rev, Store};
+use isobar_store::Rev;
 use serde_json::Value;
 
 use crate::address::Scheme;
@@ -136,16 +136,16 @@ pub struct Settings {
     pub for_machine: Option<String>,
 }
 
-/// Kinds that a machine's settings come from, beside itself.
-const FROM: [&str; 4] = ["profiles", "stages", "params", "_contents"];
+/// Kinds that a machine's settings come from, beside itself and content packs.
+const FROM: [&str; 3] = ["profiles", "stages", "params"];
 /// Settings that are known at one time: those of boots that are at their BMCs. When there are more, all are forgotten,
 /// which costs no more than to look for the oldest.
 const MOST: usize = 1024;
 /// What is known is looked up again after this time, whatever it came from.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What settings were concluded from: the machine's own revision, and those of the kinds.
-type Basis = (Rev, [Rev; FROM.len()]);
+/// What settings were concluded from: the machine's own revision, those of the kinds, and the content in force.
+type Basis = (Rev, [Rev; FROM.len()], u64);
 
 /// Settings of machines, for a boot that asks for them at every step.
 #[derive(Default)]
@@ -158,16 +158,17 @@ impl KnownSettings {
     /// Of `read`, or of the store.
     pub(crate) fn of(
         &self,
-        store: &dyn Store,
+        objects: &Objects,
         machine: &str,
         read: impl FnOnce() -> Result<Settings, Reason>,
     ) -> Result<Settings, Reason> {
         // Before anything is read.
+        let (store, content) = (objects.store(), objects.content_changes());
         let kinds = FROM.map(|kind| store.changed(kind));
         let Ok(Some(doc)) = store.get("machines", machine) else {
             return read();
         };
-        let basis = (doc.rev, kinds);
+        let basis = (doc.rev, kinds, content);
         if let Some((then, since, settings)) = lock(&self.0).get(machine)
             && *then == basis
             && since.elapsed() < LONGEST
@@ -342,4 +343,78 @@ fn endpoint(
     let (password, tls) = (Secret::new(password), pins::trust(machine, tls, ca)?);
     Endpoint::from_params(&address, port.filter(|p| *p != 0), &username, password, tls, None)
         .map_err(|error| Reason::new("bmc-address", format!("{machine}: {}", error.message), error.hint))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use isobar_objects::{Options, Principal};
+    use isobar_store::{Expect, SqliteStore, Txn, Vault};
+    use serde_json::json;
+
+    use super::*;
+    use crate::record;
+
+    /// A boot writes rows of its own at every step: those are no reason to read its settings again.
+    #[test]
+    fn settings_are_read_again_when_what_they_come_from_has_changed_and_then_only() {
+        let (store, by) = (Arc::new(SqliteStore::in_memory().unwrap()), Principal::system());
+        let options = Options {
+            first_user: ("rocketskates".to_owned(), Some("x".to_owned())),
+            ..Options::default()
+        };
+        let objects = Objects::open(store, Arc::new(Vault::ephemeral()), options).unwrap();
+        let create = |noun: &str, body: Value| objects.create(noun, &body, &by).unwrap();
+        let machine = create("machines", json!({"Name": "m1"}));
+        let uuid = machine["Uuid"].as_str().unwrap();
+        let (known, reads) = (KnownSettings::default(), Cell::new(0));
+        let look = || {
+            let read = || {
+                reads.set(reads.get() + 1);
+                Settings::of(&objects, &objects.get("machines", uuid).unwrap())
+            };
+            (known.of(&objects, uuid, read).unwrap().site, reads.take())
+        };
+        assert_eq!([look().1, look().1], [1, 0]);
+        for kind in [record::kind::BOOTS, record::kind::EXCHANGES, "jobs"] {
+            let puts = vec![record::put(kind, "x", &json!({}), Expect::Any, &[])];
+            objects.store().commit(Txn { puts, ..Txn::default() }).unwrap();
+            assert_eq!(look().1, 0, "{kind}");
+        }
+        let named = |name: &str, site: &str| json!({"Name": name, "Params": {"isobar/bmc-site": site}});
+        let pack = json!({
+            "meta": {"Name": "pack"},
+            "sections": {"profiles": {"of-a-pack": named("of-a-pack", "pack")}},
+        });
+        objects.put_content(&pack, None, &by).unwrap();
+        assert_eq!([look().1, look().1], [1, 0]);
+        create("profiles", named("own", "profile"));
+        create("stages", named("stage", "stage"));
+        assert_eq!([look().1, look().1], [1, 0]);
+        let patch = |path: &str, value: Value| {
+            let patch = json!([{"op": "replace", "path": path, "value": value}]);
+            objects.patch("machines", uuid, &patch, false, &by).unwrap();
+        };
+        for (path, value, site) in [
+            ("/Stage", json!("stage"), "stage"),
+            ("/Profiles", json!(["own"]), "profile"),
+            ("/Profiles", json!(["of-a-pack"]), "pack"),
+        ] {
+            patch(path, value);
+            assert_eq!(
+                [look(), look()],
+                [(Some(site.to_owned()), 1), (Some(site.to_owned()), 0)]
+            );
+        }
+        let other = json!({
+            "meta": {"Name": "pack"},
+            "sections": {"profiles": {"of-a-pack": named("of-a-pack", "other")}},
+        });
+        objects.put_content(&other, Some("pack"), &by).unwrap();
+        assert_eq!(look(), (Some("other".to_owned()), 1));
+    }
 }

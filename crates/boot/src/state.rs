@@ -359,8 +359,7 @@ impl Inner {
     }
 
     pub(crate) fn settings(&self, machine: &str) -> Result<Settings, Reason> {
-        self.known
-            .of(self.store.as_ref(), machine, || self.read_settings(machine))
+        self.known.of(&self.objects, machine, || self.read_settings(machine))
     }
 
     fn read_settings(&self, machine: &str) -> Result<Settings, Reason> {

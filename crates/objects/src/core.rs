@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use isobar_model::params::ParamSchema;
@@ -24,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) vault: Arc<Vault>,
     pub(crate) clock: Arc<dyn Clock>,
     content: RwLock<Arc<Content>>,
+    /// How often another content has come into force.
+    content_changes: AtomicU64,
     pub(crate) hook: RwLock<Option<Arc<dyn ChangeHook>>>,
     pub(crate) presence: RwLock<Arc<dyn Presence>>,
     pub(crate) windows: RwLock<Arc<dyn BootWindows>>,
@@ -140,6 +142,7 @@ impl Core {
             vault,
             clock,
             content: RwLock::new(Arc::new(content)),
+            content_changes: AtomicU64::new(0),
             hook: RwLock::new(None),
             presence: RwLock::new(presence),
             windows: RwLock::new(Arc::new(NothingBoots)),
@@ -158,6 +161,11 @@ impl Core {
 
     pub(crate) fn content(&self) -> Arc<Content> {
         Arc::clone(&self.content.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another number when another content is in force. To be asked before anything is read of it.
+    pub(crate) fn content_changes(&self) -> u64 {
+        self.content_changes.load(Ordering::Acquire)
     }
 
     pub(crate) fn presence(&self) -> Arc<dyn Presence> {
@@ -271,6 +279,7 @@ impl Core {
                 content.put(noun, &key, object);
             }
             *self.content.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(content);
+            self.content_changes.fetch_add(1, Ordering::Release);
         }
         if boots {
             self.trees.bootenvs_changed();

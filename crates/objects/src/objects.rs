@@ -218,6 +218,13 @@ impl Objects {
         &self.core.store
     }
 
+    /// How often another content has come into force: to be asked before anything is read of it, for what is concluded
+    /// from that is good as long as this stays the same.
+    #[must_use]
+    pub fn content_changes(&self) -> u64 {
+        self.core.content_changes()
+    }
+
     /// What secrets are kept with.
     #[must_use]
     pub fn vault(&self) -> &Arc<Vault> {
