@@ -128,6 +128,8 @@ async fn trees_that_are_a_little_different_boot_or_say_why_not() {
     let none = |uri: &str| Some(json!({"@odata.id": uri, "Members": [], "Members@odata.count": 0}));
     let (of_ami, of_x13) = (slots("Self"), slots("1"));
     let no_media = json!({"media_supported": false, "media_slot_uri": null, "insert_uri": null, "boot_target": null});
+    let mut without_system = no_media.clone();
+    without_system["system_uri"] = json!(null);
     let cases = [
         // Its slot is there after a request alone.
         varied(
@@ -136,7 +138,17 @@ async fn trees_that_are_a_little_different_boot_or_say_why_not() {
             &[(&format!("{of_ami}/CD1"), None), (&of_ami, none(&of_ami))],
         ),
         varied(&x13, no_media.clone(), &[(&of_x13, none(&of_x13))]),
-        varied(&x13, no_media, &[(&of_x13, None)]),
+        varied(&x13, no_media.clone(), &[(&of_x13, None)]),
+        // A shelf: a manager, and nothing that boots.
+        varied(
+            &x13,
+            without_system,
+            &[
+                ("/redfish/v1/Systems", Some(json!({"Members": []}))),
+                (&of_x13, None),
+                ("/redfish/v1/Managers/1", Some(json!({"Id": "1"}))),
+            ],
+        ),
         varied(
             &x13,
             json!({"etag_required": true, "insert_payload_keys": ["Image", "TransferProtocolType", "UserName", "Password"]}),

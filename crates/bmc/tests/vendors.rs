@@ -335,6 +335,17 @@ async fn slots_that_are_not_for_us_are_left_alone() {
             "Slot1",
         ),
         (
+            "a USB device, which is no CD where there is one",
+            Tree::new("Supermicro")
+                .slot(
+                    SLOTS,
+                    "VirtualMedia1",
+                    json!({"MediaTypes": null, "Name": "Virtual Removable Media"}),
+                )
+                .slot(SLOTS, "Floppy1", json!({"MediaTypes": null})),
+            "VirtualMedia1",
+        ),
+        (
             "one says what it is for",
             Tree::new("")
                 .slot(SLOTS, "1", json!({"MediaTypes": null, "Name": "Virtual Media"}))
@@ -405,17 +416,22 @@ async fn remote_media_that_is_switched_off_is_switched_on() {
 async fn the_manager_with_media_and_the_hosts_system_are_chosen() {
     let other = "/redfish/v1/Managers/BMC1";
     let slots = format!("{other}/VirtualMedia");
-    // Cisco S3260: the manager that the system names has no media.
-    let tree = Tree::new("Cisco Systems Inc")
+    // Cisco S3260: the manager that the system names has no media, or a link to a list that is empty or not there.
+    let cisco = Tree::new("Cisco Systems Inc")
         .with("/redfish/v1/Managers", members(&[MANAGER, other]))
-        .with(MANAGER, json!({"VirtualMedia": null}))
         .with(other, json!({"VirtualMedia": link(&slots), "FirmwareVersion": "4.1"}))
         .slot(&slots, "0", json!({}));
-    let bmc = tree.serve();
-    let (mut client, _) = open(&bmc.address).await.unwrap();
-    let probe = client.probe().await.unwrap();
-    assert_eq!((probe.manager.as_str(), probe.firmware.as_str()), (other, "4.1"));
-    assert_eq!(probe.media_slot, Some(format!("{slots}/0")));
+    for tree in [
+        cisco.clone().with(MANAGER, json!({"VirtualMedia": null})),
+        cisco.clone(),
+        cisco.without(SLOTS),
+    ] {
+        let bmc = tree.serve();
+        let (mut client, _) = open(&bmc.address).await.unwrap();
+        let probe = client.probe().await.unwrap();
+        assert_eq!((probe.manager.as_str(), probe.firmware.as_str()), (other, "4.1"));
+        assert_eq!(probe.media_slot, Some(format!("{slots}/0")));
+    }
 
     // NVIDIA: the GPUs' baseboard beside the host, named first everywhere.
     let (gpus, gpu_bmc) = ("/redfish/v1/Systems/HGX_Baseboard_0", "/redfish/v1/Managers/HGX_BMC_0");

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::json;
 use super::learnt::Kind;
 use super::quirks::Quirks;
-use super::slots::any_media;
+use super::slots::{any_media, lists_slots};
 use super::transport::{ROOT, Transport};
 use crate::{BmcError, ErrorClass};
 
@@ -154,10 +154,13 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
             managers.push((uri, reply.body));
         }
     }
-    let has_media = |m: &(String, Value)| any_media(std::iter::once(&m.1));
     let at_system = json::link(&system, &["VirtualMedia"]).is_some();
-    if managers.is_empty() || !(at_system || managers.iter().any(has_media)) {
-        // The link names no manager, or (Cisco) one without media: look at all of them.
+    let mut slots = Vec::new();
+    for (_, manager) in managers.iter().filter(|_| !at_system) {
+        slots.push(lists_slots(http, manager).await?);
+    }
+    if managers.is_empty() || !(at_system || slots.contains(&true)) {
+        // The link names no manager, or (Cisco) one without slots: look at all of them.
         let mut others = Vec::new();
         for (uri, manager) in all_managers(http, &root).await? {
             if !managers.iter().any(|(known, _)| json::same_uri(known, &uri)) {
@@ -165,10 +168,22 @@ pub(crate) async fn discover(http: &mut Transport, root: Value) -> Result<Found,
             }
         }
         others.sort_by_key(|m| json::text(&m.1, &["ManagerType"]) != Some("BMC"));
+        for (_, manager) in others.iter().filter(|_| !at_system) {
+            slots.push(lists_slots(http, manager).await?);
+        }
         managers.extend(others);
     }
-    // Stable: no baseboard of GPUs, then one with media where the system has none itself.
-    managers.sort_by_key(|m| (is_baseboard(&m.0), !at_system && !has_media(m)));
+    slots.resize(managers.len(), true);
+    let mut ranked: Vec<_> = slots.into_iter().zip(managers).collect();
+    // Stable: no baseboard of GPUs, then one with slots where the system has none itself, then one that links to media.
+    ranked.sort_by_key(|(slots, m)| {
+        (
+            is_baseboard(&m.0),
+            !slots,
+            !at_system && !any_media(std::iter::once(&m.1)),
+        )
+    });
+    let managers = ranked.into_iter().map(|(_, manager)| manager).collect();
     Ok(found(root, (system_uri, system), managers))
 }
 

@@ -178,6 +178,19 @@ pub(crate) fn any_media<'a>(mut holders: impl Iterator<Item = &'a Value>) -> boo
     holders.any(|holder| json::link(holder, &["VirtualMedia"]).is_some() || enabling(holder).is_some())
 }
 
+/// Whether a manager has slots, or will have them when remote media is switched on. Of two managers one may link to
+/// media and list none.
+pub(crate) async fn lists_slots(http: &mut Transport, manager: &Value) -> Result<bool, BmcError> {
+    if enabling(manager).is_some() {
+        return Ok(true);
+    }
+    let Some(collection) = json::link(manager, &["VirtualMedia"]) else {
+        return Ok(false);
+    };
+    let listed = http.collection(&collection).await?;
+    Ok(listed.is_some_and(|(body, members)| !members.is_empty() || config_at(&body).is_some()))
+}
+
 fn collections(found: &Found) -> Vec<String> {
     let mut collections: Vec<String> = Vec::new();
     let holders = std::iter::once(&found.system).chain(found.managers.iter().map(|(_, m)| m));
@@ -209,20 +222,22 @@ async fn list(http: &mut Transport, found: &Found, collections: &[String]) -> Re
             match cd_slot(found, &uri, reply) {
                 Ok(slot) => {
                     let id = id_of(&uri, &slot.body);
-                    let unsaid = holds_cd(&id, &slot.body).is_none();
-                    slots.push(((unsaid, slot.insert.rank(), rank, json::natural(&id)), slot));
+                    let cd = holds_cd(&id, &slot.body);
+                    slots.push(((cd, slot.insert.rank(), rank, json::natural(&id)), slot));
                 }
                 Err(id) => passed_over.push(id),
             }
         }
         if let Some(slot) = config(http, collection, &listed).await? {
-            slots.push(((false, slot.insert.rank(), rank, json::natural("")), slot));
+            slots.push(((Cd::Said, slot.insert.rank(), rank, json::natural("")), slot));
         }
     }
     slots.sort_by(|(a, _), (b, _)| a.cmp(b));
     // What nothing says is for CDs is taken where there is nothing else.
-    let said = slots.iter().any(|((unsaid, ..), _)| !unsaid);
-    slots.retain(|((unsaid, ..), _)| !(said && *unsaid));
+    if let Some(((best, ..), _)) = slots.first() {
+        let best = *best;
+        slots.retain(|((cd, ..), _)| *cd == best);
+    }
     Ok(Listed {
         slots: slots.into_iter().map(|(_, slot)| slot).collect(),
         passed_over,
@@ -241,7 +256,12 @@ fn cd_slot(found: &Found, uri: &str, reply: Reply) -> Result<Slot, String> {
             .get("#VirtualMedia.InsertMedia")
             .is_some()
     };
-    let usable = holds_cd(&id, &reply.body).unwrap_or_else(takes_images) && !found.quirks.skips_slot(&id);
+    let for_cds = match holds_cd(&id, &reply.body) {
+        Cd::Said => true,
+        Cd::Unsaid | Cd::Unlikely => takes_images(),
+        Cd::No => false,
+    };
+    let usable = for_cds && !found.quirks.skips_slot(&id);
     let Some(insert) = usable.then(|| way_in(found, uri, &id, &reply)).flatten() else {
         return Err(id);
     };
@@ -257,11 +277,7 @@ fn cd_slot(found: &Found, uri: &str, reply: Reply) -> Result<Slot, String> {
 /// Supermicro before its slots had actions: a resource beside the slots takes host and path, and mounts them; a slot
 /// is there only while something is mounted.
 async fn config(http: &mut Transport, collection: &str, body: &Value) -> Result<Option<Slot>, BmcError> {
-    let oem = json::at(body, &["Oem"]).as_object().into_iter().flatten();
-    let Some(uri) = oem
-        .into_iter()
-        .find_map(|(_, v)| json::link(v, &["VirtualMediaConfig"]))
-    else {
+    let Some(uri) = config_at(body) else {
         return Ok(None);
     };
     let Some(config) = http.get_if_there(&uri).await? else {
@@ -288,24 +304,42 @@ async fn config(http: &mut Transport, collection: &str, body: &Value) -> Result<
     Ok(Some(slot.again(http).await?))
 }
 
-/// Whether a slot is for CDs: by its media types, else by its id, else by its name; none: nothing says so, or not.
-fn holds_cd(id: &str, slot: &Value) -> Option<bool> {
+fn config_at(collection: &Value) -> Option<String> {
+    let mut oem = json::at(collection, &["Oem"]).as_object().into_iter().flatten();
+    oem.find_map(|(_, vendor)| json::link(vendor, &["VirtualMediaConfig"]))
+}
+
+/// What speaks for a slot's being one for CDs, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cd {
+    /// Its media types, else its id, else its name.
+    Said,
+    /// Nothing, and nothing against it.
+    Unsaid,
+    /// A name that other devices have as well: OpenBMC's and Supermicro's CDs are USB devices and "removable media".
+    Unlikely,
+    /// It is for something else.
+    No,
+}
+
+fn holds_cd(id: &str, slot: &Value) -> Cd {
     let types = json::texts(slot, &["MediaTypes"]).unwrap_or_default();
     if !types.is_empty() {
         let cd = |t: &String| t.eq_ignore_ascii_case("CD") || t.eq_ignore_ascii_case("DVD");
-        return Some(types.iter().any(cd));
+        return if types.iter().any(cd) { Cd::Said } else { Cd::No };
     }
     let says = |text: &str| {
         let text = text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        match (has(&["floppy", "usb", "hd", "removable"]), has(&["cd", "dvd", "ext"])) {
-            (true, _) => Some(false),
-            (false, true) => Some(true),
-            (false, false) => None,
-        }
+        let cases: [(&[&str], Cd); 3] = [
+            (&["floppy", "hd"], Cd::No),
+            (&["usb", "removable"], Cd::Unlikely),
+            (&["cd", "dvd", "ext"], Cd::Said),
+        ];
+        cases.iter().find_map(|(words, cd)| has(words).then_some(*cd))
     };
     let name = json::text(slot, &["Name"]).unwrap_or_default();
-    says(id).or_else(|| says(name))
+    says(id).or_else(|| says(name)).unwrap_or(Cd::Unsaid)
 }
 
 /// How to insert into a slot; `None` for those that only somebody's browser or an upload can fill.
@@ -413,20 +447,21 @@ mod tests {
     #[test]
     fn cd_slots_are_told_by_types_or_names() {
         for (id, slot, want) in [
-            ("2", json!({"MediaTypes": ["CD", "DVD"]}), true),
-            ("3", json!({"MediaTypes": ["DVD"]}), true),
-            ("CD", json!({"MediaTypes": ["USBStick"]}), false),
-            ("CD1", json!({}), true),
-            ("CD1", json!({"MediaTypes": []}), true),
-            ("CD1", json!({"Name": "Virtual Removable Media"}), true),
-            ("EXT1", json!({"Name": "VirtualMedia"}), true),
-            ("HDD1", json!({"Name": "virtual hdd"}), false),
-            ("1", json!({"Name": "USB CD"}), false),
-            ("1", json!({"Name": "Virtual DVD"}), true),
+            ("2", json!({"MediaTypes": ["CD", "DVD"]}), Cd::Said),
+            ("3", json!({"MediaTypes": ["DVD"]}), Cd::Said),
+            ("CD", json!({"MediaTypes": ["USBStick"]}), Cd::No),
+            ("CD1", json!({}), Cd::Said),
+            ("CD1", json!({"MediaTypes": []}), Cd::Said),
+            ("CD1", json!({"Name": "Virtual Removable Media"}), Cd::Said),
+            ("EXT1", json!({"Name": "VirtualMedia"}), Cd::Said),
+            ("HDD1", json!({"Name": "virtual hdd"}), Cd::No),
+            ("1", json!({"Name": "USB CD"}), Cd::Unlikely),
+            ("USB1", json!({"Name": "Virtual Removable Media"}), Cd::Unlikely),
+            ("1", json!({"Name": "Virtual DVD"}), Cd::Said),
+            ("VirtualMedia1", json!({"Name": "Virtual Media"}), Cd::Unsaid),
         ] {
-            assert_eq!(holds_cd(id, &slot), Some(want), "{id} {slot}");
+            assert_eq!(holds_cd(id, &slot), want, "{id} {slot}");
         }
-        assert_eq!(holds_cd("VirtualMedia1", &json!({"Name": "Virtual Media"})), None);
     }
 
     #[test]
