@@ -172,6 +172,9 @@ async fn unreachable_and_not_redfish_are_told_apart() {
     assert!(err.message.contains(&free.to_string()), "{err}");
     let web = Scripted::start(|_| Some((200, "", "<html>a printer</html>".into())));
     assert_eq!(open(&web.address).await.unwrap_err().class, ErrorClass::Protocol);
+    let web = Scripted::start(|_| Some((404, "", "<html>no such page</html>".into())));
+    let err = open(&web.address).await.unwrap_err();
+    assert!(err.status == Some(404) && err.hint.contains("ipmi/address"), "{err:?}");
     // HTTPS to a port that speaks HTTP.
     let err = open(&web.address.replace("http:", "https:")).await.unwrap_err();
     assert_eq!(err.class, ErrorClass::Tls, "{err}");

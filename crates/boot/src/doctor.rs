@@ -458,7 +458,10 @@ impl Examination {
                 self.tell(Row::note(
                     "insert",
                     format!("its virtual CD holds {shown}: that was left in, so no test disc was tried"),
-                    "`isobar machines runaction ID unmountVirtualMedia` if nobody needs it, then run this again",
+                    format!(
+                        "`isobar machines runaction {} unmountVirtualMedia` if nobody needs it, then run this again",
+                        self.operation.machine
+                    ),
                 ))
                 .await;
                 return Ok(());
@@ -557,16 +560,7 @@ impl Examination {
         }
         let Some(attempt) = self.mounted.take() else { return };
         let row = match self.ask(Verb::Eject).await {
-            Ok(_) => match self.ask(Verb::Media).await {
-                Ok(Answer::Media(media)) if self.still_holds(&media, &attempt) => Row::bad(
-                    "eject",
-                    "it took the eject, and goes on showing the test disc",
-                    "look again in a minute (`isobar machines runaction ID statusVirtualMedia`): some show it for a while; \
-                     reset the BMC if it stays",
-                ),
-                Ok(_) => Row::good("eject", "the test disc is out"),
-                Err(reason) => Row::failed("eject", &reason),
-            },
+            Ok(_) => self.is_out(&attempt).await,
             Err(reason) if reason.reason == "boot-under-way" => {
                 Row::note("eject", "a boot has begun: it takes the test disc out itself", "")
             }
@@ -574,6 +568,44 @@ impl Examination {
         };
         disc::remove(&self.inner, &attempt).await;
         self.tell(row).await;
+    }
+
+    /// Whether what was ejected is shown no more; some BMCs show it for a while.
+    async fn is_out(&mut self, attempt: &Attempt) -> Row {
+        let since = tokio::time::Instant::now();
+        loop {
+            let media = match self.ask(Verb::Media).await {
+                Ok(Answer::Media(media)) => media,
+                Ok(_) => return Row::good("eject", "the test disc is out"),
+                Err(reason) => return Row::failed("eject", &reason),
+            };
+            if !self.still_holds(&media, attempt) {
+                let took = since.elapsed();
+                let text = match took < Duration::from_secs(1) {
+                    true => "the test disc is out".to_owned(),
+                    false => format!(
+                        "the test disc is out; it was shown for {:.0} s more",
+                        took.as_secs_f64()
+                    ),
+                };
+                return Row::good("eject", text);
+            }
+            if since.elapsed() >= self.inner.timing.settle() {
+                return Row::bad(
+                    "eject",
+                    format!(
+                        "it took the eject, and goes on showing the test disc after {:.0} s",
+                        since.elapsed().as_secs_f64()
+                    ),
+                    format!(
+                        "look again in a minute (`isobar machines runaction {0} statusVirtualMedia`); `isobar bmc reset {0}` \
+                         if it stays",
+                        self.operation.machine
+                    ),
+                );
+            }
+            tokio::time::sleep(self.inner.timing.poll()).await;
+        }
     }
 
     fn still_holds(&self, media: &Media, attempt: &Attempt) -> bool {

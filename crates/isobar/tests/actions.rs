@@ -47,7 +47,11 @@ fn all_actions_of_the_provider_are_there_and_answer() {
         &["getInfo", "ipmi/mode", "ipmitool"],
         "not supported on ipmi driver: ipmitool",
     );
-    refused(&stage, &["nextboothttp"], "isobar/http-boot-url");
+    refused(
+        &stage,
+        &["nextboothttp"],
+        "runaction Name:mach-01 nextboothttp isobar/http-boot-url VALUE",
+    );
 
     let boot = |stage: &Stage, member: &str| stage.action(&["getBoot"])[format!("BootSourceOverride{member}")].clone();
     for (action, enabled, target) in [

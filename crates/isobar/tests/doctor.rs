@@ -110,6 +110,25 @@ fn a_lazy_bmc_whose_machine_is_off_is_no_false_alarm() {
     untouched(&stage);
 }
 
+/// Several makers' BMCs show for seconds what is out already: that is their way, and nothing to see to.
+#[test]
+fn one_that_shows_what_it_has_ejected_for_a_while_is_waited_for() {
+    let stage = stage(|config| {
+        config.manners = Manners::instant();
+        config.manners.stale_inserted_ms = 1300;
+    });
+    // The same machine, named twice, is examined once.
+    let out = stage.isobar(&["bmc", "doctor", MACHINE, "--all"]);
+    let rows = report(&out);
+    assert!(out.ok && out.stdout.matches("\"machine\":").count() == 1, "{out}");
+    let eject = &rows["eject"];
+    assert!(
+        eject["finding"] == "good" && eject["text"].as_str().unwrap().contains("s more"),
+        "{rows:#}"
+    );
+    untouched(&stage);
+}
+
 #[test]
 fn one_that_mounts_and_never_reads_is_found_out() {
     let stage = stage(|_| {});

@@ -87,6 +87,13 @@ pub(crate) async fn root(http: &mut Transport) -> Result<Value, BmcError> {
             http.log_in().await?;
             http.get(ROOT).await?.body
         }
+        // A web server of somebody else, or a BMC that has no Redfish.
+        Err(err) if err.status == Some(404) => {
+            return Err(err.hinted(
+                "it speaks HTTP and no Redfish: check ipmi/address and ipmi/port-redfish; a BMC with IPMI alone is \
+                 reached by ipmi/mode ipmitool",
+            ));
+        }
         other => other?.body,
     };
     if !root.is_object() {

@@ -201,6 +201,19 @@ fn refused(session: &Session, call: &Call, command: &str, error: &ClientError) -
         return None;
     }
     let there: Vec<Value> = session.client().ok()?.get(&route(call).0).ok()?;
+    if let Some(action) = there.iter().find(|action| action["Command"] == command) {
+        let required = action["RequiredParams"].as_array().into_iter().flatten();
+        let missing = required.filter_map(Value::as_str).find(|param| {
+            body.messages
+                .iter()
+                .any(|said| said.ends_with(&format!(" Missing Parameter {param}")))
+        })?;
+        return Some(format!(
+            "set it, or give it with the call: `isobar {} runaction {} {command} {missing} VALUE`",
+            call.noun,
+            call.arg(0)
+        ));
+    }
     let names = there.iter().filter_map(|action| action["Command"].as_str());
     let list = [
         "isobar",

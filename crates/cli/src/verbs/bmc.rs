@@ -1,5 +1,6 @@
 //! BMCs: their examination, before machines boot through them.
 
+use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -162,6 +163,9 @@ fn machines(session: &Session, call: &Call) -> Result<Vec<Machine>, CliError> {
         let listed: Vec<Value> = request.send()?.json()?;
         found.extend(listed.iter().map(of));
     }
+    // Named twice, or named and among all: a BMC is examined once.
+    let mut seen = HashSet::new();
+    found.retain(|(uuid, _)| seen.insert(uuid.clone()));
     Ok(found)
 }
 

@@ -111,7 +111,7 @@ fn scan(session: &Session, call: &Call) -> Result<Output, CliError> {
             .note(&format!("{}: {}", text(row, "bmc"), text(row, "error")));
     }
     session.host.note(&format!(
-        "{} of {} addresses answer as BMCs",
+        "{} BMCs answer at {} addresses that were looked at",
         end["answered"], end["scanned"]
     ));
     let failed = match call.is_set("import") {
