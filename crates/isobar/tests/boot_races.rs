@@ -97,6 +97,26 @@ fn a_restart_in_the_middle_of_slow_reads_fails_nothing() {
     stage.wait_boot("done");
 }
 
+/// What was read before is not to be seen in the reads any more.
+#[test]
+fn a_verdict_after_a_restart_goes_by_what_was_seen_before_it() {
+    let timing = TIMING.replace("agent_s=60", "agent_s=3");
+    let mut stage = Stage::timed(&timing, |sim| sim.os_up = None);
+    stage.import();
+    stage.add_machine(&json!({}));
+    boot(&stage);
+    stage.wait("all is read", |s| s.last_boot()["phase"] == "kernel-started");
+    stage.kill_server();
+    stage.start_server();
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "agent-silent", "{boot:#}");
+    assert!(
+        boot["detail"].as_str().unwrap().contains("kernel and initrd read"),
+        "{boot:#}"
+    );
+}
+
 #[test]
 fn what_a_boot_owes_passes_to_the_next_even_if_that_one_fails_at_once() {
     let stage = Stage::new(|_| {});

@@ -41,7 +41,18 @@ impl Saga {
         }
         self.strangers(row, &attempt);
         reads.powered_on(time_of(handed_over));
-        let seen = reads.now(inner.now());
+        let mut seen = reads.now(inner.now());
+        // What was read before this server was started is known from the row alone.
+        let before_start =
+            seen.progress.is_none() && attempt.first_read_ms.is_some() && seen.reading.phase < row.boot.phase;
+        if before_start {
+            let last = row.boot.log.last().map_or("", |line| line.text.as_str());
+            seen.reading = Reading {
+                phase: row.boot.phase,
+                detail: format!("{last}; nothing has been read since the server was started anew"),
+                ..seen.reading
+            };
+        }
         if let Some(first) = seen.first
             && attempt.first_read_ms.is_none()
         {
@@ -82,7 +93,10 @@ impl Saga {
             }
             progress => {
                 let quiet_since = progress.map_or(handed_over, ms_of).max(handed_over);
-                (since(quiet_since) > timing.agent()).then(|| self.agent_silent(row, &attempt, &seen.reading))
+                (since(quiet_since) > timing.agent()).then(|| match seen.reading.phase {
+                    Phase::Kernel | Phase::Initrd if before_start => self.read_stalled(row, &seen.reading.detail),
+                    _ => self.agent_silent(row, &attempt, &seen.reading),
+                })
             }
         };
         Ok(match verdict {
