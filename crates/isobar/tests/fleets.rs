@@ -4,7 +4,7 @@
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,11 +108,13 @@ impl Drop for Yard {
     }
 }
 
-fn said(mut child: Child) -> String {
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    child.wait().unwrap();
-    text
+/// What a watcher says after these words; then they are heard, whatever is sent to it.
+fn said_after(child: &mut Child, words: &str) -> impl Iterator<Item = String> + use<> {
+    let mut told = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    assert!(told.any(|line| line.contains(words)), "it never says {words:?}");
+    told
 }
 
 #[test]
@@ -309,7 +311,8 @@ fn whoever_stops_watching_leaves_it_running() {
         "--watch",
     ];
     let mut command = yard.server.command(&words);
-    let watcher = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut watcher = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let told = said_after(&mut watcher, "Ctrl-C leaves it running");
     yard.server
         .wait("it has begun", |_| !yard.sims[0].requests().is_empty());
     let pid = watcher.id().to_string();
@@ -320,9 +323,10 @@ fn whoever_stops_watching_leaves_it_running() {
             .unwrap()
             .success()
     );
-    let text = said(watcher);
+    let text: Vec<String> = told.collect();
+    assert!(watcher.wait().unwrap().success(), "{text:?}");
     let look = text
-        .lines()
+        .iter()
         .find(|line| line.contains("isobar operations watch "))
         .unwrap();
     let id = look

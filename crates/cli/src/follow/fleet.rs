@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -172,18 +173,31 @@ impl<'a> Screen<'a> {
     }
 }
 
-/// Hears Ctrl-C. Where it cannot be heard, it ends the program as always.
+/// Hears Ctrl-C from now on. Where it cannot be heard, it ends the program as always.
 fn interrupts() -> mpsc::Receiver<()> {
     let (tell, heard) = mpsc::channel();
+    let (ready, listens) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+        let pressed = async {
+            let mut pressed = std::pin::pin!(tokio::signal::ctrl_c());
+            // It is heard from its first poll on.
+            let first = std::future::poll_fn(|context| Poll::Ready(pressed.as_mut().poll(context))).await;
+            drop(ready);
+            match first {
+                Poll::Ready(done) => done,
+                Poll::Pending => pressed.await,
+            }
+        };
+        if runtime.is_ok_and(|runtime| runtime.block_on(pressed).is_ok()) {
             // Nobody looks any more: the command is over.
             let _ = tell.send(());
         } else {
             std::thread::park();
         }
     });
+    // An error, since nothing is ever sent: it listens.
+    let _: Result<(), _> = listens.recv();
     heard
 }
 
