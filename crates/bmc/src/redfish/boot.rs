@@ -276,6 +276,8 @@ async fn set(
 
     let end = Instant::now() + http.options.settle;
     loop {
+        // Before the look: one that was begun in time says nothing of the time after it.
+        let late = Instant::now() >= end;
         let now = Places::read(http, found).await?;
         if let (true, Some(before)) = (found.quirks.has(Quirk::RestoreBootMode), &mode)
             && target != "UefiHttp"
@@ -294,7 +296,7 @@ async fn set(
         if set {
             return Ok(());
         }
-        if Instant::now() >= end {
+        if late {
             let shows = format!(
                 "{} {}",
                 now.value(TARGET).unwrap_or("?"),

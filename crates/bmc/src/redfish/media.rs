@@ -451,12 +451,14 @@ fn explained(error: BmcError, reply: &Reply, url: &str) -> BmcError {
 async fn read_back(http: &mut Transport, found: &Found, slot: &Slot, url: &str) -> Result<Media, BmcError> {
     let end = Instant::now() + http.options.settle;
     loop {
+        // Before the look: one that was begun in time says nothing of the time after it.
+        let late = Instant::now() >= end;
         let media = slot.again(http).await?.media(found);
         // One that hides the URL is believed.
         if media.inserted && media.image.as_deref().is_none_or(|shown| same_image(shown, url)) {
             return Ok(media);
         }
-        if Instant::now() >= end {
+        if late {
             let shows = match (&media.image, media.inserted) {
                 (Some(other), true) => format!("it shows another image: {other}"),
                 _ => "its virtual CD stays empty".to_owned(),
