@@ -280,8 +280,9 @@ mod tests {
         let script = format!("#!/bin/sh\nsleep 1000 &\necho $! > {}\necho '{{}}'\n", pid.display());
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let said = ask(&program, "action", &Value::Null, Duration::from_secs(2));
-        assert!(said.unwrap_err().contains("took more than 2 s"));
+        // As long as a loaded host takes to start it.
+        let said = ask(&program, "action", &Value::Null, Duration::from_secs(6));
+        assert!(said.unwrap_err().contains("took more than 6 s"));
         let child = std::fs::read_to_string(&pid).unwrap();
         let state = Path::new("/proc").join(child.trim()).join("stat");
         let is_gone = || std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));

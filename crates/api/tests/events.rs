@@ -189,7 +189,11 @@ async fn a_right_that_is_taken_away_ends_what_it_let_see() {
     let claims = json!([{"scope": "machines", "action": "get", "specific": "*"}]);
     rig.post("/api/v3/roles", json!({"Name": "reader", "Claims": claims}))
         .await;
-    rig.post("/api/v3/users", json!({"Name": "jane", "Roles": ["reader"]}))
+    // A right that stays: what it lets see tells that all before it was looked at.
+    let stays = json!([{"scope": "profiles", "action": "get", "specific": "*"}]);
+    rig.post("/api/v3/roles", json!({"Name": "stays", "Claims": stays}))
+        .await;
+    rig.post("/api/v3/users", json!({"Name": "jane", "Roles": ["reader", "stays"]}))
         .await;
     let token = rig.get("/api/v3/users/jane/token").await.json()["Token"].clone();
     let token = token.as_str().unwrap();
@@ -209,10 +213,17 @@ async fn a_right_that_is_taken_away_ends_what_it_let_see() {
     let changed = rig.ask("PATCH", "/api/v3/roles/reader").json(&none).send().await;
     assert_eq!(changed.status, 200);
     rig.machine("mach-02").await;
+    rig.post("/api/v3/profiles", json!({"Name": "after-it"})).await;
+    assert_eq!(
+        socket.event().await["Key"],
+        json!("after-it"),
+        "the second was not for her"
+    );
+    read_until(&mut stream, &mut text, "after-it").await;
     let all = json!([{"op": "replace", "path": "/Claims", "value": claims}]);
     rig.ask("PATCH", "/api/v3/roles/reader").json(&all).send().await;
     let third = rig.machine("mach-03").await;
-    assert_eq!(socket.event().await["Key"], json!(third), "the second was not for her");
+    assert_eq!(socket.event().await["Key"], json!(third));
 
     let revoked = rig.ask("DELETE", "/isobar/v1/users/jane/tokens").send().await;
     assert_eq!(revoked.status, 204);

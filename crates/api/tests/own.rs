@@ -181,9 +181,9 @@ async fn who_waits_for_news_does_not_hold_up_a_shutdown() {
     let boots = &rig.boots;
     let stop = async {
         common::until("somebody waits", || boots.waiting.load(Ordering::SeqCst) > 0).await;
-        let began = std::time::Instant::now();
-        handle.shutdown(Duration::from_secs(30)).await;
-        assert!(began.elapsed() < Duration::from_secs(20));
+        // Who waits for news would be done in 60 s: it is not waited for them.
+        let stopped = tokio::time::timeout(Duration::from_secs(45), handle.shutdown(Duration::from_secs(600)));
+        assert!(stopped.await.is_ok(), "it waits for who waits");
     };
     let (reply, ()) = tokio::join!(waiting, stop);
     assert_eq!(reply.json(), boot);

@@ -11,7 +11,7 @@ use isobar_bmc::redfish::{Options, Redfish, connect};
 use isobar_bmc::{Bmc, BmcError, BootTarget, Endpoint, ErrorClass, PowerAction, PowerState, Secret, TlsTrust};
 use isobar_sim::{Fault, FaultKind, Manners, Power, ReadManner, Sim, SimConfig, start};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const IMAGE: &str = "http://127.0.0.1:9/A-token-of-this-boot-0123456789/boot.iso";
 
 async fn sim(change: impl FnOnce(&mut SimConfig)) -> Sim {
@@ -30,17 +30,18 @@ async fn open_with(
     tls: TlsTrust,
     options: Options,
 ) -> Result<(Redfish, Arc<Records>), BmcError> {
-    let endpoint = Endpoint::from_params(
-        sim.url().as_str(),
-        None,
-        USER,
-        Secret::new(password.to_owned()),
-        tls,
-        None,
-    )
-    .unwrap();
     let records = Arc::new(Records::default());
-    Ok((connect(endpoint, records.clone(), options).await?, records))
+    let bmc = connect(endpoint_with(sim, password, tls), records.clone(), options).await?;
+    Ok((bmc, records))
+}
+
+fn endpoint_with(sim: &Sim, password: &str, tls: TlsTrust) -> Endpoint {
+    let password = Secret::new(password.to_owned());
+    Endpoint::from_params(sim.url().as_str(), None, USER, password, tls, None).unwrap()
+}
+
+fn endpoint(sim: &Sim) -> Endpoint {
+    endpoint_with(sim, PASSWORD, TlsTrust::Insecure)
 }
 
 async fn open(sim: &Sim) -> Redfish {
@@ -219,15 +220,12 @@ async fn a_lost_session_is_renewed_once_and_a_full_table_is_no_hurdle() {
 #[tokio::test]
 async fn a_bmc_that_hangs_is_a_timeout() {
     let sim = sim(|_| {}).await;
-    let quick = Options {
-        call_deadline: Duration::from_millis(700),
-        ..options()
-    };
-    let (mut bmc, records) = open_with(&sim, PASSWORD, TlsTrust::Insecure, quick).await.unwrap();
+    let (mut bmc, records) = open_with(&sim, PASSWORD, TlsTrust::Insecure, options()).await.unwrap();
     bmc.probe().await.unwrap();
     sim.plant(fault(
         serde_json::json!({"kind": "hang", "method": "POST", "path": "InsertMedia"}),
     ));
+    bmc.go_on(&endpoint(&sim), records.clone(), Duration::from_secs(3));
     let err = bmc.insert(IMAGE).await.unwrap_err();
     assert_eq!(err.class, ErrorClass::Timeout);
     assert!(

@@ -296,7 +296,7 @@ async fn every_tree_is_replayed_with_a_machine_behind_it() {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let booted = |sim: &isobar_sim::Sim| sim.boots().first().is_some_and(|boot| boot.device == "Cd");
         assert!(
-            sim.wait_until(std::time::Duration::from_secs(20), booted).await,
+            sim.wait_until(std::time::Duration::from_secs(60), booted).await,
             "{name}: {:?}",
             sim.boots()
         );

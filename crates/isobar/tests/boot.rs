@@ -6,7 +6,7 @@ mod stage;
 
 use isobar_sim::{Fault, FaultKind, Firmware, Power, ReadManner};
 use serde_json::{Value, json};
-use stage::{MACHINE, Stage};
+use stage::{MACHINE, NEVER_READ, Stage};
 
 #[test]
 fn a_machine_boots_its_own_image_and_says_so() {
@@ -312,7 +312,7 @@ fn an_unreachable_bmc_is_named() {
 
 #[test]
 fn a_bmc_that_mounts_nothing_is_caught() {
-    let stage = Stage::new(|_| {});
+    let stage = Stage::timed(&format!("{},{NEVER_READ}", stage::TIMING), |_| {});
     stage.import();
     stage.add_machine(&json!({}));
     stage.sim().plant(FaultKind::NoMount { inserted: true });

@@ -182,7 +182,7 @@ fn answers(stage: &Stage, search: &mut Search) {
                 .query("wait", "0")
                 // The feed of changes: all that is kept of the past, and then it stays open.
                 .query("after", "0")
-                .patience(SILENCE);
+                .patience(if path == FEED { SILENCE } else { stage::PATIENCE });
             match request.send() {
                 Ok(answer) => {
                     let mut body = Vec::new();

@@ -145,7 +145,7 @@ fn another_login_or_certificate_goes_on_in_no_old_conversation() {
 
 #[test]
 fn after_a_deadline_the_session_is_ended_at_the_next_turn_and_not_beside_it() {
-    let timing = format!("{},exchange_s=2,bmc_idle_s=600", stage::TIMING);
+    let timing = format!("{},exchange_s=8,bmc_idle_s=600", stage::TIMING);
     let options = Options {
         timing,
         ..Options::default()

@@ -32,7 +32,12 @@ struct Small {
 impl Small {
     /// None, loudly, where nothing may be mounted; in CI that is a failure.
     fn new() -> Option<Self> {
-        let server = Server::new(Options::default());
+        // An answer is held for as long as it takes to fill the disk.
+        let timing = format!("{},exchange_s=120", stage::TIMING);
+        let server = Server::new(Options {
+            timing,
+            ..Options::default()
+        });
         let (data, image) = (server.data(), server.dir().join("disk.img"));
         std::fs::create_dir(&data).unwrap();
         File::create(&image).unwrap().set_len(SIZE).unwrap();

@@ -5,16 +5,17 @@ mod stage;
 
 use isobar_sim::{Fault, FaultKind, SimConfig};
 use serde_json::{Value, json};
-use stage::{MACHINE, Options, PASSWORD, Stage};
+use stage::{MACHINE, NEVER_READ, Options, PASSWORD, Stage, TIMING};
 
 /// The address for BMCs leads nowhere: who reads by it gets nothing.
 fn stage(profile: &'static str) -> Stage {
-    with(profile, "127.0.0.1")
+    with(profile, "127.0.0.1", "")
 }
 
-fn with(profile: &'static str, for_machine: &str) -> Stage {
+fn with(profile: &'static str, for_machine: &str, timing: &str) -> Stage {
     let options = Options {
         addresses: ("127.9.9.9".to_owned(), for_machine.to_owned()),
+        timing: format!("{TIMING},{timing}").trim_end_matches(',').to_owned(),
         ..Options::default()
     };
     let stage = Stage::with(options, |config| dress(config, profile));
@@ -118,7 +119,7 @@ fn a_bmc_that_does_not_offer_it_is_refused_with_the_reason() {
 
 #[test]
 fn firmware_that_never_asks_is_told_of_and_nothing_stays_set() {
-    let stage = with("nvidia-bluefield", "127.8.8.8");
+    let stage = with("nvidia-bluefield", "127.8.8.8", NEVER_READ);
     stage.add_machine(&json!({}));
     begin(&stage);
     let (reason, message, hint) = failed(&stage);
@@ -134,7 +135,8 @@ fn firmware_that_never_asks_is_told_of_and_nothing_stays_set() {
 
 #[test]
 fn readers_are_bound_where_their_networks_are_named() {
-    let stage = stage("nvidia-bluefield");
+    // The machine has to ask, to be refused, in this time.
+    let stage = with("nvidia-bluefield", "127.0.0.1", "first_read_s=10");
     stage.add_machine(&json!({"isobar/strict-image-peer": true, "isobar/image-peers": ["10.1.0.0/16"]}));
     begin(&stage);
     let (reason, message, hint) = failed(&stage);

@@ -75,7 +75,7 @@ fn every_range_is_the_exports_and_a_token_that_is_over_serves_none() {
     let options = Options {
         args: vec!["--open-isos".to_owned()],
         // An eject is held for as long as some reads take.
-        timing: stage::TIMING.replace("exchange_s=8", "exchange_s=120"),
+        timing: format!("{},exchange_s=120", stage::TIMING),
         ..Options::default()
     };
     let stage = Stage::with(options, |_| {});

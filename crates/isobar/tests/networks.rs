@@ -70,7 +70,7 @@ fn bmc_and_machine_are_each_given_the_address_that_they_reach() {
 
 #[test]
 fn an_address_of_the_wrong_network_is_named_when_the_boot_fails() {
-    on_site(BmcNet::V4, by_route("first_read_s=2,agent_s=2"), |site| {
+    on_site(BmcNet::V4, by_route("first_read_s=8,agent_s=8"), |site| {
         site.server.import();
         let bmc = site.bmc(BMC, true, |config| config.manners.read = ReadManner::Lazy);
         let swapped = json!({"isobar/server-address-bmc": HOST_FOR_MACHINE});
@@ -158,7 +158,7 @@ fn an_image_is_for_its_bmc_alone_where_that_is_wanted() {
             told: false,
         },
     ];
-    on_site(BmcNet::V4, by_route("exchange_s=4"), |site| {
+    on_site(BmcNet::V4, by_route("exchange_s=10"), |site| {
         site.server.import();
         for (n, reader) in table.iter().enumerate() {
             let name = format!("m{n}");
@@ -220,7 +220,7 @@ fn an_image_is_for_its_bmc_alone_where_that_is_wanted() {
 fn a_strict_server_serves_nobody_before_it_knows_the_bmc() {
     let options = Options {
         args: vec!["--strict-bmc-address".to_owned()],
-        ..by_route("exchange_s=4,tries=2,first_read_s=2")
+        ..by_route("exchange_s=8,tries=2,first_read_s=8")
     };
     on_site(BmcNet::V4, options, |site| {
         site.server.import();
@@ -250,7 +250,7 @@ fn a_strict_server_serves_nobody_before_it_knows_the_bmc() {
 fn a_name_stands_for_those_of_its_addresses_that_bmcs_may_have() {
     let options = Options {
         args: vec!["--bmc-networks".to_owned(), format!("{BMC_TOO}/32")],
-        ..by_route("exchange_s=4")
+        ..by_route("exchange_s=10")
     };
     on_site(BmcNet::V4, options, |site| {
         let allowed = site.bmc(BMC_TOO, false, |_| {});
@@ -346,7 +346,7 @@ fn a_cable_that_is_out_for_seconds_delays_a_boot() {
 
 #[test]
 fn a_cable_that_stays_out_ends_a_boot_with_the_place() {
-    on_site(BmcNet::V4, by_route("exchange_s=4,tries=2,agent_s=2"), |site| {
+    on_site(BmcNet::V4, by_route("exchange_s=8,tries=2,agent_s=8"), |site| {
         site.server.import();
         // Between server and machine, after its kernel has started.
         let mute = site.bmc(BMC, true, |_| {});
@@ -370,7 +370,7 @@ fn a_cable_that_stays_out_ends_a_boot_with_the_place() {
 
 #[test]
 fn a_cable_that_goes_out_for_good_while_the_bmc_reads_ends_a_boot() {
-    on_site(BmcNet::V4, by_route("stalled_s=3"), |site| {
+    on_site(BmcNet::V4, by_route("stalled_s=8"), |site| {
         site.server.import();
         let bmc = site.bmc(BMC, true, slowly);
         site.machine("m1", site.sim(bmc).url().as_str(), &json!({}));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use isobar_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
-use stage::{MACHINE, PASSWORD, Stage, TIMING};
+use stage::{MACHINE, NEVER_READ, PASSWORD, Stage, TIMING};
 
 /// Faults that end a boot in its exchanges, and what it ends with.
 const FAULTS: &[(&str, &str)] = &[
@@ -62,7 +62,7 @@ fn replayed(stage: &Stage, file: &Path) -> Value {
 
 #[test]
 fn a_replayed_bmc_fails_as_the_real_one_did() {
-    let timing = format!("{TIMING},tries=2,exchange_s=4,insert_s=4,settle_s=1");
+    let timing = format!("{TIMING},tries=2,exchange_s=8,insert_s=8,settle_s=1");
     let stage = Stage::timed(&timing, |_| {});
     stage.import();
     // Somebody has written the password where it does not belong.
@@ -92,7 +92,7 @@ fn a_replayed_bmc_fails_as_the_real_one_did() {
 
 #[test]
 fn it_outlives_the_server_and_says_what_was_read() {
-    let mut stage = Stage::new(|_| {});
+    let mut stage = Stage::timed(&format!("{TIMING},{NEVER_READ}"), |_| {});
     stage.import();
     stage.add_machine(&json!({}));
     stage.sim().plant(Fault::from(FaultKind::NoMount { inserted: true }));
@@ -103,7 +103,7 @@ fn it_outlives_the_server_and_says_what_was_read() {
     let (_, told) = fetch(&stage, "p.json", false);
     assert_eq!(told["boot"]["id"], failed["id"]);
     assert_eq!(told["reads"]["since_power_on"]["requests"], 0, "{told:#}");
-    assert_eq!(told["settings"]["timing"]["first_read_s"], 6.0);
+    assert_eq!(told["settings"]["timing"]["first_read_s"], 4.0);
     let said = told["exchanges"].as_array().unwrap();
     let insert = said
         .iter()
@@ -159,7 +159,10 @@ fn a_boot_that_cannot_be_planned_leaves_one_too() {
 /// Over IPMI, with the machine's own last words.
 #[test]
 fn what_was_said_over_ipmi_and_on_the_serial_console_is_in_it() {
-    let stage = Stage::new(|config| config.ipmi = Some((std::net::Ipv4Addr::LOCALHOST, 0).into()));
+    // The console has to be open before the power is on.
+    let stage = Stage::timed(&format!("{TIMING},first_read_s=10,settle_s=20"), |config| {
+        config.ipmi = Some((std::net::Ipv4Addr::LOCALHOST, 0).into());
+    });
     let port = stage.sim().ipmi().unwrap().port();
     stage.import();
     stage.add_machine(&json!({"ipmi/mode": "ipmitool", "ipmi/port-ipmitool": port, "isobar/serial-tail": true}));

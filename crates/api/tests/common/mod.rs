@@ -625,7 +625,7 @@ impl Boots for TestBoots {
 
 /// Waits until something is so.
 pub async fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while !is() {
         assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

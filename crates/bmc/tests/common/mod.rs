@@ -36,9 +36,9 @@ impl Records {
 
 pub fn options() -> Options {
     Options {
-        connect_timeout: Duration::from_secs(5),
-        request_timeout: Duration::from_secs(10),
-        call_deadline: Duration::from_secs(30),
+        connect_timeout: Duration::from_secs(30),
+        request_timeout: Duration::from_secs(60),
+        call_deadline: Duration::from_secs(120),
         longest_wait: Duration::from_millis(20),
         settle: Duration::from_millis(500),
         poll: Duration::from_millis(20),

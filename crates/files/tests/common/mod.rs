@@ -130,9 +130,9 @@ impl Client {
     }
 }
 
-/// Waits until `condition` holds; fails after 30 s.
+/// Waits until `condition` holds; fails after 60 s.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
+    let limit = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < limit, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(5));

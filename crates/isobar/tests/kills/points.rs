@@ -124,6 +124,8 @@ fn cases(runtime: &tokio::runtime::Runtime, server: &Server, players: &Players) 
         .map(|(n, (name, before, fault))| {
             let mut config = stage::sim_config();
             config.os_up = Some(players.hook(server.api_port()));
+            // What boots at the kill goes on reading when the server is back.
+            config.manners.read_patience_ms = 60_000;
             config.firmware = if n % 2 == 0 { Firmware::Uefi } else { Firmware::Bios };
             let sim = runtime.block_on(isobar_sim::start(config)).unwrap();
             match before {
@@ -211,7 +213,7 @@ fn prepare(server: &Server, cases: &[Case]) {
 #[test]
 fn a_boot_goes_on_after_a_kill_at_any_of_its_steps() {
     // Long enough for all machines to be held at the same time.
-    let timing = TIMING.replace("exchange_s=8,insert_s=20", "exchange_s=40,insert_s=40");
+    let timing = format!("{TIMING},exchange_s=60,insert_s=60");
     let mut server = Server::new(Options {
         timing,
         ..Options::default()

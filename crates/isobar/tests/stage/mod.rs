@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 pub use disc::{Disc, Head};
 pub use exchanges::{cuts_while_booting, overlaps, overlaps_within};
-pub use os::{Habit, Os, Players};
+pub use os::{Habit, Hush, Os, Players};
 pub use server::{Options, Out, Server, free_port};
 
 pub const MACHINE: &str = "Name:mach-01";
@@ -28,9 +28,12 @@ pub const MACHINE: &str = "Name:mach-01";
 pub const PASSWORD: &str = "canary-Xq7-password";
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Short, so that a test that waits for a deadline does not wait long; long enough for a loaded host.
-pub const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=3,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=6,stalled_s=20,\
-                      agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
+/// What is waited for between two looks is short; the deadlines are for a host that stands still for seconds. A test that
+/// waits for one of them has its own, and one that needs a boot to end well has none below 8 s.
+pub const TIMING: &str = "exchange_s=20,insert_s=60,settle_s=3,retry_s=0.2,poll_s=0.1,shutdown_s=2,power_s=40,first_read_s=30,\
+                      stalled_s=30,agent_s=60,agent_reboot_s=30,agent_gone_s=20,heartbeat_s=1,cleanup_s=1";
+/// For tests that wait for the boot of a machine that never reads its image.
+pub const NEVER_READ: &str = "first_read_s=4";
 
 /// One server, one BMC, one machine. The server's own methods are there as well.
 pub struct Stage {
@@ -180,6 +183,11 @@ impl Stage {
     /// Heartbeats that agents have sent.
     pub fn heartbeats(&self) -> usize {
         self.players.heartbeats()
+    }
+
+    /// No agent says anything while this is held.
+    pub fn hush(&self) -> Hush {
+        self.runtime.block_on(self.players.hush())
     }
 
     pub fn last_os(&self) -> Os {

@@ -9,6 +9,7 @@ use isobar_agent::protocol::{BootFile, Server};
 use isobar_client::ClientError;
 use isobar_sim::{OsExit, OsHook, OsUp};
 use serde_json::{Value, json};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 /// An operating system that came up.
 #[derive(Clone, Debug)]
@@ -32,7 +33,12 @@ impl Os {
 pub struct Players {
     oses: Arc<Mutex<Vec<Os>>>,
     beats: Arc<AtomicUsize>,
+    /// Held by whoever sends a heartbeat, and against all of them.
+    quiet: Arc<RwLock<()>>,
 }
+
+/// While it is held, agents send no heartbeats.
+pub type Hush = OwnedRwLockWriteGuard<()>;
 
 impl Players {
     /// For [`isobar_sim::SimConfig::os_up`]: agents that speak to the API on this port.
@@ -52,11 +58,13 @@ impl Players {
     }
 
     fn hook_at(&self, place: Place, habit: Habit) -> OsHook {
-        let (oses, beats) = (Arc::clone(&self.oses), Arc::clone(&self.beats));
-        Arc::new(move |os| {
-            let (oses, beats) = (Arc::clone(&oses), Arc::clone(&beats));
-            Box::pin(play_os(os, place.clone(), habit, oses, beats))
-        })
+        let players = self.clone();
+        Arc::new(move |os| Box::pin(play_os(os, place.clone(), habit, players.clone())))
+    }
+
+    /// Waits for heartbeats that are under way.
+    pub async fn hush(&self) -> Hush {
+        Arc::clone(&self.quiet).write_owned().await
     }
 
     pub fn all(&self) -> Vec<Os> {
@@ -99,7 +107,7 @@ enum Place {
 }
 
 /// An operating system whose agent is ours, but for the kernel.
-async fn play_os(os: OsUp, place: Place, habit: Habit, oses: Arc<Mutex<Vec<Os>>>, beats: Arc<AtomicUsize>) -> OsExit {
+async fn play_os(os: OsUp, place: Place, habit: Habit, players: Players) -> OsExit {
     let OsUp {
         command_line,
         initrds,
@@ -111,17 +119,17 @@ async fn play_os(os: OsUp, place: Place, habit: Habit, oses: Arc<Mutex<Vec<Os>>>
         .find_map(|(_, bytes)| secret_of(bytes))
         .expect("an initrd with the boot secret");
     let os = Os { command_line, boot };
-    oses.lock().unwrap().push(os.clone());
+    players.oses.lock().unwrap().push(os.clone());
     let (stop, stopped) = mpsc::channel::<()>();
     let agent = tokio::task::spawn_blocking(move || match place {
         Place::Loopback(api) => {
             let api = json!([format!("https://127.0.0.1:{api}")]);
-            agent(&os, &api, habit, &stopped, &beats)
+            agent(&os, &api, habit, &stopped, &players)
         }
         Place::Network(enter) => {
             let inside = move || {
                 enter();
-                agent(&os, &os.boot["api"], habit, &stopped, &beats)
+                agent(&os, &os.boot["api"], habit, &stopped, &players)
             };
             std::thread::spawn(inside).join().unwrap()
         }
@@ -155,14 +163,14 @@ fn pause(stopped: &mpsc::Receiver<()>, time: Duration) -> Result<(), Off> {
     }
 }
 
-fn agent(os: &Os, api: &Value, habit: Habit, stopped: &mpsc::Receiver<()>, beats: &AtomicUsize) -> OsExit {
+fn agent(os: &Os, api: &Value, habit: Habit, stopped: &mpsc::Receiver<()>, players: &Players) -> OsExit {
     let run = tempfile::tempdir().unwrap();
     let mut file = os.boot.clone();
     file["api"] = api.clone();
     let path = run.path().join("boot.json");
     std::fs::write(&path, file.to_string()).unwrap();
     let server = Server::new(BootFile::read(&path).unwrap(), run.path()).unwrap();
-    match reports(server, &os.address(), habit, stopped, beats) {
+    match reports(server, &os.address(), habit, stopped, players) {
         Ok(()) => OsExit::Reboot,
         Err(Off) => OsExit::Stay,
     }
@@ -174,7 +182,7 @@ fn reports(
     address: &str,
     habit: Habit,
     stopped: &mpsc::Receiver<()>,
-    beats: &AtomicUsize,
+    players: &Players,
 ) -> Result<(), Off> {
     insist(stopped, || server.log_in())?;
     let mut orders = insist(stopped, || server.check_in(1))?;
@@ -187,8 +195,9 @@ fn reports(
             }
         }
         pause(stopped, orders.heartbeat)?;
+        let _turn = players.quiet.blocking_read();
         orders = insist(stopped, || server.heartbeat(2))?;
-        beats.fetch_add(1, Ordering::SeqCst);
+        players.beats.fetch_add(1, Ordering::SeqCst);
     }
     Ok(())
 }

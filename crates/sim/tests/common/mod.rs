@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// Long enough for a busy machine, short enough to fail a test that hangs.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 pub struct Client {
     http: reqwest::Client,
@@ -49,7 +49,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .danger_accept_invalid_certs(true)
             .no_proxy()
-            .timeout(Duration::from_secs(30))
+            .timeout(Duration::from_secs(60))
             .build()
             .unwrap();
         Self {
