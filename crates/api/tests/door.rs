@@ -200,7 +200,7 @@ async fn connections_are_bounded_and_idle_handshakes_end() {
         }
         mute
     };
-    let rig = Rig::limited(limits.clone()).await;
+    let rig = Rig::limited(limits).await;
     let _mute = take(&rig).await;
     let reply = rig.get("/api/v3/info").await;
     assert_eq!(reply.header("retry-after"), "5");

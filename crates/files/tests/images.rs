@@ -186,6 +186,10 @@ fn what_is_not_in_memory_is_sent_by_threads_that_may_wait() {
     assert!(client.ask("GET", "/token/boot.iso", "").body == bytes, "cold");
     let turns = fixture.plane.disk_turns();
     assert!(turns > 0 || !cold, "the disk was read by the threads that may wait");
-    assert!(client.ask("GET", "/token/boot.iso", "").body == bytes, "warm");
-    assert_eq!(fixture.plane.disk_turns(), turns, "memory was read by the others");
+    // Pages go and come as the kernel likes; not always all of them.
+    until("memory is read by the others", || {
+        let turns = fixture.plane.disk_turns();
+        assert!(client.ask("GET", "/token/boot.iso", "").body == bytes, "warm");
+        fixture.plane.disk_turns() == turns
+    });
 }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use stage::{Options, PASSWORD, Players, Server};
 
 /// Short, so that a fault that lasts ends soon.
-const TIMING: &str = "exchange_s=8,insert_s=14,settle_s=2,tries=3,retry_s=0.5,poll_s=0.5,shutdown_s=2,power_s=6,first_read_s=20,\
+const TIMING: &str = "exchange_s=10,insert_s=16,settle_s=2,tries=3,retry_s=0.5,poll_s=0.5,shutdown_s=2,power_s=8,first_read_s=20,\
                       stalled_s=20,agent_s=60,agent_gone_s=20,heartbeat_s=5,cleanup_s=5,bmc_connections=48";
 /// Longest that a boot may take by these; a loaded host is given as much again.
 const DEADLINE: Duration = Duration::from_secs(300);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use stage::{MACHINE, Options, Stage};
 
 /// Two tries, then the ladder.
-const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=30,\
-                      stalled_s=20,agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
+const TIMING: &str = "exchange_s=20,insert_s=60,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=40,first_read_s=30,\
+                      stalled_s=20,agent_s=60,agent_reboot_s=30,agent_gone_s=20,heartbeat_s=1,cleanup_s=1";
 
 fn timed() -> Options {
     Options {
@@ -293,7 +293,7 @@ fn a_bmc_that_is_silent_is_left_alone_until_the_operator_wants_it() {
 #[test]
 fn a_step_that_waits_for_a_silent_bmc_has_an_end() {
     let options = Options {
-        timing: format!("{TIMING},tries=50,breaker_failures=3,breaker_s=600,step_s=6"),
+        timing: format!("{TIMING},tries=50,breaker_failures=3,breaker_s=600,step_s=12"),
         ..Options::default()
     };
     let stage = Stage::with(options, |_| {});
@@ -312,7 +312,7 @@ fn a_step_that_waits_for_a_silent_bmc_has_an_end() {
 #[test]
 fn a_verdict_waits_for_a_bmc_that_cannot_say_just_now() {
     let options = Options {
-        timing: format!("{TIMING},tries=3,agent_s=3"),
+        timing: format!("{TIMING},tries=3,agent_s=10"),
         ..Options::default()
     };
     let stage = Stage::with(options, |sim| sim.manners.read = isobar_sim::ReadManner::CopyAll);

@@ -154,7 +154,11 @@ impl<'a> Screen<'a> {
         }
     }
 
+    /// Once: at the end it may have been said just before.
     fn summary(&mut self, operation: &Operation) {
+        if self.said == operation.why {
+            return;
+        }
         self.session.host.note(&operation.why);
         self.said.clone_from(&operation.why);
         self.last = Instant::now();

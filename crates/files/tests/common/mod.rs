@@ -123,9 +123,13 @@ impl Client {
 
     /// Whether the server has closed, within the read timeout.
     pub fn closed(&mut self) -> bool {
-        match self.0.fill_buf() {
-            Ok(rest) => rest.is_empty(),
-            Err(err) => err.kind() == std::io::ErrorKind::ConnectionReset,
+        loop {
+            return match self.0.fill_buf() {
+                Ok(rest) => rest.is_empty(),
+                // This process stood still for a while.
+                Err(err) if err.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(err) => err.kind() == std::io::ErrorKind::ConnectionReset,
+            };
         }
     }
 }
