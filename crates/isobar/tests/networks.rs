@@ -370,7 +370,7 @@ fn a_cable_that_stays_out_ends_a_boot_with_the_place() {
 
 #[test]
 fn a_cable_that_goes_out_for_good_while_the_bmc_reads_ends_a_boot() {
-    on_site(BmcNet::V4, by_route("stalled_s=8"), |site| {
+    on_site(BmcNet::V4, by_route("exchange_s=8,tries=2,stalled_s=8"), |site| {
         site.server.import();
         let bmc = site.bmc(BMC, true, slowly);
         site.machine("m1", site.sim(bmc).url().as_str(), &json!({}));
