@@ -187,8 +187,13 @@ pub(crate) async fn lists_slots(http: &mut Transport, manager: &Value) -> Result
     let Some(collection) = json::link(manager, &["VirtualMedia"]) else {
         return Ok(false);
     };
-    let listed = http.collection(&collection).await?;
-    Ok(listed.is_some_and(|(body, members)| !members.is_empty() || config_at(&body).is_some()))
+    let Some(listing) = http.collection(&collection).await? else {
+        return Ok(false);
+    };
+    let lists = !listing.1.is_empty() || config_at(&listing.0).is_some();
+    // Who looks for a manager with slots wants the slots next.
+    http.keep_listing(collection, listing);
+    Ok(lists)
 }
 
 fn collections(found: &Found) -> Vec<String> {

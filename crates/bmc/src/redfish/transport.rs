@@ -36,6 +36,9 @@ const JUST_NOW: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_secs(2);
 pub(crate) const ROOT: &str = "/redfish/v1/";
 
+/// A collection's body, and its members.
+pub(crate) type Listing = (Value, Vec<String>);
+
 /// An answer, whatever its status.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
@@ -95,6 +98,8 @@ pub(crate) struct Transport {
     emptied: Option<(Instant, Vec<Slot>)>,
     /// The system as it was read last, while this conversation has changed nothing about it.
     system: Option<(String, Instant, Reply)>,
+    /// Collections that were read and are about to be read again: once more they are what they were.
+    listed: Vec<(String, Instant, Listing)>,
     /// A resource that is linked and could not be read in this call: it may be the one that is missed later.
     broken: Option<String>,
     /// End of the call of the `Bmc` trait that is under way, and its name.
@@ -149,6 +154,7 @@ impl Transport {
             learnt_more: false,
             emptied: None,
             system: None,
+            listed: Vec::new(),
             broken: None,
             deadline,
             what: WHAT,
@@ -361,7 +367,13 @@ impl Transport {
     }
 
     /// A collection, and its members, which may come in parts (DSP0266, paging). Not there: none.
-    pub(crate) async fn collection(&mut self, uri: &str) -> Result<Option<(Value, Vec<String>)>, BmcError> {
+    pub(crate) async fn collection(&mut self, uri: &str) -> Result<Option<Listing>, BmcError> {
+        if let Some(at) = self.listed.iter().position(|(known, ..)| json::same_uri(known, uri)) {
+            let (_, since, listing) = self.listed.swap_remove(at);
+            if since.elapsed() < MOMENT {
+                return Ok(Some(listing));
+            }
+        }
         let Some(Reply { body, .. }) = self.get_if_there(uri).await? else {
             return Ok(None);
         };
@@ -381,6 +393,11 @@ impl Transport {
             next = json::link(&part.body, &[json::NEXT]).filter(|_| members.len() > known);
         }
         Ok(Some((body, members)))
+    }
+
+    /// What this collection was just now, for who asks next.
+    pub(crate) fn keep_listing(&mut self, uri: String, listing: Listing) {
+        self.listed.push((uri, Instant::now(), listing));
     }
 
     /// POST; any answer but "not now" comes back.
