@@ -668,3 +668,92 @@ fn timed_out(endpoint: &Endpoint, verb: &Verb, deadline: Duration) -> BmcError {
         .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use isobar_bmc::{Secret, TlsTrust};
+    use isobar_store::{SqliteStore, Store, Vault};
+
+    use super::*;
+
+    /// BMCs that nobody gets an answer from, and when they were asked.
+    #[derive(Default)]
+    struct Hanging(Mutex<Vec<Instant>>);
+
+    #[async_trait]
+    impl Connector for Hanging {
+        async fn connect(&self, _: &Endpoint, _: Arc<dyn Recorder>, _: Duration) -> Result<Box<dyn Bmc>, BmcError> {
+            lock(&self.0).push(Instant::now());
+            std::future::pending().await
+        }
+    }
+
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    fn endpoint(address: &str) -> Endpoint {
+        let password = Secret::new("one".to_owned());
+        Endpoint::from_params(address, None, "root", password, TlsTrust::Insecure, None).unwrap()
+    }
+
+    fn gate(connector: Arc<dyn Connector>, timing: Timing, left: Left, dir: &std::path::Path) -> Gate {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory().unwrap());
+        let (ledger, _) = Ledger::open(&dir.join("exchanges"), Duration::ZERO).unwrap();
+        let bmcs = Bmcs::open(Arc::clone(&store), Arc::new(Vault::ephemeral())).unwrap();
+        Gate::new(connector, timing, ledger, left, Pins::new(store), bmcs)
+    }
+
+    /// A gate whose exchanges take 0.4 s and are in doubt for another 0.1 s, and what is asked of it at once.
+    async fn asked(left: Left, who: [(&str, &str); 2]) -> Vec<Duration> {
+        let (connector, dir) = (Arc::new(Hanging::default()), tempfile::tempdir().unwrap());
+        let timing = Timing {
+            exchange_s: 0.4,
+            ..Timing::default()
+        };
+        assert_eq!(Verb::PowerState.longest(&timing), LONGEST);
+        let began = Instant::now();
+        let gate = gate(Arc::clone(&connector) as Arc<dyn Connector>, timing, left, dir.path());
+        let ask = async |who: &str, address: &str| {
+            let endpoint = endpoint(address);
+            let caller = Caller {
+                endpoint: &endpoint,
+                site: None,
+                who,
+                rank: Rank::Asked,
+            };
+            gate.exchange(caller, Arc::new(NoRecorder), &Verb::PowerState).await
+        };
+        // Both are in line at once, the first one before the other.
+        let (first, second) = tokio::join!(ask(who[0].0, who[0].1), ask(who[1].0, who[1].1));
+        for answer in [first, second] {
+            assert_eq!(answer.unwrap_err().class, ErrorClass::Timeout);
+        }
+        let asked = lock(&connector.0);
+        asked.iter().map(|at| at.duration_since(began)).collect()
+    }
+
+    #[tokio::test]
+    async fn who_had_waited_for_its_turn_stays_away_as_long_as_the_one_before_may_be_at_it() {
+        let at = asked(Left::default(), [("first", "10.0.0.5"), ("second", "10.0.0.5")]).await;
+        assert_eq!(at.len(), 2);
+        assert!(at[1] >= at[0] + LONGEST, "{at:?}");
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_process_left_is_waited_out() {
+        let time = Duration::from_millis(300);
+        let here = Left {
+            doubts: vec![("10.0.0.5:443".to_owned(), time)],
+            everywhere: Duration::ZERO,
+        };
+        let at = asked(here, [("first", "10.0.0.5"), ("other", "10.0.0.6")]).await;
+        // The other BMC is asked meanwhile.
+        assert!(at.len() == 2 && at[0] < at[1] && at[1] >= time, "{at:?}");
+        let everywhere = Left {
+            doubts: Vec::new(),
+            everywhere: time,
+        };
+        let at = asked(everywhere, [("first", "10.0.0.5"), ("other", "10.0.0.6")]).await;
+        assert!(at.len() == 2 && at.iter().all(|at| *at >= time), "{at:?}");
+    }
+}
