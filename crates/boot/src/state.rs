@@ -303,6 +303,13 @@ impl Inner {
         }
     }
 
+    /// What was shown is over: the row says more.
+    pub(crate) fn show_no_more(&self, id: &str) {
+        if let Some(life) = self.life(id) {
+            *lock(&life.shown) = None;
+        }
+    }
+
     pub(crate) fn view(&self, boot: &Boot) -> Result<BootView, StoreError> {
         let agent_up = boot.phase == Phase::AgentUp
             || match &boot.attempt {

@@ -160,6 +160,7 @@ impl Saga {
                 }
             }
         };
+        self.inner.show_no_more(&id);
         // Whether what it shows is ours, the BMC's own reading back has judged.
         let answer = match answer {
             Err(Stop::Bmc(error)) if error.class == ErrorClass::Unsupported => {
