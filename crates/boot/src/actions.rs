@@ -495,7 +495,7 @@ impl Inner {
                 if let Ok(endpoint) = &call.settings.endpoint {
                     self.gate
                         .bmcs
-                        .resetting(&gate::authority(endpoint), self.now_ms())
+                        .resetting(&gate::authority(endpoint), Some(self.now_ms()))
                         .await;
                 }
                 self.ask(call, Verb::ResetBmc).await.map(|_| success())

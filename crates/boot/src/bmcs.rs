@@ -156,9 +156,11 @@ impl Bmcs {
         any
     }
 
-    /// The BMC is about to be reset.
-    pub(crate) async fn resetting(&self, authority: &str, now_ms: u64) {
-        self.change(authority, |known| known.reset_ms = Some(now_ms)).await;
+    /// The BMC is about to be reset; or it was not, and the time of the reset before holds on. Gives that.
+    pub(crate) async fn resetting(&self, authority: &str, at_ms: Option<u64>) -> Option<u64> {
+        let last = self.last_reset(authority);
+        self.change(authority, |known| known.reset_ms = at_ms).await;
+        last
     }
 
     /// When it was last reset by us.
@@ -258,7 +260,7 @@ mod tests {
         let open = || Bmcs::open(Arc::clone(&store), Arc::clone(&vault)).unwrap();
         let bmcs = open();
         bmcs.refused(&endpoint("wrong-canary"), 5).await;
-        bmcs.resetting("10.0.0.5:443", 7).await;
+        assert_eq!(bmcs.resetting("10.0.0.5:443", Some(7)).await, None);
         let again = open();
         let error = again.refusal(&endpoint("wrong-canary")).unwrap();
         assert_eq!(error.class, ErrorClass::Auth);

@@ -76,20 +76,25 @@ pub(super) fn is_rung(step: &str) -> bool {
     step == AFTER_RESET || LADDER.iter().any(|rung| rung.step == step)
 }
 
+/// The mildest rung that is allowed, may help this step against such a failure, and was not taken before.
+fn next_rung(allowed: &[String], taken: &[RungTaken], step: &str, class: ErrorClass) -> Option<&'static Rung> {
+    let was_taken = |rung: &Rung| {
+        let mut before = taken.iter().filter(|taken| taken.rung == rung.name);
+        before.any(|taken| rung.once || taken.step == step)
+    };
+    LADDER.iter().find(|rung| {
+        allowed.iter().any(|name| name == rung.name)
+            && rung.of.contains(&step)
+            && rung.against.contains(&class)
+            && !was_taken(rung)
+    })
+}
+
 impl Saga {
     /// The next rung that may be taken and may help; none: the boot gives up.
     pub(super) fn climb(&self, row: &mut Row, why: &Recovering) -> Option<Outcome> {
         let allowed = self.settings(row).ok()?.rungs;
-        let taken = |rung: &Rung| {
-            let before = row.boot.rungs.iter().filter(|taken| taken.rung == rung.name);
-            before.into_iter().any(|taken| rung.once || taken.step == why.step)
-        };
-        let next = LADDER.iter().find(|rung| {
-            allowed.iter().any(|name| name == rung.name)
-                && rung.of.contains(&why.step.as_str())
-                && rung.against.contains(&why.class)
-                && !taken(rung)
-        })?;
+        let next = next_rung(&allowed, &row.boot.rungs, &why.step, why.class)?;
         row.boot.recovering = Some(why.clone());
         Some(Outcome::Next(next.step))
     }
@@ -113,21 +118,38 @@ impl Saga {
         match step {
             BY_EJECT => {
                 self.note(row, row.boot.phase, "recovery: ejecting in all places");
-                self.change(row, Verb::Eject).await?;
-                Ok(self.taken(row, "eject", "ejected in all places"))
+                let outcome = match self.once(row, Verb::Eject).await? {
+                    Some(_) => "ejected in all places",
+                    None => "ejected in all places, as far as is known: the server ended in the middle of it",
+                };
+                Ok(self.taken(row, "eject", outcome))
             }
             BY_SESSIONS => {
                 self.note(row, row.boot.phase, "recovery: ending our sessions on the BMC");
-                let ended = match self.change(row, Verb::ClearSessions).await? {
-                    Answer::Cleared(ended) => ended,
-                    _ => 0,
+                let outcome = match self.once(row, Verb::ClearSessions).await? {
+                    Some(Answer::Cleared(ended)) => format!("{ended} sessions ended"),
+                    _ => "sessions ended; how many is not known: the server ended in the middle of it".to_owned(),
                 };
-                Ok(self.taken(row, "sessions", &format!("{ended} sessions ended")))
+                Ok(self.taken(row, "sessions", &outcome))
             }
             BY_POST => self.wait_out_post(row).await,
             BY_RESET => self.reset(row).await,
             _ => self.after_reset(row).await,
         }
+    }
+
+    /// Sends what a rung does. None: an earlier process may have sent it, and so it counts as taken.
+    async fn once(&self, row: &mut Row, verb: Verb) -> Result<Option<Answer>, Stop> {
+        if row.boot.asked_ms.is_some() {
+            return Ok(None);
+        }
+        // On disk together with the intent.
+        row.boot.asked_ms = Some(self.inner.now_ms());
+        let sent = self.change(row, verb).await;
+        if sent.is_err() {
+            row.boot.asked_ms = None;
+        }
+        sent.map(Some)
     }
 
     /// A rung could not be taken: on to the next, or the end.
@@ -243,10 +265,13 @@ impl Saga {
             return Ok(self.go_on(row));
         }
         self.note(row, row.boot.phase, "recovery: resetting the BMC");
-        row.boot.asked_ms = Some(now);
-        self.inner.gate.bmcs.resetting(&bmc, now).await;
-        self.change(row, Verb::ResetBmc).await?;
-        Ok(Outcome::Next(AFTER_RESET))
+        let last = self.inner.gate.bmcs.resetting(&bmc, Some(now)).await;
+        let sent = self.once(row, Verb::ResetBmc).await;
+        // Not sent: no pause begins with it.
+        if matches!(sent, Err(Stop::LeftAlone(_) | Stop::Locked | Stop::Settings(_))) {
+            self.inner.gate.bmcs.resetting(&bmc, last).await;
+        }
+        sent.map(|_| Outcome::Next(AFTER_RESET))
     }
 
     /// Another machine that is in the middle of booting through the same BMC.
@@ -267,18 +292,20 @@ impl Saga {
     /// Until the BMC answers again.
     async fn after_reset(&self, row: &mut Row) -> Result<Outcome, Stop> {
         let now = self.inner.now_ms();
-        if row.boot.asked_ms.is_none() {
-            row.boot.asked_ms = Some(now);
+        // It still answers for a moment before it goes down.
+        let quiet = self.inner.timing.poll() * 5;
+        let asked = *row.boot.asked_ms.get_or_insert(now);
+        let left = (asked + millis(quiet)).saturating_sub(now);
+        if left > 0 {
             let endpoint = self.settings(row)?.endpoint.map_err(Stop::Settings)?;
-            // It still answers for a moment before it goes down.
             self.note(
                 row,
                 row.boot.phase,
                 "recovery: waiting for the BMC to come back from its reset",
             );
-            let quiet = self.inner.timing.poll() * 5;
-            self.inner.gate.keep_away(&gate::authority(&endpoint), quiet);
-            return Ok(Outcome::Stay(quiet));
+            let left = Duration::from_millis(left);
+            self.inner.gate.keep_away(&gate::authority(&endpoint), left);
+            return Ok(Outcome::Stay(left));
         }
         match self.power(row).await? {
             PowerState::Unknown => Ok(self.deaf_after_reset(row)),
@@ -314,4 +341,75 @@ pub(super) fn event(row: &Row) -> Option<Event> {
         object: Some(told.to_string().into()),
         original: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn climbs(allowed: &[&str], taken: &[(&str, &str)], step: &str, class: ErrorClass) -> &'static str {
+        let allowed: Vec<String> = allowed.iter().map(|&name| name.to_owned()).collect();
+        let taken: Vec<RungTaken> = taken
+            .iter()
+            .map(|&(rung, step)| RungTaken {
+                rung: rung.to_owned(),
+                step: step.to_owned(),
+                at: String::new(),
+                outcome: String::new(),
+            })
+            .collect();
+        next_rung(&allowed, &taken, step, class).map_or("none", |rung| rung.name)
+    }
+
+    const ALL: [&str; 4] = ["eject", "sessions", "post", "reset"];
+
+    #[test]
+    fn a_rung_is_taken_once_a_boot_or_once_a_step() {
+        let mut taken = Vec::new();
+        for (step, rungs) in [
+            (INSERT, &ALL[..]),
+            // What is once a boot is over; the self-test of this step is another matter.
+            (BOOT_ONCE, &["post"]),
+            (POWER_ON, &[]),
+        ] {
+            for rung in rungs {
+                assert_eq!(climbs(&ALL, &taken, step, Busy), *rung, "{step} after {taken:?}");
+                taken.push((rung, step));
+            }
+            assert_eq!(climbs(&ALL, &taken, step, Busy), "none", "{step} after {taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_rung_is_taken_for_what_it_may_help() {
+        let insert = [
+            (Busy, "eject sessions post reset"),
+            (Failing, "eject sessions post reset"),
+            (Timeout, "eject reset"),
+            (NotMounted, "eject reset"),
+            (Protocol, "reset"),
+            (ErrorClass::Auth, ""),
+            (ErrorClass::Refused, ""),
+            (ErrorClass::Unsupported, ""),
+        ];
+        let cases = insert.map(|(class, rungs)| (INSERT, class, rungs)).into_iter().chain([
+            (BOOT_ONCE, Failing, "sessions post reset"),
+            (HTTP_BOOT, Timeout, "reset"),
+            (POWER_ON, Failing, "sessions"),
+            (POWER_ON, Timeout, ""),
+            (super::super::AWAIT, Failing, ""),
+        ]);
+        for (step, class, rungs) in cases {
+            let mut taken = Vec::new();
+            for _ in 0..2 * ALL.len() {
+                match climbs(&ALL, &taken, step, class) {
+                    "none" => break,
+                    rung => taken.push((rung, step)),
+                }
+            }
+            let names: Vec<&str> = taken.iter().map(|(rung, _)| *rung).collect();
+            assert_eq!(names.join(" "), rungs, "{step} {class:?}");
+        }
+        assert_eq!(climbs(&["post"], &[], INSERT, Busy), "post", "others are not allowed");
+    }
 }
