@@ -80,7 +80,7 @@ fn waits_for_its_return(stage: &Stage) {
 
 #[test]
 fn a_reset_is_sent_once_the_bmc_is_left_alone_no_more_and_not_taken_as_sent_before() {
-    let stage = climber("breaker_failures=2,breaker_s=1", &json!(["reset"]), |_| {});
+    let stage = climber("breaker_failures=1,breaker_s=1", &json!(["reset"]), |_| {});
     let deaf = Fault::from(FaultKind::Reset).on("POST", "InsertMedia");
     let deaf = stage.sim().plant(deaf);
     boot(&stage);
