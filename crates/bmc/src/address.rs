@@ -15,7 +15,7 @@ impl Endpoint {
     /// `address` is `ipmi/address`: a host name, an IPv4 or IPv6 address, either with a port
     /// (`10.0.0.5:8443`, `[fd00::5]:8443`), or a URL with scheme and port. A port in it wins over
     /// `port`, which is `ipmi/port-redfish`; without both it is the scheme's. The scheme is `https`
-    /// unless the address names another.
+    /// unless the address names another. `::ffff:10.0.0.5` is `10.0.0.5`.
     ///
     /// # Errors
     /// [`ErrorClass::Unreachable`] when the address cannot be one.
@@ -74,6 +74,12 @@ fn parse_address(address: &str, port: Option<u16>) -> Result<url::Url, BmcError>
         None => format!("https://{address}"),
     };
     let mut url = url::Url::parse(&text).map_err(|err| wrong(&err.to_string()))?;
+    if let Some(url::Host::Ipv6(long)) = url.host()
+        && let Some(short) = long.to_ipv4_mapped()
+    {
+        // One BMC has one name, by which it has one turn, one pin and one held login.
+        url.set_ip_host(short.into()).map_err(|()| wrong("is no address"))?;
+    }
     if !matches!(url.scheme(), "http" | "https") {
         return Err(wrong("only http and https are known"));
     }
@@ -263,6 +269,9 @@ mod tests {
             ("http://10.0.0.5:8000/", None, "http://10.0.0.5:8000/"),
             ("http://10.0.0.5", Some(8000), "http://10.0.0.5:8000/"),
             ("https://bmc:443", Some(8000), "https://bmc/"),
+            ("::ffff:10.0.0.5", None, "https://10.0.0.5/"),
+            ("[::ffff:a00:5]:444", Some(8443), "https://10.0.0.5:444/"),
+            ("http://[::ffff:10.0.0.5]", Some(8000), "http://10.0.0.5:8000/"),
         ] {
             assert_eq!(parse_address(address, port).unwrap().as_str(), want, "{address}");
         }
