@@ -4,10 +4,10 @@
 mod common;
 mod tree;
 
-use common::open;
+use common::{USER, open};
 use isobar_bmc::{Bmc, BootTarget, ErrorClass, PowerAction, PowerState};
 use serde_json::{Value, json};
-use tree::{MANAGER, SYSTEM, Tree, action, changes, link, refused, sent};
+use tree::{MANAGER, SYSTEM, Tree, action, changes, link, members, refused, sent};
 
 const TARGETS: &str = "BootSourceOverrideTarget@Redfish.AllowableValues";
 
@@ -343,4 +343,56 @@ async fn sessions_are_found_at_their_usual_place() {
         format!("DELETE {session}/1"),
     ];
     assert_eq!(logins, want, "one session for all, and it is closed");
+}
+
+#[tokio::test]
+async fn only_other_sessions_of_our_own_user_are_ended() {
+    let list = "/redfish/v1/SessionService/Sessions";
+    let session = |id: &str| format!("{list}/{id}");
+    let tree = |others: &[(&str, Value)]| {
+        let mut all: Vec<String> = ["1", "gone"].map(session).into();
+        let mut tree = Tree::new("").with(&session("1"), json!({"UserName": USER}));
+        for (id, body) in others {
+            tree = tree.with(&session(id), body.clone());
+            all.push(session(id));
+        }
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        tree.with(list, members(&all))
+    };
+    let foreign = [
+        ("2", json!({"UserName": "somebody"})),
+        ("3", json!({"UserName": format!("{USER}2")})),
+        ("4", json!({"UserName": null})),
+        ("5", json!({})),
+    ];
+    let ours = [("6", json!({"UserName": USER})), ("7", json!({"UserName": USER}))];
+    for (others, want) in [
+        (foreign.to_vec(), Vec::new()),
+        ([&foreign[..], &ours[..]].concat(), vec![session("6"), session("7")]),
+    ] {
+        let bmc = tree(&others).serve();
+        let (mut client, _) = open(&bmc.address).await.unwrap();
+        let ended = client.clear_sessions().await.unwrap();
+        assert_eq!(ended as usize, want.len());
+        let want: Vec<String> = want.iter().map(|uri| format!("DELETE {uri}")).collect();
+        let deleted = || -> Vec<String> {
+            let all = bmc.paths().into_iter();
+            all.filter(|path| path.starts_with("DELETE")).collect()
+        };
+        assert_eq!(deleted(), want);
+        // The conversation goes on, and its own session is ended with it.
+        client.power_state().await.unwrap();
+        client.close().await;
+        assert_eq!(deleted().last().unwrap(), &format!("DELETE {}", session("1")));
+    }
+    // One of two that is not ended is no failure; none at all is.
+    for (refuses, ended) in [("6", Ok(1)), ("", Err(ErrorClass::Failing))] {
+        let bmc = tree(&ours).serve_with(move |seen, _| {
+            let is = seen.method == "DELETE" && seen.path.ends_with(refuses);
+            is.then(|| refused(500, "InternalError", "no", &[]))
+        });
+        let (mut client, _) = open(&bmc.address).await.unwrap();
+        let found = client.clear_sessions().await.map_err(|error| error.class);
+        assert_eq!(found, ended, "{refuses}");
+    }
 }
