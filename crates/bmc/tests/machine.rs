@@ -42,6 +42,7 @@ async fn the_target_is_what_this_machine_calls_its_virtual_cd() {
             json!({TARGETS: null, "BootSourceOverrideSupported": ["UefiCd", "Pxe"]}),
             "UefiCd",
         ),
+        ("", json!({TARGETS: ["None", "CD", "Hdd"]}), "CD"),
     ] {
         let bmc = Tree::new(maker).with(SYSTEM, boot(boot_section.clone())).serve();
         let (mut client, _) = open(&bmc.address).await.unwrap();

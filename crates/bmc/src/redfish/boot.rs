@@ -84,7 +84,7 @@ impl Places {
     }
 
     /// Which of `names` this machine may know, best first. Of two that differ in UEFI alone, the one of its boot mode.
-    fn candidates<'a>(&self, http: &Transport, names: &[&'a str]) -> Result<Vec<&'a str>, BmcError> {
+    fn candidates(&self, http: &Transport, names: &[&str]) -> Result<Vec<String>, BmcError> {
         let legacy = self.value(MODE) == Some("Legacy");
         let (uefi, plain): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.starts_with("Uefi"));
         let mut ordered: Vec<&str> = Vec::new();
@@ -104,11 +104,13 @@ impl Places {
                 held(&self.system) || self.settings.as_ref().is_some_and(held)
             });
             return match known {
-                true => Ok(ordered),
+                true => Ok(ordered.into_iter().map(str::to_owned).collect()),
                 false => Err(http.error(ErrorClass::Unsupported, "it has no one-time boot override")),
             };
         };
-        ordered.retain(|name| allowed.iter().any(|a| a == name));
+        // As the BMC spells it.
+        let listed = |name: &&str| allowed.iter().find(|a| a.eq_ignore_ascii_case(name)).cloned();
+        let ordered: Vec<String> = ordered.iter().filter_map(listed).collect();
         if ordered.is_empty() {
             let text = format!("it cannot boot from {}: it offers {}", names[0], allowed.join(", "));
             return Err(http.error(ErrorClass::Unsupported, text));
@@ -130,7 +132,7 @@ pub(crate) struct Written {
 /// What [`once`] would write, and where.
 pub(crate) async fn place(http: &mut Transport, found: &Found, target: BootTarget) -> Result<Written, BmcError> {
     let places = Places::recent(http, found).await?;
-    let target = places.candidates(http, names(found, target))?[0].to_owned();
+    let target = places.candidates(http, names(found, target))?.swap_remove(0);
     Ok(Written {
         uri: places.of(TARGET).0.clone(),
         settings: places.settings.as_ref().map(|(uri, _)| uri.clone()),
@@ -166,7 +168,7 @@ async fn from(http: &mut Transport, found: &Found, target: BootTarget, stays: bo
     let places = Places::recent(http, found).await?;
     let mut last = None;
     for name in places.candidates(http, names(found, target))? {
-        match set(http, found, &places, name, Map::new(), stays).await {
+        match set(http, found, &places, &name, Map::new(), stays).await {
             // Not listed, and not taken: it may know it by another name.
             Err(error) if error.class == ErrorClass::Refused && places.allowable(TARGET).is_none() => {
                 last.get_or_insert(error);
@@ -193,7 +195,7 @@ pub(crate) async fn describe(http: &mut Transport, found: &Found, state: &mut Ho
 /// UEFI HTTP boot of `url` once.
 pub(crate) async fn http_once(http: &mut Transport, found: &Found, url: &str) -> Result<(), BmcError> {
     let places = Places::read(http, found).await?;
-    let name = places.candidates(http, &["UefiHttp"])?[0];
+    let name = places.candidates(http, &["UefiHttp"])?.swap_remove(0);
     let at = places.of(TARGET);
     let more = match json::at(&at.1.body, &["Boot"]).get(HTTP_URI) {
         Some(_) => Map::from_iter([(HTTP_URI.to_owned(), url.into())]),
@@ -203,7 +205,7 @@ pub(crate) async fn http_once(http: &mut Transport, found: &Found, url: &str) ->
             return Err(http.error(ErrorClass::Unsupported, text));
         }
     };
-    set(http, found, &places, name, more, false).await
+    set(http, found, &places, &name, more, false).await
 }
 
 /// Dell before 6.00: where a configuration profile is imported.
@@ -280,7 +282,7 @@ async fn set(
         let late = Instant::now() >= end;
         let now = Places::read(http, found).await?;
         if let (true, Some(before)) = (found.quirks.has(Quirk::RestoreBootMode), &mode)
-            && target != "UefiHttp"
+            && !target.eq_ignore_ascii_case("UefiHttp")
             && now.value(MODE).is_some_and(|mode| mode != before)
         {
             let again = [(MODE, before.as_str()), (TARGET, target), (ENABLED, enabled)];
