@@ -343,6 +343,11 @@ impl SimOptions {
                 ));
             }
         };
+        if config.ipmi.is_some() && config.password.len() > IPMI_PASSWORD {
+            return Err(SimError::Config(format!(
+                "IPMI carries passwords of {IPMI_PASSWORD} bytes at most: a shorter one in the password file, or no --ipmi"
+            )));
+        }
         if let Some(user) = self.user {
             config.user = user;
         }
@@ -417,6 +422,9 @@ impl SimConfig {
     }
 }
 
+/// Bytes of a password that IPMI 2.0 carries (§22.30).
+const IPMI_PASSWORD: usize = 20;
+
 fn read_password(path: &Path) -> Result<String, SimError> {
     let text = std::fs::read_to_string(path).map_err(|source| SimError::io("read the password file", path, source))?;
     let password = text.trim_end_matches(['\r', '\n']).to_owned();
@@ -434,7 +442,8 @@ fn make_password(folder: &Path) -> Result<String, SimError> {
         return read_password(&path);
     }
     std::fs::create_dir_all(folder).map_err(|source| SimError::io("make the work folder", folder, source))?;
-    let password = hex::encode(rand::random::<[u8; 12]>());
+    // As long as IPMI takes one.
+    let password = hex::encode(rand::random::<[u8; IPMI_PASSWORD / 2]>());
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     options
@@ -508,7 +517,7 @@ mod tests {
         );
         assert_eq!(config.manners.read, ReadManner::CopyAll);
         assert_eq!(config.net, MachineNet::parse("10.9.0.0/16").unwrap());
-        assert_eq!(config.password.len(), 24);
+        assert_eq!(config.password.len(), 20, "IPMI carries no more");
         assert!(!format!("{config:?}").contains(&config.password));
         assert_eq!(
             made.into_config().unwrap().password,
@@ -522,7 +531,14 @@ mod tests {
             password_file: Some(file.clone()),
             ..options.clone()
         };
-        assert_eq!(given.into_config().unwrap().password, "calvin");
+        assert_eq!(given.clone().into_config().unwrap().password, "calvin");
+        std::fs::write(&file, "longer than IPMI can carry\n").unwrap();
+        let over_ipmi = SimOptions {
+            ipmi: Some("127.0.0.1:6230".parse().unwrap()),
+            ..given.clone()
+        };
+        assert!(over_ipmi.into_config().unwrap_err().to_string().contains("20 bytes"));
+        assert!(given.into_config().is_ok());
         std::fs::write(&file, "\n").unwrap();
         let empty = SimOptions {
             password_file: Some(file),
