@@ -56,6 +56,7 @@ fn actions_go_the_way_that_the_mode_names() {
     let out = stage.isobar(&["machines", "runaction", MACHINE, "statusVirtualMedia"]);
     let text = "Action statusVirtualMedia not supported on ipmi driver: ipmitool";
     assert!(!out.ok && out.stderr.contains(text), "{out}");
+    assert!(out.stderr.contains("auto or redfish"), "{out}");
     let media = stage.action(&["statusVirtualMedia", "ipmi/mode", "auto"]);
     assert_eq!(media["Inserted"], false);
     let out = stage.isobar(&["machines", "runaction", MACHINE, "poweroff", "ipmi/port-ipmitool", "1"]);

@@ -146,6 +146,10 @@ fn nothing_is_sent_where_no_bmc_may_be() {
         "{rows:#?}"
     );
     assert!(site.sims[0].requests().is_empty());
+    let out = site
+        .server
+        .isobar(&["bmc", "scan", "127.0.0.1", "--name", "rack-{mcs}"]);
+    assert!(!out.ok && out.stderr.contains("{mac}"), "{out}");
     let out = site.server.isobar(&["bmc", "scan", "10.0.0.0/8"]);
     assert!(!out.ok && out.stderr.contains("4096"), "{out}");
 }

@@ -200,6 +200,19 @@ fn refused(session: &Session, call: &Call, command: &str, error: &ClientError) -
     if !said(&format!("Action {command} ")) {
         return None;
     }
+    let says = |text: &str| body.messages.iter().any(|message| message.contains(text));
+    if says("not supported on ipmi driver") {
+        let mode = "IPMI has no such function: leave ipmi/mode out, or set it to auto or redfish";
+        return Some(mode.to_owned());
+    }
+    if says("cannot be passed secure parameter") {
+        let set = format!(
+            "`isobar {} set {} param NAME to @FILE` sets it, encrypted",
+            call.noun,
+            call.arg(0)
+        );
+        return Some(set);
+    }
     let there: Vec<Value> = session.client().ok()?.get(&route(call).0).ok()?;
     if let Some(action) = there.iter().find(|action| action["Command"] == command) {
         let required = action["RequiredParams"].as_array().into_iter().flatten();

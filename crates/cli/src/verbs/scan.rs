@@ -51,9 +51,21 @@ const COLUMNS: &[&str] = &[
     "bmc", "redfish", "ipmi", "login", "username", "vendor", "model", "firmware", "uuid", "macs",
 ];
 
+/// What a name may hold of a BMC.
+const PLACES: [&str; 5] = ["{address}", "{port}", "{uuid}", "{mac}", "{model}"];
+
 type Login = (String, String);
 
 fn scan(session: &Session, call: &Call) -> Result<Output, CliError> {
+    // Before anything is sent to anybody.
+    if let Some(pattern) = call.option("name")
+        && named(pattern, &Value::Null).contains(['{', '}'])
+    {
+        return Err(call.misuse(format!(
+            "--name {pattern}: {} are what can be filled in",
+            PLACES.join(", ")
+        )));
+    }
     let logins = match call.option("creds") {
         Some("-") => credentials(&input::content(session.host, "-")?)?,
         Some(file) => credentials(&input::content(session.host, &format!("@{file}"))?)?,
@@ -228,17 +240,13 @@ fn named(pattern: &str, row: &Value) -> String {
     };
     let mac = row["macs"][0].as_str().unwrap_or_default();
     let port = row["port"].to_string();
-    [
-        ("{address}", text(row, "address")),
-        ("{port}", port.as_str()),
-        ("{uuid}", text(row, "uuid")),
-        ("{mac}", mac),
-        ("{model}", text(row, "model")),
-    ]
-    .into_iter()
-    .fold(pattern.to_owned(), |name, (word, value)| {
-        name.replace(word, &plain(value))
-    })
+    let values = [text(row, "address"), &port, text(row, "uuid"), mac, text(row, "model")];
+    PLACES
+        .into_iter()
+        .zip(values)
+        .fold(pattern.to_owned(), |name, (word, value)| {
+            name.replace(word, &plain(value))
+        })
 }
 
 /// A machine with its BMC's address and login; the password is boxed for the machine's own key.
