@@ -506,6 +506,13 @@ async fn where_nothing_takes_an_image_one_error_says_so_and_nothing_is_sent() {
             Tree::new("Lenovo").bare_slot(SLOTS, "Remote1", json!({})),
         ),
         (
+            "nothing to write an image to",
+            Tree::new("").with(SLOTS, members(&[&format!("{SLOTS}/Slot_0")])).with(
+                &format!("{SLOTS}/Slot_0"),
+                json!({"Id": "Slot_0", "MediaTypes": ["CD", "USBStick"], "Inserted": false}),
+            ),
+        ),
+        (
             "floppies",
             Tree::new("HPE").slot(SLOTS, "1", json!({"MediaTypes": ["Floppy"]})),
         ),

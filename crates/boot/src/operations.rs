@@ -135,8 +135,10 @@ impl Flight {
 }
 
 fn of_boot(boot: &Boot) -> OperationView {
-    let owed = boot.state != State::Running || (boot.attempt.is_none() && boot.error.is_none());
-    let kind = if owed { "clean-up" } else { "boot" };
+    // Of a bootenv without an ISO, what is left to do is to clean up; of one that is over, what it still owes.
+    let release = boot.attempt.is_none() && boot.error.is_none() && !boot.shadow;
+    let owes = boot.is_open() && boot.state != State::Running;
+    let kind = if release || owes { "clean-up" } else { "boot" };
     let waits = boot.wait_until_ms.is_some() || boot.phase == Phase::WaitingForPower;
     let state = match boot.state {
         _ if boot.is_open() && waits => "waiting",

@@ -45,6 +45,13 @@ fn a_machine_in_shadow_mode_is_read_and_not_changed() {
         assert!(words.iter().all(|word| line.contains(word)), "{line}");
     }
     assert_eq!((&boot["shadow"], &boot["cleanup"]), (&json!(true), &json!(false)));
+    let id = boot["id"].as_str().unwrap();
+    let operation: Value = stage.client().get(&format!("/isobar/v1/operations/{id}")).unwrap();
+    assert_eq!(
+        (&operation["kind"], &operation["state"]),
+        (&json!("boot"), &json!("done")),
+        "{operation:#}"
+    );
     // Actions are refused by the same rule; those that read are not.
     for action in ["poweron", "mountVirtualMedia", "nextbootcd", "unmountVirtualMedia"] {
         let out = stage.isobar(&["machines", "runaction", MACHINE, action]);

@@ -363,7 +363,8 @@ fn way_in(found: &Found, uri: &str, id: &str, reply: &Reply) -> Option<Insert> {
         return Some(own);
     }
     // Other actions and no insert: a proxy's slot. No actions at all: the resource itself is written, where that is
-    // this BMC's way and nothing says that a browser fills it.
+    // this BMC's way, there is an `Image` to write, and nothing says that a browser fills it.
+    let holds_image = reply.body.get("Image").is_some();
     let other = listed.as_object().is_some_and(|a| a.keys().any(|k| k.starts_with('#')));
     let writable = reply
         .allow
@@ -377,7 +378,7 @@ fn way_in(found: &Found, uri: &str, id: &str, reply: &Reply) -> Option<Insert> {
         || json::at(&reply.body, &["Oem"])
             .as_object()
             .is_some_and(|oem| oem.values().any(|v| v.get("WebSocketEndpoint").is_some()));
-    (!other && writable && !browser && !found.quirks.has(Quirk::ActionsOnly)).then_some(Insert::Patch)
+    (!other && holds_image && writable && !browser && !found.quirks.has(Quirk::ActionsOnly)).then_some(Insert::Patch)
 }
 
 /// A vendor's insert among the slot's actions.
