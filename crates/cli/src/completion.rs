@@ -183,7 +183,27 @@ impl Place {
         self.flag = own.map(|own| own.long.to_owned()).or_else(|| takes_value(flag));
     }
 
+    /// A command that is not the client's: `serve`, `sim`, `sledgehammer build`.
+    fn extra<'a>(&self, session: &Session<'a>) -> Option<&'a Command> {
+        let word = |at: usize| self.words.get(at).map(String::as_str);
+        let command = session
+            .extra
+            .iter()
+            .find(|command| Some(command.get_name()) == word(0))?;
+        let below = command
+            .get_subcommands()
+            .find(|below| Some(below.get_name()) == word(1));
+        Some(below.unwrap_or(command))
+    }
+
     fn flags(&self, session: &Session) -> Vec<Candidate> {
+        if let Some(command) = self.extra(session) {
+            let long = |arg: &clap::Arg| {
+                let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                Some(candidate(format!("--{}", arg.get_long()?), &about))
+            };
+            return command.get_arguments().filter_map(long).collect();
+        }
         let own = self.verb(session.program).into_iter().flat_map(|verb| verb.flags);
         let own = own.map(|flag| candidate(format!("--{}", flag.long), flag.help));
         let global = globals().map(|(flag, _, help)| {
@@ -251,7 +271,8 @@ fn values(flag: &str) -> Vec<Candidate> {
 fn arguments(session: &Session, noun: &str, verb: &Verb, there: &[String], current: &str) -> Vec<Candidate> {
     let mut found: Vec<Candidate> = Vec::new();
     for way in split_outside(verb.args, " | ") {
-        let tokens: Vec<&str> = split_outside(way, " ");
+        let way = way.replace("]...", "...]");
+        let tokens: Vec<&str> = split_outside(&way, " ");
         let fits = there
             .iter()
             .zip(&tokens)
@@ -284,7 +305,13 @@ fn named(session: &Session, noun: &str, placeholder: &str, there: &[String], cur
                 .collect(),
             None => Vec::new(),
         },
+        "operation" => under_way(session),
         "id" | "name" => names(session, noun),
+        more if more.ends_with("key value") => match there {
+            // A name, then its value.
+            [id, action, values @ ..] if values.len().is_multiple_of(2) => params(session, noun, id, action),
+            _ => Vec::new(),
+        },
         "boot or machine" => names(session, "machines"),
         "key" if there.last().is_some_and(|word| word == "param") => names(session, "params"),
         "action" => actions(session, noun, there.first().map_or("", String::as_str)),
@@ -328,15 +355,49 @@ fn names(session: &Session, noun: &str) -> Vec<Candidate> {
     listed.as_array().into_iter().flatten().filter_map(named).collect()
 }
 
-fn actions(session: &Session, noun: &str, id: &str) -> Vec<Candidate> {
+fn under_way(session: &Session) -> Vec<Candidate> {
+    let listed = ask(session, &path!("isobar", "v1", "operations")).unwrap_or_default();
+    let text = |operation: &Value, member: &str| operation[member].as_str().unwrap_or_default().to_owned();
+    let named = |operation: &Value| {
+        let about = ["kind", "machine_name", "what"]
+            .map(|member| text(operation, member))
+            .join(" ");
+        candidate(text(operation, "id"), &about)
+    };
+    listed.as_array().into_iter().flatten().map(named).collect()
+}
+
+fn listed_actions(session: &Session, noun: &str, id: &str) -> Vec<Value> {
     let route = match noun {
         "system" => path!("api", "v3", "system", "actions"),
         _ => path!("api", "v3", noun, id, "actions"),
     };
-    let listed = ask(session, &route).unwrap_or_default();
-    let actions = listed.as_array().into_iter().flatten();
-    let actions = actions.filter_map(|action| Some(candidate(action["Command"].as_str()?, "")));
+    match ask(session, &route) {
+        Some(Value::Array(listed)) => listed,
+        _ => Vec::new(),
+    }
+}
+
+fn actions(session: &Session, noun: &str, id: &str) -> Vec<Candidate> {
+    let listed = listed_actions(session, noun, id);
+    let actions = listed
+        .iter()
+        .filter_map(|action| Some(candidate(action["Command"].as_str()?, "")));
     actions.collect()
+}
+
+/// The params that an action takes with its call.
+fn params(session: &Session, noun: &str, id: &str, command: &str) -> Vec<Candidate> {
+    let listed = listed_actions(session, noun, id);
+    let action = listed.iter().find(|action| action["Command"] == command);
+    let of = |member: &'static str| {
+        action
+            .into_iter()
+            .flat_map(move |action| action[member].as_array())
+            .flatten()
+    };
+    let names = of("RequiredParams").chain(of("OptionalParams"));
+    names.filter_map(|name| Some(candidate(name.as_str()?, ""))).collect()
 }
 
 /// Splits where no bracket is open.

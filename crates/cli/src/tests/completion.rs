@@ -22,7 +22,9 @@ fn nouns_verbs_flags_and_names_of_objects_are_offered() {
         ])),
         "/api/v3/bootenvs" => Answer::ok(json!([{"Name": "local"}, {"Name": "sledgehammer"}])),
         "/api/v3/params" => Answer::ok(json!([{"Name": "ipmi/mode"}, {"Name": "ipmi/address"}])),
-        "/api/v3/machines/Name:mach-01/actions" => Answer::ok(json!([{"Command": "powerstatus"}])),
+        "/api/v3/machines/Name:mach-01/actions" => Answer::ok(json!([
+            {"Command": "powerstatus", "RequiredParams": ["ipmi/address"], "OptionalParams": ["ipmi/mode"]}])),
+        "/isobar/v1/operations" => Answer::ok(json!([{"id": "op-1", "kind": "boot", "what": "local"}])),
         "/api/v3/isos" => Answer::ok(json!(["debian-12.iso"])),
         _ => Answer::error(404, "GET", "", "", &["Not Found"]),
     });
@@ -45,6 +47,18 @@ fn nouns_verbs_flags_and_names_of_objects_are_offered() {
         ),
         (&["machines", "set", "Name:mach-01", "param", "ipmi/a", ""], &["to"]),
         (&["machines", "runaction", "Name:mach-01", ""], &["powerstatus"]),
+        (
+            &["machines", "runaction", "Name:mach-01", "powerstatus", "ipmi/"],
+            &["ipmi/address", "ipmi/mode"],
+        ),
+        (
+            &["machines", "runaction", "Name:mach-01", "powerstatus", "ipmi/mode", ""],
+            &[],
+        ),
+        (&["bmc", "doctor", "Name:m"], &["Name:mach-01"]),
+        (&["bmc", "doctor", "Name:mach-01", "Name:o"], &["Name:other"]),
+        (&["bmc", "log", "Name:m"], &["Name:mach-01"]),
+        (&["operations", "cancel", "op"], &["op-1"]),
         (&["machines", "meta", "se"], &["set"]),
         (&["machines", "meta", "set", "Name:mach-01", ""], &["key"]),
         (&["machines", "meta", "Name:mach-01", ""], &[]),
@@ -66,6 +80,12 @@ fn nouns_verbs_flags_and_names_of_objects_are_offered() {
 fn without_a_server_there_are_still_the_words_of_the_table() {
     let (status, out, _) = local(&["isobar", "__complete", "words", "ser"]);
     assert_eq!((status, out.as_str()), (0, "serve\tServes\n"));
+    let (status, out, _) = local(&["isobar", "__complete", "words", "serve", "--da"]);
+    assert_eq!(
+        (status, out.as_str()),
+        (0, "--data-dir\tWhere all is\n"),
+        "its own options, and no others"
+    );
     let (status, out, _) = local(&["drpcli", "__complete", "words", "boots"]);
     assert_eq!((status, out.as_str()), (0, ""), "drpcli has no commands of ours");
 }

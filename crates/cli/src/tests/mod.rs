@@ -58,7 +58,8 @@ fn run(server: &Server, words: &[&str]) -> Ran {
 fn local(words: &[&str]) -> (u8, String, String) {
     let (host, out, err) = fake::host(&[], "");
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
-    let extra = [Command::new("serve").about("Serves")];
+    let data_dir = clap::Arg::new("data-dir").long("data-dir").help("Where all is");
+    let extra = [Command::new("serve").about("Serves").arg(data_dir)];
     (crate::run(&words, &extra, &host), out.text(), err.text())
 }
 
