@@ -238,6 +238,23 @@ async fn a_bmc_that_hangs_is_a_timeout() {
 }
 
 #[tokio::test]
+async fn what_a_bmc_said_before_it_fell_silent_is_told() {
+    let sim = sim(|_| {}).await;
+    let mut bmc = open(&sim).await;
+    bmc.probe().await.unwrap();
+    for json in [
+        serde_json::json!({"kind": "status", "code": 500, "method": "GET", "path": "Systems/1", "times": 1}),
+        serde_json::json!({"kind": "hang", "method": "GET", "path": "Systems/1"}),
+    ] {
+        sim.plant(fault(json));
+    }
+    bmc.go_on(&endpoint(&sim), Arc::new(Records::default()), Duration::from_secs(6));
+    let err = bmc.power_state().await.unwrap_err();
+    assert_eq!(err.class, ErrorClass::Failing, "{err}");
+    sim.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_accepted_and_not_done_is_found_out() {
     let sim = sim(|_| {}).await;
     let mut bmc = open(&sim).await;

@@ -448,7 +448,7 @@ impl Transport {
         let (mut logged_in_again, mut identity, mut lost, mut broken, mut waits, mut redirects) =
             (false, true, 0, 0, 0, 0);
         let safe = method == Method::GET;
-        let mut not_now = None;
+        let mut said = None;
         loop {
             let reply = match self.send(method.clone(), &uri, body, if_match, identity).await {
                 Ok(reply) => reply,
@@ -457,8 +457,8 @@ impl Transport {
                     self.wait(Duration::from_secs(1)).await?;
                     continue;
                 }
-                // The time ran out over "not now": that says more than the silence at its end.
-                Err(err) if err.class == ErrorClass::Timeout && self.is_over() => return not_now.ok_or(err),
+                // The time ran out over "not now" or a failure: that says more than the silence at its end.
+                Err(err) if err.class == ErrorClass::Timeout && self.is_over() => return said.ok_or(err),
                 Err(err) => return Err(err),
             };
             if reply.status == 401 {
@@ -500,13 +500,14 @@ impl Transport {
                 }
                 tracing::debug!(bmc = %self.name, status = reply.status, ?pause, "the BMC is busy");
                 tokio::time::sleep(pause).await;
-                not_now = Some(reply);
+                said = Some(reply);
                 continue;
             }
             let pause = BROKEN_PAUSE.min(self.options.longest_wait);
             if safe && matches!(reply.status, 500 | 502 | 504) && broken < 2 && Instant::now() + pause < self.deadline {
                 broken += 1;
                 tokio::time::sleep(pause).await;
+                said = Some(reply);
                 continue;
             }
             return Ok(reply);
@@ -532,7 +533,11 @@ impl Transport {
             return Err(self.error(ErrorClass::Timeout, "not done inside the deadline"));
         }
         tokio::time::sleep(pause).await;
-        Ok(())
+        // It may have taken longer than it was to.
+        match self.is_over() {
+            true => Err(self.error(ErrorClass::Timeout, "not done inside the deadline")),
+            false => Ok(()),
+        }
     }
 
     /// Path and query of a URI that lies on this BMC. A link to another authority is refused: nothing
