@@ -212,8 +212,8 @@ fn prepare(server: &Server, cases: &[Case]) {
 
 #[test]
 fn a_boot_goes_on_after_a_kill_at_any_of_its_steps() {
-    // Long enough for all machines to be held at the same time.
-    let timing = format!("{TIMING},exchange_s=60,insert_s=60");
+    // Long enough for all machines to be held at the same time, and for ten looks at one that hears no button.
+    let timing = format!("{TIMING},exchange_s=45,insert_s=45,shutdown_s=10");
     let mut server = Server::new(Options {
         timing,
         ..Options::default()
