@@ -19,7 +19,7 @@ use Start::{Full, Off, On};
 
 /// Short, so that a fault that lasts ends soon; the conversations at one time are bounded, so that those of the healthy
 /// rows are not slowed by each other.
-const TIMING: &str = "exchange_s=12,insert_s=20,settle_s=2,tries=3,retry_s=0.5,poll_s=0.5,shutdown_s=2,power_s=8,first_read_s=15,\
+const TIMING: &str = "exchange_s=10,insert_s=16,settle_s=2,tries=3,retry_s=0.5,poll_s=0.5,shutdown_s=2,power_s=8,first_read_s=15,\
                       stalled_s=20,agent_s=30,agent_gone_s=15,heartbeat_s=5,cleanup_s=5,bmc_connections=24";
 /// For all rows to end; none is cut off by it unless something is wrong.
 const PATIENCE: Duration = Duration::from_secs(400);
