@@ -471,17 +471,22 @@ impl Shell {
         Self(stream)
     }
 
-    /// What a command says.
+    /// What a command says: its lines alone, since the agent writes to the same console at moments of its own.
     fn run(&mut self, command: &str) -> String {
         // Not in this form in what is typed.
-        writeln!(self.0, "echo SA''YS; {command}; echo DO''NE").unwrap();
+        writeln!(
+            self.0,
+            "echo SA''YS; {{ {command}; }} 2>&1 | sed 's/^/:> /'; echo DO''NE"
+        )
+        .unwrap();
         let (mut said, mut bytes) = (Vec::new(), [0; 4096]);
         loop {
             let text = String::from_utf8_lossy(&said).replace('\r', "");
             if let Some((_, rest)) = text.split_once("SAYS\n")
                 && let Some((answer, _)) = rest.split_once("DONE\n")
             {
-                return answer.to_owned();
+                let own = answer.lines().filter_map(|line| line.split_once(":> "));
+                return own.map(|(_, line)| format!("{line}\n")).collect();
             }
             let count = self
                 .0
