@@ -107,7 +107,7 @@ fn an_ipv4_address_that_is_written_as_ipv6_is_that_address() {
 fn while_nothing_is_read_the_boot_tells_how_far_the_bmc_says_that_the_machine_has_come() {
     let stage = Stage::with(timed("first_read_s=60"), |sim| {
         sim.manners.boot_progress = true;
-        sim.manners.post_ms = 5000;
+        sim.manners.post_ms = 12_000;
     });
     stage.import();
     stage.add_machine(&json!({}));

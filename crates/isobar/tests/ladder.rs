@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use stage::{MACHINE, Options, Stage};
 
 /// Two tries, then the ladder.
-const TIMING: &str = "exchange_s=8,insert_s=20,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=20,first_read_s=30,\
-                      stalled_s=20,agent_s=60,agent_reboot_s=30,agent_gone_s=5,heartbeat_s=1,cleanup_s=1";
+const TIMING: &str = "exchange_s=20,insert_s=60,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=40,first_read_s=30,\
+                      stalled_s=20,agent_s=60,agent_reboot_s=30,agent_gone_s=20,heartbeat_s=1,cleanup_s=1";
 
 fn timed(more: &str) -> Options {
     Options {
@@ -80,7 +80,7 @@ fn waits_for_its_return(stage: &Stage) {
 
 #[test]
 fn a_reset_is_sent_once_the_bmc_is_left_alone_no_more_and_not_taken_as_sent_before() {
-    let stage = climber("breaker_failures=1,breaker_s=1", &json!(["reset"]), |_| {});
+    let stage = climber("poll_s=1,breaker_failures=1,breaker_s=1", &json!(["reset"]), |_| {});
     let deaf = Fault::from(FaultKind::Reset).on("POST", "InsertMedia");
     let deaf = stage.sim().plant(deaf);
     boot(&stage);
@@ -95,20 +95,20 @@ fn a_reset_is_sent_once_the_bmc_is_left_alone_no_more_and_not_taken_as_sent_befo
 
 #[test]
 fn a_bmc_that_was_reset_has_its_quiet_from_everybody() {
-    let stage = climber("poll_s=0.4", &json!(["reset"]), |_| {});
+    let stage = climber("poll_s=1", &json!(["reset"]), |_| {});
     let fault = stage.sim().plant(mounts_nothing());
     boot(&stage);
     waits_for_its_return(&stage);
     stage.sim().remove_fault(fault);
     assert_eq!(stage.action(&["powerstatus"]), "Off");
     let quiet = quiet_after_reset(&stage);
-    assert!(quiet >= Duration::from_secs(2), "five times poll_s: {quiet:?}");
+    assert!(quiet >= Duration::from_secs(5), "five times poll_s: {quiet:?}");
     stage.wait_boot("done");
 }
 
 #[test]
 fn a_restart_of_the_server_takes_nothing_from_that_quiet() {
-    let mut stage = climber("poll_s=0.8", &json!(["reset"]), |_| {});
+    let mut stage = climber("poll_s=1", &json!(["reset"]), |_| {});
     let fault = stage.sim().plant(mounts_nothing());
     boot(&stage);
     waits_for_its_return(&stage);
@@ -117,7 +117,7 @@ fn a_restart_of_the_server_takes_nothing_from_that_quiet() {
     stage.start_server();
     stage.wait_boot("done");
     let quiet = quiet_after_reset(&stage);
-    assert!(quiet >= Duration::from_secs(4), "five times poll_s: {quiet:?}");
+    assert!(quiet >= Duration::from_secs(5), "five times poll_s: {quiet:?}");
     assert_eq!(resets(&stage), 1);
 }
 
@@ -180,7 +180,7 @@ fn a_session_that_a_killed_server_has_left_behind_is_ended() {
 
 #[test]
 fn a_rung_in_the_middle_of_which_the_server_ended_counts_as_taken() {
-    let mut stage = with_session_left_behind(",exchange_s=3");
+    let mut stage = with_session_left_behind(",exchange_s=8");
     let hold = Fault::from(FaultKind::Hold { done: true }).on("DELETE", "Sessions/1");
     let hold = stage.sim().plant(hold);
     boot(&stage);
