@@ -662,9 +662,13 @@ impl Inner {
             };
             self.store.submit(txn).await.map_err(store_reason)?;
         }
-        turn.exchange(Arc::clone(&call.reached) as Arc<dyn Recorder>, &verb)
-            .await
-            .map_err(|error: BmcError| Reason::of_bmc(&error))
+        let was_left_alone = self.gate.left_alone(&endpoint).is_some();
+        let recorder = Arc::clone(&call.reached) as Arc<dyn Recorder>;
+        let answer = turn.exchange(recorder, &verb).await;
+        if was_left_alone && self.gate.left_alone(&endpoint).is_none() {
+            self.ring_who_waits();
+        }
+        answer.map_err(|error: BmcError| Reason::of_bmc(&error))
     }
 }
 

@@ -251,6 +251,16 @@ impl Inner {
         Bell(self.life(id))
     }
 
+    /// A BMC that was left alone has answered: whoever waits for one looks again.
+    pub(crate) fn ring_who_waits(&self) {
+        let open = self.all_open().unwrap_or_default();
+        for boot in open.iter().filter(|boot| boot.wait_until_ms.is_some()) {
+            if let Some(life) = self.life(&boot.id) {
+                life.bell.notify_one();
+            }
+        }
+    }
+
     /// A boot has ended and owes nothing: its memory is given back.
     pub(crate) fn over(&self, boot: &Boot) {
         self.withdraw_order(boot);
