@@ -20,6 +20,7 @@ mod conversation;
 mod exchanges;
 mod hand_over;
 mod http_boot;
+mod rank;
 mod recover;
 mod rehearse;
 mod watch;
@@ -40,6 +41,7 @@ use crate::state::{Inner, STORE, lock};
 
 pub(crate) use conversation::Room;
 use exchanges::Exchanges;
+use rank::rank;
 
 /// What a step came to.
 enum Outcome {
@@ -353,11 +355,7 @@ impl Saga {
             LOGIN_OWED.clone_into(&mut row.boot.detail);
             return Outcome::Stay(self.inner.timing.cleanup());
         }
-        // After a rung of the ladder two tries show whether it has helped.
-        let limit = match row.boot.rungs.iter().any(|taken| taken.step == row.boot.step) {
-            true => self.inner.timing.tries.min(2),
-            false => self.inner.timing.tries,
-        };
+        let limit = recover::tries(self.inner.timing.tries, &row.boot.rungs, &row.boot.step);
         let spent = Duration::from_millis(self.inner.now_ms().saturating_sub(row.boot.step_ms));
         let retry = worth_retrying(error);
         if !retry || (!cleaning && (tries >= limit || spent > self.inner.timing.step())) {
@@ -621,23 +619,6 @@ pub(crate) const ASK_AGENT: &str = "ask-agent/1";
 pub(crate) const AWAIT: &str = "await/1";
 const SETTLE: &str = "settle/1";
 pub(crate) const RELEASE: &str = "release/1";
-
-/// Steps from the last one on: what a boot has left says who goes first at the BMCs.
-const FROM_THE_END: [&str; 9] = [
-    SETTLE, AWAIT, ASK_AGENT, POWER_ON, BOOT_ONCE, HTTP_BOOT, INSERT, EJECT, SHUT_DOWN,
-];
-
-/// A boot that is further along goes first; before those that have not begun comes what is to be cleaned up.
-fn rank(boot: &Boot) -> Rank {
-    let step = match &boot.recovering {
-        Some(recovering) => &recovering.step,
-        None => &boot.step,
-    };
-    let left = FROM_THE_END.iter().position(|known| known == step);
-    let left = left.filter(|_| boot.state == State::Running);
-    let last = FROM_THE_END.len() + usize::from(step == DECIDE && boot.state == State::Running);
-    Rank::Boot(u8::try_from(left.unwrap_or(last)).unwrap_or(u8::MAX))
-}
 
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)

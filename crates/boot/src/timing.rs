@@ -161,3 +161,19 @@ impl Timing {
         seconds(self.retry_s * f64::from(1_u32 << tries.saturating_sub(1).min(16))).min(limit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_their_limit() {
+        let timing = Timing {
+            retry_s: 2.0,
+            ..Timing::default()
+        };
+        let limit = Duration::from_secs(60);
+        let pauses = [1, 2, 3, 4, 5, 6, 40].map(|tries| timing.backoff(tries, limit).as_secs());
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60]);
+    }
+}

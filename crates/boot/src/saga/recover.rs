@@ -76,6 +76,14 @@ pub(super) fn is_rung(step: &str) -> bool {
     step == AFTER_RESET || LADDER.iter().any(|rung| rung.step == step)
 }
 
+/// How often a step is tried: after a rung of the ladder twice, which shows whether it has helped.
+pub(super) fn tries(usual: u32, taken: &[RungTaken], step: &str) -> u32 {
+    match taken.iter().any(|taken| taken.step == step) {
+        true => usual.min(2),
+        false => usual,
+    }
+}
+
 /// The mildest rung that is allowed, may help this step against such a failure, and was not taken before.
 fn next_rung(allowed: &[String], taken: &[RungTaken], step: &str, class: ErrorClass) -> Option<&'static Rung> {
     let was_taken = |rung: &Rung| {
@@ -347,18 +355,27 @@ pub(super) fn event(row: &Row) -> Option<Event> {
 mod tests {
     use super::*;
 
+    fn all_taken(taken: &[(&str, &str)]) -> Vec<RungTaken> {
+        let each = taken.iter().map(|&(rung, step)| RungTaken {
+            rung: rung.to_owned(),
+            step: step.to_owned(),
+            at: String::new(),
+            outcome: String::new(),
+        });
+        each.collect()
+    }
+
     fn climbs(allowed: &[&str], taken: &[(&str, &str)], step: &str, class: ErrorClass) -> &'static str {
         let allowed: Vec<String> = allowed.iter().map(|&name| name.to_owned()).collect();
-        let taken: Vec<RungTaken> = taken
-            .iter()
-            .map(|&(rung, step)| RungTaken {
-                rung: rung.to_owned(),
-                step: step.to_owned(),
-                at: String::new(),
-                outcome: String::new(),
-            })
-            .collect();
-        next_rung(&allowed, &taken, step, class).map_or("none", |rung| rung.name)
+        next_rung(&allowed, &all_taken(taken), step, class).map_or("none", |rung| rung.name)
+    }
+
+    #[test]
+    fn after_a_rung_its_step_is_tried_twice_and_others_as_usual() {
+        let taken = all_taken(&[("eject", INSERT)]);
+        assert_eq!([INSERT, BOOT_ONCE].map(|step| tries(4, &taken, step)), [2, 4]);
+        assert_eq!(tries(1, &taken, INSERT), 1);
+        assert_eq!(tries(4, &[], INSERT), 4);
     }
 
     const ALL: [&str; 4] = ["eject", "sessions", "post", "reset"];
