@@ -478,13 +478,17 @@ impl Turn<'_> {
         let (failed, jitter) = (answer.as_ref().err().map(|error| error.class), self.gate.chance.next());
         let key = authority(self.endpoint);
         self.gate.breaker.heard(&key, failed, Instant::now(), jitter);
-        let left = until.saturating_duration_since(Instant::now());
-        if failed == Some(ErrorClass::Timeout) && left <= longest / 4 {
-            // Its time is over, and the BMC may be at it for as long as after a kill.
-            self.gate.keep_away(&key, left);
-        }
+        self.ended(&key, failed, until, longest);
         leave(self.endpoint, entry);
         answer
+    }
+
+    /// Where the time of an exchange is over, the BMC may be at it for as long as after a kill.
+    fn ended(&self, key: &str, failed: Option<ErrorClass>, until: Instant, longest: Duration) {
+        let left = until.saturating_duration_since(Instant::now());
+        if failed == Some(ErrorClass::Timeout) && left <= longest / 4 {
+            self.gate.keep_away(key, left);
+        }
     }
 
     async fn talk(&self, recorder: Arc<dyn Recorder>, verb: &Verb) -> Result<Answer, BmcError> {
@@ -672,6 +676,8 @@ fn timed_out(endpoint: &Endpoint, verb: &Verb, deadline: Duration) -> BmcError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::io::{BufRead as _, BufReader, Write as _};
+
     use isobar_bmc::{Secret, TlsTrust};
     use isobar_store::{SqliteStore, Store, Vault};
 
@@ -737,6 +743,71 @@ mod tests {
         let at = asked(Left::default(), [("first", "10.0.0.5"), ("second", "10.0.0.5")]).await;
         assert_eq!(at.len(), 2);
         assert!(at[1] >= at[0] + LONGEST, "{at:?}");
+    }
+
+    /// A BMC that takes a service root to be asked for, and answers what follows with this status, or not at all.
+    fn bmc(status: Option<u16>) -> Endpoint {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let root = r#"{"RedfishVersion":"1.6.0","Systems":{"@odata.id":"/redfish/v1/Systems"},
+            "Links":{"Sessions":{"@odata.id":"/redfish/v1/SessionService/Sessions"}}}"#;
+        // Ends with the process.
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let first = lines.next().unwrap().unwrap();
+                lines
+                    .map_while(Result::ok)
+                    .take_while(|line| !line.is_empty())
+                    .for_each(drop);
+                let (status, body) = match first.starts_with("GET /redfish/v1/ ") {
+                    true => (Some(200), root),
+                    false => (status, "{}"),
+                };
+                match status {
+                    Some(status) => {
+                        let head = format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: ");
+                        write!(stream, "{head}{}\r\n\r\n{body}", body.len()).unwrap();
+                    }
+                    None => kept.push(stream),
+                }
+            }
+        });
+        endpoint(&format!("http://127.0.0.1:{port}"))
+    }
+
+    #[tokio::test]
+    async fn a_survey_that_comes_to_nothing_is_waited_out_and_a_login_that_it_was_refused_is_held() {
+        for (status, class) in [(None, ErrorClass::Timeout), (Some(401), ErrorClass::Auth)] {
+            let (connector, dir) = (Arc::new(Hanging::default()), tempfile::tempdir().unwrap());
+            let timing = Timing {
+                exchange_s: 0.4,
+                ..Timing::default()
+            };
+            let gate = gate(
+                Arc::clone(&connector) as Arc<dyn Connector>,
+                timing,
+                Left::default(),
+                dir.path(),
+            );
+            let endpoint = bmc(status);
+            let caller = Caller {
+                endpoint: &endpoint,
+                site: None,
+                who: "survey",
+                rank: Rank::Idle,
+            };
+            let began = Instant::now();
+            let surveyed = gate.turn(caller).await.survey(Arc::new(NoRecorder)).await;
+            assert!(began.elapsed() < Duration::from_secs(60), "{surveyed:?}");
+            let asked = gate.exchange(caller, Arc::new(NoRecorder), &Verb::PowerState).await;
+            assert_eq!(asked.unwrap_err().class, class);
+            match lock(&connector.0).first() {
+                Some(at) => assert!(at.duration_since(began) >= LONGEST && status.is_none()),
+                None => assert!(gate.login_refused(&endpoint) && status.is_some()),
+            }
+        }
     }
 
     #[tokio::test]

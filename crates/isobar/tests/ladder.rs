@@ -94,6 +94,19 @@ fn a_reset_is_sent_once_the_bmc_is_left_alone_no_more_and_not_taken_as_sent_befo
 }
 
 #[test]
+fn a_step_is_not_tried_for_longer_than_it_may_take() {
+    let stage = climber("tries=100000,step_s=2,breaker_failures=0", &json!([]), |_| {});
+    stage
+        .sim()
+        .plant(Fault::from(FaultKind::Reset).on("POST", "InsertMedia"));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    assert_eq!(boot["error"]["reason"], "bmc-timeout", "{boot:#}");
+    assert!(stage.requests("InsertMedia").len() > 1);
+}
+
+#[test]
 fn a_bmc_that_was_reset_has_its_quiet_from_everybody() {
     let stage = climber("poll_s=1", &json!(["reset"]), |_| {});
     let fault = stage.sim().plant(mounts_nothing());

@@ -2,9 +2,10 @@
 //! and a replay has to begin with nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use isobar_bmc::redfish;
-use isobar_bmc::{Bmc as _, BmcError, Endpoint, Mode, Recorder};
+use isobar_bmc::{Bmc as _, BmcError, Endpoint, ErrorClass, Mode, Recorder};
 use serde_json::Value;
 
 use super::{At, Turn, Verb, authority, leave};
@@ -56,19 +57,28 @@ impl Turn<'_> {
             return Ok(None);
         }
         endpoint.shadow = true;
-        let within = gate.timing.exchange();
-        self.ticket.at(At::Talking(what, std::time::Instant::now() + within));
-        let entry = gate.enter(&endpoint, Verb::Host.longest(&gate.timing));
-        if let Some(old) = gate.conversations.take(&authority(&endpoint)) {
+        let (within, longest) = (gate.timing.exchange(), Verb::Host.longest(&gate.timing));
+        let until = Instant::now() + longest;
+        self.ticket.at(At::Talking(what, until));
+        let (key, entry) = (authority(&endpoint), gate.enter(&endpoint, longest));
+        if let Some(old) = gate.conversations.take(&key) {
             self.log_out(old.bmc).await;
         }
         let options = redfish::Options {
             call_deadline: within,
-            end: Some(std::time::Instant::now() + within),
+            end: Some(Instant::now() + within),
             addresses: gate.connector.addresses(),
             ..redfish::Options::default()
         };
         let looked = tokio::time::timeout(within, look(endpoint, options)).await;
+        let failed = match &looked {
+            Ok(looked) => looked.as_ref().err().map(|error| error.class),
+            Err(_) => Some(ErrorClass::Timeout),
+        };
+        if failed == Some(ErrorClass::Auth) {
+            self.hold().await;
+        }
+        self.ended(&key, failed, until, longest);
         leave(self.endpoint, entry);
         looked.map_or(Ok(None), |looked| looked.map(Some))
     }
