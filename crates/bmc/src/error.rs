@@ -84,6 +84,13 @@ pub struct BmcError {
     pub hint: String,
 }
 
+/// Messages (their last part) that say that images do not come by this scheme.
+pub(crate) const OF_SCHEME: [&str; 3] = [
+    "ResourceAtUriInUnknownFormat",
+    "FileTransferProtocolMismatch",
+    "SourceDoesNotSupportProtocol",
+];
+
 impl BmcError {
     /// An error with its class's hint.
     #[must_use]
@@ -102,7 +109,8 @@ impl BmcError {
     #[must_use]
     pub fn may_lack_route(&self) -> bool {
         use ErrorClass::{Failing, NotMounted, Refused, Timeout};
-        matches!(self.class, Failing | NotMounted | Refused | Timeout)
+        let of_scheme = self.message_id.as_deref().is_some_and(|id| OF_SCHEME.contains(&id));
+        matches!(self.class, Failing | NotMounted | Refused | Timeout) && !of_scheme
     }
 
     /// The same with another hint.

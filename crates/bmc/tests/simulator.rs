@@ -416,7 +416,7 @@ async fn a_certificate_is_judged_by_a_ca_of_ones_own() {
     assert!(signed.requests().iter().all(|r| r.seq <= 3), "nothing is sent to it");
     let bad = open(&signed, "no PEM").await.unwrap_err();
     assert!(
-        bad.class == ErrorClass::Tls && bad.message.contains("unusable"),
+        bad.class == ErrorClass::Tls && bad.message.contains("unusable") && bad.hint.contains("isobar/bmc-ca"),
         "{bad}"
     );
     let named = ca.issue(chain.path(), "bmc.example");

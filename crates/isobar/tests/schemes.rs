@@ -81,6 +81,21 @@ fn a_bmc_that_verifies_has_the_certificate_of_the_file_plane_and_no_other() {
 }
 
 #[test]
+fn where_no_scheme_is_taken_nothing_is_said_of_routes() {
+    let stage = Stage::new(takes(&["nfs"]));
+    stage.import();
+    stage.add_machine(&json!({}));
+    boot(&stage);
+    stage.wait_boot("failed");
+    let boot = stage.last_boot();
+    let hint = boot["error"]["hint"].as_str().unwrap();
+    assert!(
+        hint.contains("over http, https") && hint.contains("--nfs-listen") && !hint.contains("route"),
+        "{hint}"
+    );
+}
+
+#[test]
 fn a_scheme_can_be_forced() {
     let stage = Stage::new(|_| {});
     stage.import();

@@ -172,7 +172,7 @@ pub(crate) async fn insert(
         }
     }
     // That it would not take one scheme says less than what went wrong with another.
-    let error = last.or(no_scheme);
+    let error = last.or(no_scheme.map(|error| error.hinted(other_schemes(&offers))));
     Err(error.unwrap_or_else(|| http.error(ErrorClass::Unsupported, "it has no usable virtual media")))
 }
 
@@ -261,7 +261,7 @@ async fn climb(
             payload.remove("Image");
             return Ok(Ok(payload.into_iter().map(|(name, _)| name).collect()));
         }
-        let error = explained(http.refusal(method, uri, &reply), &reply, url);
+        let error = explained(http.refusal(method, uri, &reply));
         // An eject may still be under way inside.
         if matches!(reply.status, 500 | 502 | 504) && broken < 3 {
             broken += 1;
@@ -311,18 +311,18 @@ async fn mount_config(
     let reply = http.patch(&slot.uri, &body, None).await?;
     let reply = task::finish(http, reply).await?;
     if !reply.is_good() {
-        return Ok(Err(refusal(http, "PATCH", &slot.uri, &reply, url)));
+        return Ok(Err(refusal(http, "PATCH", &slot.uri, &reply)));
     }
     let reply = http.post(mount, Some(&json!({}))).await?;
     let reply = task::finish(http, reply).await?;
     if !reply.is_good() {
-        return Ok(Err(refusal(http, "POST", mount, &reply, url)));
+        return Ok(Err(refusal(http, "POST", mount, &reply)));
     }
     Ok(Ok(Vec::new()))
 }
 
-fn refusal(http: &Transport, method: &str, uri: &str, reply: &Reply, url: &str) -> Refusal {
-    let error = explained(http.refusal(method, uri, reply), reply, url);
+fn refusal(http: &Transport, method: &str, uri: &str, reply: &Reply) -> Refusal {
+    let error = explained(http.refusal(method, uri, reply));
     match message::is_scheme(&reply.messages) {
         true => Refusal::Scheme(error),
         false => Refusal::Slot(error),
@@ -430,15 +430,24 @@ async fn parameters(http: &mut Transport, slot: &Slot) -> Result<Parameters, Bmc
     Ok(said)
 }
 
-/// Adds what the operator can do about a refused image.
-fn explained(error: BmcError, reply: &Reply, url: &str) -> BmcError {
-    if message::is_scheme(&reply.messages) {
-        let scheme = url.split("://").next().unwrap_or_default();
-        return error.hinted(format!(
-            "this BMC takes no images over {scheme}: isobar serves https as well, and NFS where --nfs-listen is set; \
-             look at isobar/image-scheme if one was forced"
-        ));
+/// What the operator can do about a BMC that takes an image by none of the schemes that it was offered.
+fn other_schemes(offers: &[String]) -> String {
+    let offered: Vec<&str> = offers.iter().map(|url| schemes::of(url)).collect();
+    let refused = format!("this BMC takes no images over {}", offered.join(", "));
+    match (offered.contains(&"nfs"), offered.contains(&"https")) {
+        (true, true) => {
+            format!("{refused}: isobar serves no others (CIFS is not spoken); another firmware may take one of these")
+        }
+        (false, true) => format!("{refused}: it may take NFS, which --nfs-listen serves"),
+        _ => format!(
+            "{refused}: isobar serves https as well, and NFS where --nfs-listen is set; look at isobar/image-scheme if one \
+             was forced"
+        ),
     }
+}
+
+/// Adds what the operator can do about a refused image.
+fn explained(error: BmcError) -> BmcError {
     if error.class == ErrorClass::Busy {
         return error.hinted(
             "its virtual CD does not let go of what it holds: eject that in the BMC's web page, or reset the BMC",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::json;
+use crate::error::OF_SCHEME;
 
 /// One message of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,11 +157,6 @@ pub(crate) fn is_licence(messages: &[Message]) -> bool {
 
 /// Whether the image's scheme is the trouble.
 pub(crate) fn is_scheme(messages: &[Message]) -> bool {
-    let ids = [
-        "ResourceAtUriInUnknownFormat",
-        "FileTransferProtocolMismatch",
-        "SourceDoesNotSupportProtocol",
-    ];
     let values = [
         "ActionParameterValueNotInList",
         "ActionParameterValueTypeError",
@@ -168,7 +164,7 @@ pub(crate) fn is_scheme(messages: &[Message]) -> bool {
     ];
     messages
         .iter()
-        .any(|m| m.has_id(&ids) || (m.has_id(&values) && m.names("TransferProtocolType")))
+        .any(|m| m.has_id(&OF_SCHEME) || (m.has_id(&values) && m.names("TransferProtocolType")))
 }
 
 /// Whether nothing more is asked for: power-on of what is on, and such.

@@ -117,7 +117,13 @@ impl Transport {
         const WHAT: &str = "connect";
         let name = endpoint.name();
         let fail = |class, text: String| BmcError::new(class, WHAT, format!("BMC {name}: {text}"));
-        let (tls, shown) = tls::config(&endpoint.tls).map_err(|err| fail(ErrorClass::Tls, err.to_string()))?;
+        let (tls, shown) = tls::config(&endpoint.tls).map_err(|err| {
+            let text = match err {
+                rustls::Error::General(text) => text,
+                other => other.to_string(),
+            };
+            fail(ErrorClass::Tls, text).hinted("set isobar/bmc-ca to certificates of the CA, as PEM")
+        })?;
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
