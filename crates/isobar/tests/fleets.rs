@@ -262,6 +262,9 @@ fn failures_stop_it_and_a_word_of_the_operator_does() {
         "true",
     ]);
 
+    let local = yard.server.isobar(&["machines", "boot", "--all", "--bootenv", "local"]);
+    assert!(!local.ok && local.stderr.contains("boots no kernel"), "{local}");
+
     // Cancelled: what is in flight lands, no more begin. A machine that is locked is left alone.
     for sim in &yard.sims {
         sim.faults()

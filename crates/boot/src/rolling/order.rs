@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use isobar_model::bootenv::boots_kernel;
 use isobar_model::{ApiError, Object};
 use isobar_objects::Principal;
 use isobar_store::{Delete, Expect, StoreError, Txn};
@@ -166,6 +167,14 @@ impl Booter {
             )));
         }
         let machines = self.meant(order, by)?;
+        if let Some(name) = &order.bootenv
+            && let Some(bootenv) = self.inner.objects.find("bootenvs", name)?
+            && !boots_kernel(&bootenv)
+        {
+            return Err(refused(format!(
+                "bootenv {name} boots no kernel, so that no machine would boot: name another one, such as sledgehammer"
+            )));
+        }
         self.begin_with(order, machines, by)
     }
 
