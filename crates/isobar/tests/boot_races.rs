@@ -101,7 +101,7 @@ fn a_restart_in_the_middle_of_slow_reads_fails_nothing() {
 /// What was read before is not to be seen in the reads any more.
 #[test]
 fn a_verdict_after_a_restart_goes_by_what_was_seen_before_it() {
-    let timing = TIMING.replace("agent_s=60", "agent_s=3");
+    let timing = format!("{TIMING},agent_s=8");
     let mut stage = Stage::timed(&timing, |sim| sim.os_up = None);
     stage.import();
     stage.add_machine(&json!({}));
