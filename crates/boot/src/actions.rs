@@ -492,12 +492,6 @@ impl Inner {
             }
             Deed::ResetBmc => {
                 self.bmc_is_free(call)?;
-                if let Ok(endpoint) = &call.settings.endpoint {
-                    self.gate
-                        .bmcs
-                        .resetting(&gate::authority(endpoint), Some(self.now_ms()))
-                        .await;
-                }
                 self.ask(call, Verb::ResetBmc).await.map(|_| success())
             }
             Deed::ClearEventLog => self.ask(call, Verb::ClearEventLog).await.map(|_| success()),
@@ -641,9 +635,15 @@ impl Inner {
             rank: Rank::Asked,
         };
         let turn = call.flight.turn(&self.gate, caller).await?;
-        if let Verb::Power(_) = verb {
-            // A boot may have begun while this waited.
-            self.power_is_free(&call.operation.machine)?;
+        // A boot may have begun while this waited.
+        match verb {
+            Verb::Power(_) => self.power_is_free(&call.operation.machine)?,
+            Verb::ResetBmc => {
+                self.bmc_is_free(call)?;
+                let now = Some(self.now_ms());
+                self.gate.bmcs.resetting(&gate::authority(&endpoint), now).await;
+            }
+            _ => {}
         }
         let now = self.now_ms();
         let longest = u64::try_from(verb.longest(&self.timing).as_millis()).unwrap_or(u64::MAX);

@@ -469,6 +469,10 @@ impl Saga {
             rank: rank(&row.boot),
         };
         let mut turn = self.inner.gate.turn(caller).await;
+        if verb == Verb::ResetBmc && self.other_at(row, &gate::authority(&endpoint))?.is_some() {
+            // It has begun while this waited: all is to be looked at again.
+            return Err(Stop::Changed);
+        }
         if row.boot.step == SETTLE {
             turn = turn.last();
         }

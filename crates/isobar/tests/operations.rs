@@ -57,6 +57,29 @@ fn a_boot_that_leaves_the_power_to_the_operator_waits_for_that_hand_and_not_befo
 }
 
 #[test]
+fn a_reset_of_the_bmc_that_waits_while_a_boot_begins_is_not_sent() {
+    let stage = stage("", &json!({}));
+    let hold = Fault::from(FaultKind::Hold { done: true }).on("GET", "Systems/1");
+    let hold = stage.sim().plant(hold.once());
+    std::thread::scope(|scope| {
+        let status = scope.spawn(|| stage.isobar(&["machines", "runaction", MACHINE, "powerstatus"]));
+        stage.wait("the BMC is at it", |s| met(s, hold));
+        let reset = scope.spawn(|| stage.isobar(&["bmc", "reset", MACHINE]));
+        stage.wait("the reset waits in line", |s| {
+            let all: Vec<Value> = s.client().get("/isobar/v1/operations").unwrap();
+            all.iter().any(|o| o["kind"] == "action" && o["state"] == "waiting")
+        });
+        boot(&stage);
+        stage.sim().release(hold);
+        assert!(status.join().unwrap().ok);
+        let out = reset.join().unwrap();
+        assert!(!out.ok && out.stderr.contains("boot"), "{out}");
+    });
+    stage.wait_boot("done");
+    assert_eq!(stage.requests("Manager.Reset"), [""; 0]);
+}
+
+#[test]
 fn an_action_goes_through_to_a_bmc_that_is_left_alone_and_an_answer_lets_boots_go_on() {
     let stage = stage("tries=50,breaker_failures=1,breaker_s=600", &json!({}));
     let deaf = Fault::from(FaultKind::Reset).on("GET", "/redfish/v1");

@@ -276,14 +276,17 @@ impl Saga {
         let last = self.inner.gate.bmcs.resetting(&bmc, Some(now)).await;
         let sent = self.once(row, Verb::ResetBmc).await;
         // Not sent: no pause begins with it.
-        if matches!(sent, Err(Stop::LeftAlone(_) | Stop::Locked | Stop::Settings(_))) {
+        if matches!(
+            sent,
+            Err(Stop::LeftAlone(_) | Stop::Locked | Stop::Settings(_) | Stop::Changed)
+        ) {
             self.inner.gate.bmcs.resetting(&bmc, last).await;
         }
         sent.map(|_| Outcome::Next(AFTER_RESET))
     }
 
     /// Another machine that is in the middle of booting through the same BMC.
-    fn other_at(&self, row: &Row, bmc: &str) -> Result<Option<String>, Stop> {
+    pub(super) fn other_at(&self, row: &Row, bmc: &str) -> Result<Option<String>, Stop> {
         let open = self.inner.all_open()?;
         let others = open
             .into_iter()
