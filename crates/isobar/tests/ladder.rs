@@ -94,6 +94,59 @@ fn a_reset_is_sent_once_the_bmc_is_left_alone_no_more_and_not_taken_as_sent_befo
 }
 
 #[test]
+fn a_reset_that_waits_while_another_machine_begins_to_boot_through_the_bmc_is_not_sent() {
+    // Nobody comes up: the other boot goes on waiting.
+    let timing = "tries=1,site_connections=1,bmc_idle_s=0,exchange_s=60,insert_s=60";
+    let stage = climber(timing, &json!(["reset"]), |sim| sim.os_up = None);
+    stage.set("isobar/bmc-site", "here");
+    stage.create_machine("other", stage.sim().url().as_str(), &json!({}));
+    let neighbour = stage
+        .runtime()
+        .block_on(isobar_sim::start(stage::sim_config()))
+        .unwrap();
+    stage.create_machine(
+        "neighbour",
+        neighbour.url().as_str(),
+        &json!({"isobar/bmc-site": "here"}),
+    );
+    let hold = neighbour.plant(Fault::from(FaultKind::Hold { done: true }).on("GET", "Systems/1"));
+    let inserting = stage.sim().plant(
+        Fault::from(FaultKind::Hold { done: true })
+            .on("POST", "InsertMedia")
+            .once(),
+    );
+    let fault = stage.sim().plant(mounts_nothing());
+    boot(&stage);
+    stage.wait("it inserts", |s| !s.requests("InsertMedia").is_empty());
+    let waits = |kind: &str, why: &str| {
+        let all: Vec<Value> = stage.client().get("/isobar/v1/operations").unwrap();
+        all.iter()
+            .any(|o| o["kind"] == kind && o["why"].to_string().contains(why))
+    };
+    std::thread::scope(|scope| {
+        // It has the site's one turn from the end of that insert on.
+        let status = scope.spawn(|| stage.isobar(&["machines", "runaction", "Name:neighbour", "powerstatus"]));
+        stage.wait("the neighbour is next", |_| waits("action", "site_connections"));
+        stage.sim().release(inserting);
+        stage.wait("the reset waits for its turn", |_| waits("boot", "site_connections"));
+        stage.sim().remove_fault(fault);
+        let out = stage.isobar(&["machines", "workflow", "Name:other", "discover-base", "--no-wait"]);
+        assert!(out.ok, "{out}");
+        stage.wait("the other one is on its way", |s| {
+            s.last_boot_of("other")["handed_over"] == true
+        });
+        neighbour.release(hold);
+        assert!(status.join().unwrap().ok);
+    });
+    stage.wait_boot("failed");
+    let taken = rungs(&stage);
+    assert_eq!(taken.len(), 1, "{taken:?}");
+    assert!(taken[0].1.contains("other boots through it as well"), "{taken:?}");
+    assert_eq!(resets(&stage), 0);
+    stage.runtime().block_on(neighbour.shutdown());
+}
+
+#[test]
 fn a_step_is_not_tried_for_longer_than_it_may_take() {
     let stage = climber("tries=100000,step_s=2,breaker_failures=0", &json!([]), |_| {});
     stage
