@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use isobar_sim::{Fault, FaultKind, Request};
 use serde_json::{Value, json};
-use stage::{MACHINE, Options, Stage};
+use stage::{MACHINE, Options, Stage, failing};
 
 /// Two tries, then the ladder.
 const TIMING: &str = "exchange_s=20,insert_s=60,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=40,first_read_s=30,\
@@ -31,16 +31,6 @@ fn climber(more: &str, rungs: &Value, adapt: impl FnOnce(&mut isobar_sim::SimCon
     stage.import();
     stage.add_machine(&json!({"isobar/bmc-recovery": rungs}));
     stage
-}
-
-fn failing(method: &str, path: &str) -> Fault {
-    let kind = FaultKind::Status {
-        code: 500,
-        retry_after_s: None,
-        message_id: None,
-        message: Some("internal error".to_owned()),
-    };
-    Fault::from(kind).on(method, path)
 }
 
 /// So many inserts come to nothing.

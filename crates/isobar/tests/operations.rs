@@ -5,7 +5,7 @@ mod stage;
 
 use isobar_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
-use stage::{MACHINE, Options, Stage, TIMING};
+use stage::{MACHINE, Options, Stage, TIMING, failing};
 
 fn stage(more: &str, params: &Value) -> Stage {
     let options = Options {
@@ -118,13 +118,7 @@ fn what_was_sent_cannot_be_called_back_and_a_clean_up_can_be_given_up() {
         assert!(out.ok && out.stdout.contains("Off"), "{out}");
     });
 
-    let fails = FaultKind::Status {
-        code: 500,
-        retry_after_s: None,
-        message_id: None,
-        message: None,
-    };
-    let fails = stage.sim().plant(Fault::from(fails).on("PATCH", "Systems/1"));
+    let fails = stage.sim().plant(failing("PATCH", "Systems/1"));
     // The slot goes on holding the image.
     let stuck = Fault::from(FaultKind::Reset).on("POST", "EjectMedia");
     let stuck = stage.sim().plant(Fault { skip: 1, ..stuck });

@@ -5,7 +5,7 @@ mod stage;
 
 use isobar_sim::{Fault, FaultKind, Power};
 use serde_json::{Value, json};
-use stage::{MACHINE, Options, Stage};
+use stage::{MACHINE, Options, Stage, failing};
 
 /// Two tries, then the ladder.
 const TIMING: &str = "exchange_s=20,insert_s=60,settle_s=1,tries=2,retry_s=0.1,poll_s=0.1,shutdown_s=2,power_s=40,first_read_s=30,\
@@ -21,16 +21,6 @@ fn timed() -> Options {
 fn boot(stage: &Stage) {
     let out = stage.isobar(&["machines", "workflow", MACHINE, "discover-base", "--no-wait"]);
     assert!(out.ok, "{out}");
-}
-
-fn failing(method: &str, path: &str) -> Fault {
-    let kind = FaultKind::Status {
-        code: 500,
-        retry_after_s: None,
-        message_id: None,
-        message: Some("internal error".to_owned()),
-    };
-    Fault::from(kind).on(method, path)
 }
 
 fn operations(stage: &Stage, query: &str) -> Vec<Value> {

@@ -15,7 +15,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use isobar_sim::{Sim, SimConfig};
+use isobar_sim::{Fault, FaultKind, Sim, SimConfig};
 use serde_json::{Value, json};
 
 pub use disc::{Disc, Head};
@@ -232,6 +232,17 @@ impl Drop for Stage {
             self.runtime.block_on(sim.shutdown());
         }
     }
+}
+
+/// A BMC with an internal error, each time that it is asked for this.
+pub fn failing(method: &str, path: &str) -> Fault {
+    let kind = FaultKind::Status {
+        code: 500,
+        retry_after_s: None,
+        message_id: None,
+        message: Some("internal error".to_owned()),
+    };
+    Fault::from(kind).on(method, path)
 }
 
 /// The numbers that `cargo xtask test --full` runs with, else those that fit into every run. Says which.
