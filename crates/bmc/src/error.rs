@@ -109,7 +109,8 @@ impl BmcError {
     #[must_use]
     pub fn may_lack_route(&self) -> bool {
         use ErrorClass::{Failing, NotMounted, Refused, Timeout};
-        let of_scheme = self.message_id.as_deref().is_some_and(|id| OF_SCHEME.contains(&id));
+        let known = |id: &str| OF_SCHEME.iter().any(|known| known.eq_ignore_ascii_case(id));
+        let of_scheme = self.message_id.as_deref().is_some_and(known);
         matches!(self.class, Failing | NotMounted | Refused | Timeout) && !of_scheme
     }
 
